@@ -1,0 +1,115 @@
+"""What the recipes share: where the data lies, random training pictures, and checkpoints that resume exactly.
+
+A random picture is a function of (seed, step, place in the batch) alone, so a run that is stopped and
+continued sees the very pictures that it would have seen.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tether.datasets.emoji import Drawing, caption, compose, is_held_out
+
+DATA = Path("data")
+SIZE = 128
+HELD_OUT_SCENES = range(1_000_000, 1_000_500)
+SHARES = {"3d emoji": 0.45, "flat emoji": 0.25, "scenes": 0.30}
+
+
+@dataclass
+class Picture:
+    """A training picture, uint8 `(H, W, 3)` RGB, and its words."""
+
+    pixels: np.ndarray
+    caption: str
+
+
+class Pictures:
+    """Random pictures of the three sources in the shares of `SHARES`; held-out names and scenes never appear."""
+
+    def __init__(self, folder: Path = DATA) -> None:
+        self.drawings: dict[str, list[Drawing]] = {}
+        for name in ("3d", "flat"):
+            pack = load_drawings(folder / f"emoji-{name}.npz")
+            self.drawings[pack[0].style] = [d for d in pack if not is_held_out(d.name)]
+        self.scenes: np.ndarray | None = None
+        self.scene_captions: list[list[str]] = []
+        path = folder / "scenes.npz"
+        if path.exists():
+            with np.load(path) as pack:
+                self.scenes, self.scene_captions = pack["pixels"], json.loads(str(pack["captions"]))
+
+    def draw(self, rng: np.random.Generator, size: int = SIZE) -> Picture:
+        """One random picture with a random caption of it."""
+        source = str(rng.choice(list(SHARES), p=list(SHARES.values())))
+        if source == "scenes" and self.scenes is not None:
+            index = int(rng.integers(len(self.scenes)))
+            captions = self.scene_captions[index]
+            return Picture(self.scenes[index], captions[int(rng.integers(len(captions)))])
+        drawings = self.drawings["3d emoji" if source == "scenes" else source]
+        drawing = drawings[int(rng.integers(len(drawings)))]
+        pixels, background = compose(drawing, size, rng)
+        return Picture(pixels, caption(drawing, background, rng))
+
+
+def load_drawings(path: Path) -> list[Drawing]:
+    """Reads a file that recipes/sources.py packed."""
+    with np.load(path) as pack:
+        style = str(pack["style"])
+        return [
+            Drawing(entry["name"], tuple(entry["synonyms"]), style, rgba)
+            for entry, rgba in zip(json.loads(str(pack["words"])), pack["rgba"], strict=True)
+        ]
+
+
+def to_tensor(pixels: np.ndarray) -> Tensor:
+    """uint8 `(B, H, W, 3)` in 0..255 -> float32 `(B, 3, H, W)` in [-1, 1]."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+class Prefetch:
+    """Calls `make(step)` for the next step in a thread while the current one trains."""
+
+    def __init__(self, make: Any, first: int) -> None:
+        self.make, self.pool = make, ThreadPoolExecutor(1)
+        self.next: tuple[int, Future] = (first, self.pool.submit(make, first))
+
+    def __call__(self, step: int) -> Any:
+        ready, future = self.next
+        if ready != step:
+            future = self.pool.submit(self.make, step)
+        self.next = (step + 1, self.pool.submit(self.make, step + 1))
+        return future.result()
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Writes a training state so that `path` always holds a whole one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def load_state(path: Path) -> dict[str, Any] | None:
+    """The state that `save_state` wrote, or None where there is none."""
+    return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
+
+
+def cosine(step: int, steps: int, warmup: int, floor: float = 0.0) -> float:
+    """Learning-rate factor: linear warm-up, then half a cosine down to `floor`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return floor + (1 - floor) * 0.5 * (1 + float(np.cos(np.pi * progress)))

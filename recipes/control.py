@@ -1,0 +1,98 @@
+"""Trains the shipped `canny` control on the shipped base.
+
+    python recipes/control.py --steps 2500 --out runs/control               (again: continues)
+
+The objective is the paper's: SD's loss with the condition added, half of the prompts empty. Every sample's edges come
+from OpenCV's Canny with random thresholds, so that the thresholds of those who use it work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler
+from tether.annotators.canny import random_canny
+from torch import Tensor
+
+import tether
+from common import SHARES, Prefetch, cosine, load_state, save_state
+from tether.base import ControlNet
+from tether.control import predict_noise
+from tether.training.objective import diffusion_loss, drop_prompts
+
+BATCH, SEED = 32, 3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--lr", type=float, default=4e-4)
+    parser.add_argument("--base", default="tether")
+    parser.add_argument("--latents", type=Path, default=Path("data/latents.npz"))
+    parser.add_argument("--out", type=Path, default=Path("runs/control"))
+    arguments = parser.parse_args()
+
+    with np.load(arguments.latents) as pack:
+        latents, pixels = torch.from_numpy(pack["latents"]), pack["pixels"]
+        captions, counts = json.loads(str(pack["captions"])), json.loads(str(pack["counts"]))
+    starts = dict(zip(counts, np.cumsum([0, *counts.values()]).tolist(), strict=False))
+    shares = np.array([SHARES[name] for name in counts]) / sum(SHARES[name] for name in counts)
+
+    base = tether.load_base(arguments.base)
+    base.unet.to(memory_format=torch.channels_last)
+    torch.manual_seed(SEED)
+    control = ControlNet.from_unet(base.unet)
+    control.to(memory_format=torch.channels_last)
+    optimiser = torch.optim.AdamW(control.parameters(), arguments.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    schedule = DDIMScheduler.from_config(base.noise_schedule)
+    first = 0
+    if state := load_state(arguments.out / "state.pt"):
+        control.load_state_dict(state["control"])
+        optimiser.load_state_dict(state["optimiser"])
+        first = state["step"]
+
+    def batch(step: int) -> tuple[Tensor, Tensor, list[str]]:
+        rng = np.random.default_rng([SEED, step])
+        names = rng.choice(list(counts), BATCH, p=shares)
+        rows = [starts[str(name)] + int(rng.integers(counts[str(name)])) for name in names]
+        words = [captions[row][int(rng.integers(len(captions[row])))] for row in rows]
+        edges = np.stack([random_canny(pixels[row], rng) for row in rows])
+        conditions = torch.from_numpy(edges).float().div_(255).unsqueeze(1).expand(-1, 3, -1, -1)
+        return latents[rows].float().contiguous(memory_format=torch.channels_last), conditions, words
+
+    batches, started, losses = Prefetch(batch, first), time.time(), []
+    for step in range(first, arguments.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = arguments.lr * cosine(step, arguments.steps, warmup=100, floor=0.05)
+        clean, conditions, words = batches(step)
+        generator = torch.Generator().manual_seed(SEED * 10**6 + step)
+        with torch.autocast("cpu", torch.bfloat16):
+            states = base.encode_prompts(drop_prompts(words, 0.5, generator)).states
+            hint = control.encode(conditions)
+
+            def predict(noisy: Tensor, t: Tensor) -> Tensor:
+                residuals = control(noisy, t, states, hint)  # noqa: B023
+                return predict_noise(base.unet, noisy, t, states, residuals)  # noqa: B023
+
+            loss = diffusion_loss(predict, clean, schedule, generator=generator)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(control.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+        losses.append(loss.item())
+        if (step + 1) % 50 == 0:
+            seconds = (time.time() - started) / (step + 1 - first)
+            print(f"{step + 1} loss {np.mean(losses[-50:]):.4f} {seconds:.3f} s/step", flush=True)
+        if (step + 1) % 250 == 0 or step + 1 == arguments.steps:
+            state = {"control": control.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
+            save_state(arguments.out / "state.pt", state)
+            control.save(arguments.out / "control")
+
+
+if __name__ == "__main__":
+    main()

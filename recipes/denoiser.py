@@ -1,0 +1,191 @@
+"""Trains the shipped base's tokenizer, text encoder and denoiser together on cached latents.
+
+    python recipes/denoiser.py --steps 5000 --out runs/base                 (again: continues)
+
+Loss: epsilon prediction on SD's noise schedule with min-SNR weights (gamma 5; Hang et al. 2023); 10% of the captions
+are empty, for classifier-free guidance. An exponential moving average of the weights is what is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from common import SHARES, Prefetch, cosine, load_state, save_state
+from tether.training.objective import diffusion_loss
+
+BATCH, SEED, TOKENS, WIDTH = 32, 2, 48, 256
+NOISE_SCHEDULE = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+
+
+def train_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
+    """A byte-pair tokenizer of CLIP's kind (lower case, "</w>" ends a word), 3,000 entries, from the captions."""
+    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    bpe.normalizer = CLIPTokenizer().backend_tokenizer.normalizer
+    bpe.pre_tokenizer = CLIPTokenizer().backend_tokenizer.pre_tokenizer
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=2998, initial_alphabet=alphabet, end_of_word_suffix="</w>")
+    bpe.train_from_iterator(captions, trainer)
+    model = json.loads(bpe.to_str())["model"]
+    vocabulary = dict(model["vocab"])
+    for symbol in sorted(alphabet):  # a single last letter must have an entry too
+        vocabulary.setdefault(symbol + "</w>", len(vocabulary))
+    for special in ("<|startoftext|>", "<|endoftext|>"):
+        vocabulary[special] = len(vocabulary)
+    merges = [tuple(merge) for merge in model["merges"]]
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TOKENS)
+    tokenizer.save_pretrained(folder)
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def build(tokenizer: CLIPTokenizer) -> tuple[UNet2DConditionModel, CLIPTextModel]:
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=4 * WIDTH,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            max_position_embeddings=TOKENS,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(96, 192, 192),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=WIDTH,
+        attention_head_dim=6,
+    )
+    return unet, text
+
+
+def export(folder: Path, unet: nn.Module, text: nn.Module) -> None:
+    """Writes denoiser, text encoder, schedule and index beside the autoencoder: a whole diffusers folder."""
+    unet.save_pretrained(folder / "unet")  # type: ignore[operator]
+    text.save_pretrained(folder / "text_encoder")  # type: ignore[operator]
+    DDIMScheduler(**NOISE_SCHEDULE).save_pretrained(folder / "scheduler")
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--latents", type=Path, default=Path("data/latents.npz"))
+    parser.add_argument("--out", type=Path, default=Path("runs/base"))
+    arguments = parser.parse_args()
+
+    with np.load(arguments.latents) as pack:
+        latents = torch.from_numpy(pack["latents"])
+        captions, counts = json.loads(str(pack["captions"])), json.loads(str(pack["counts"]))
+    starts = dict(zip(counts, np.cumsum([0, *counts.values()]).tolist(), strict=False))
+    shares = np.array([SHARES[name] for name in counts]) / sum(SHARES[name] for name in counts)
+
+    tokens_folder = arguments.out / "tokenizer"
+    if tokens_folder.exists():
+        tokenizer = CLIPTokenizer.from_pretrained(tokens_folder)
+    else:
+        tokenizer = train_tokenizer([words for row in captions for words in row], tokens_folder)
+    torch.manual_seed(SEED)
+    unet, text = build(tokenizer)
+    unet.to(memory_format=torch.channels_last)
+    both = nn.ModuleList([unet, text])
+    average = torch.optim.swa_utils.AveragedModel(
+        both, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9985), use_buffers=False
+    )
+    optimiser = torch.optim.AdamW(both.parameters(), arguments.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    schedule = DDIMScheduler(**NOISE_SCHEDULE)
+    first = 0
+    if state := load_state(arguments.out / "state.pt"):
+        both.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        optimiser.load_state_dict(state["optimiser"])
+        first = state["step"]
+    count = sum(p.numel() for p in unet.parameters()), sum(p.numel() for p in text.parameters())
+    print(
+        f"unet {count[0] / 1e6:.1f} M, text encoder {count[1] / 1e6:.1f} M, {len(tokenizer)} tokens",
+        flush=True,
+    )
+
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        rng = np.random.default_rng([SEED, step])
+        names = rng.choice(list(counts), BATCH, p=shares)
+        rows = [starts[str(name)] + int(rng.integers(counts[str(name)])) for name in names]
+        words = [captions[row][int(rng.integers(len(captions[row])))] for row in rows]
+        words = ["" if rng.random() < 0.1 else w for w in words]
+        ids = tokenizer(words, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt")
+        return latents[rows].float().contiguous(memory_format=torch.channels_last), ids.input_ids
+
+    batches, started, losses = Prefetch(batch, first), time.time(), []
+    for step in range(first, arguments.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = arguments.lr * cosine(step, arguments.steps, warmup=200, floor=0.02)
+        clean, ids = batches(step)
+        generator = torch.Generator().manual_seed(SEED * 10**6 + step)
+        with torch.autocast("cpu", torch.bfloat16):
+            states = text(ids).last_hidden_state
+            loss = diffusion_loss(
+                lambda noisy, t: unet(noisy, t, states).sample,  # noqa: B023
+                clean,
+                schedule,
+                generator=generator,
+                min_snr_gamma=5.0,
+            )
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+        average.update_parameters(both)
+        losses.append(loss.item())
+        if (step + 1) % 100 == 0:
+            seconds = (time.time() - started) / (step + 1 - first)
+            print(f"{step + 1} loss {np.mean(losses[-100:]):.4f} {seconds:.3f} s/step", flush=True)
+        if (step + 1) % 500 == 0 or step + 1 == arguments.steps:
+            state = {
+                "model": both.state_dict(),
+                "average": average.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "step": step + 1,
+            }
+            save_state(arguments.out / "state.pt", state)
+            unet_average, text_average = average.module  # type: ignore[misc]
+            export(arguments.out, unet_average, text_average)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""Writes recipes/held_out.json: every name and every scene seed that no training may see.
+
+    python recipes/held_out.py
+
+Names: 5% of all kept emoji names, chosen by their SHA-256 (`tether.datasets.emoji.is_held_out`). Scenes: the 500 seeds
+from 1,000,000 on; training scenes have the seeds from 0 on.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from common import DATA, HELD_OUT_SCENES, load_drawings
+from tether.datasets.emoji import is_held_out
+
+
+def main() -> None:
+    names = {
+        drawing.name
+        for style in ("3d", "flat")
+        for drawing in load_drawings(DATA / f"emoji-{style}.npz")
+        if is_held_out(drawing.name)
+    }
+    listed = {"names": sorted(names), "scene_seeds": [HELD_OUT_SCENES.start, HELD_OUT_SCENES.stop - 1]}
+    path = Path(__file__).with_suffix(".json")
+    path.write_text(json.dumps(listed, indent=1) + "\n")
+    print(f"{path}: {len(names)} names, {len(HELD_OUT_SCENES)} scenes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Tether steers a locked text-to-image diffusion model with a picture: edges, depth, pose, a doodle.
+
+    base = tether.load_base()
+    canny = tether.ControlNet.load("canny")
+    pipe = tether.Pipeline(base, [canny])
+    pictures = pipe("a red apple, 3d emoji", conditions=[tether.annotate("canny", photo)], seed=7)
+
+It implements *Adding Conditional Control to Text-to-Image Diffusion Models* (Zhang, Rao, Agrawala, ICCV 2023).
+Names are imported when they are first used, so that `import tether` and `tether --help` never wait for PyTorch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tether.annotators import annotate
+    from tether.base import Base, ControlNet, load_base
+    from tether.control import ControlledBlock, Injection
+    from tether.errors import TetherError
+    from tether.sampling import Pipeline
+
+__all__ = [
+    "Base",
+    "ControlNet",
+    "ControlledBlock",
+    "Injection",
+    "Pipeline",
+    "TetherError",
+    "annotate",
+    "load_base",
+]
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Base": "tether.base",
+    "ControlNet": "tether.base",
+    "ControlledBlock": "tether.control",
+    "Injection": "tether.control",
+    "Pipeline": "tether.sampling",
+    "TetherError": "tether.errors",
+    "annotate": "tether.annotators",
+    "load_base": "tether.base",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'tether' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

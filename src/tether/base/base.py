@@ -1,0 +1,116 @@
+"""A locked latent diffusion model as one typed object.
+
+A picture `x` in [-1, 1] is encoded to latents `z = s (E(x) - b)`, a prompt to text states `c`, and the denoiser
+predicts the noise in `z_t = sqrt(ā_t) z + sqrt(1 - ā_t) ε`. `Base` holds the parts under the names that
+diffusers and transformers give them, and the few operations that everything else needs of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tether.base.text import TextStates, encode_prompts
+
+__all__ = ["Base"]
+
+
+@dataclass
+class Base:
+    """The parts of a latent diffusion model, all of them locked (no parameter asks for a gradient).
+
+    Attributes:
+        unet: the denoiser.
+        vae: the autoencoder.
+        text_encoder: CLIP-style text encoder.
+        tokenizer: the text encoder's tokenizer.
+        noise_schedule: what a diffusers scheduler is configured with: `beta_start`, `beta_end`,
+            `beta_schedule`, `num_train_timesteps`, `prediction_type`, ...
+        text_encoder_2: SDXL's second text encoder.
+        tokenizer_2: its tokenizer.
+        name: how messages call this base.
+        family: "bundled", "sd1", "sd2", "sdxl", or "custom".
+        zero_empty_negative: guide away from zero states, and not from those of "", when there is no negative
+            prompt; SDXL was trained so (`force_zeros_for_empty_prompt` in its index).
+        source: where it was read from.
+    """
+
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    text_encoder: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    noise_schedule: dict[str, Any]
+    text_encoder_2: PreTrainedModel | None = None
+    tokenizer_2: PreTrainedTokenizerBase | None = None
+    name: str = "base"
+    family: str = "custom"
+    zero_empty_negative: bool = False
+    source: Path | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        for module in self.modules():
+            module.requires_grad_(False).eval()
+
+    def modules(self) -> list[nn.Module]:
+        """The networks, in a fixed order."""
+        parts = [self.unet, self.vae, self.text_encoder, self.text_encoder_2]
+        return [part for part in parts if part is not None]
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Moves or casts every network in place and returns the base."""
+        for module in self.modules():
+            module.to(device=device, dtype=dtype)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.unet.dtype
+
+    @property
+    def latent_factor(self) -> int:
+        """Pixels a latent pixel stands for along one side: 8 for Stable Diffusion."""
+        return 2 ** (len(self.vae.config["block_out_channels"]) - 1)
+
+    @property
+    def sample_size(self) -> int:
+        """The side, in pixels, of the pictures that the denoiser was trained on."""
+        size = self.unet.config["sample_size"]
+        side = size if isinstance(size, int) else max(size)
+        return side * self.latent_factor
+
+    @property
+    def prediction_type(self) -> str:
+        """What the denoiser predicts: "epsilon" or "v_prediction"."""
+        return self.noise_schedule.get("prediction_type", "epsilon")
+
+    def encode_prompts(self, prompts: list[str], clip_skip: int = 0) -> TextStates:
+        """B prompts -> text states `(B, T, D)`; see `tether.base.text.encode_prompts`."""
+        return encode_prompts(self, prompts, clip_skip)
+
+    @torch.no_grad()
+    def encode_pictures(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Pixels `(B, 3, H, W)` in [-1, 1] -> latents `(B, 4, H/8, W/8)`, scaled as the denoiser wants them.
+
+        Without a generator these are the posterior's means, with one a sample of it.
+        """
+        posterior = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist  # type: ignore[union-attr]
+        latents = posterior.mode() if generator is None else posterior.sample(generator)
+        shift = self.vae.config.get("shift_factor") or 0.0
+        return ((latents - shift) * self.vae.config["scaling_factor"]).to(self.dtype)
+
+    @torch.no_grad()
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Latents `(B, 4, h, w)` -> pixels `(B, 3, 8h, 8w)` in [-1, 1], float32."""
+        shift = self.vae.config.get("shift_factor") or 0.0
+        latents = latents.to(self.vae.device, self.vae.dtype) / self.vae.config["scaling_factor"] + shift
+        return self.vae.decode(latents).sample.float().clamp(-1, 1)  # type: ignore[union-attr]

@@ -1,0 +1,272 @@
+"""`tether generate`: a prompt and control pictures in, PNGs out."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tether.errors import TetherError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from tether.sampling.request import ControlRequest, Request
+
+__all__ = ["generate"]
+
+CONTROL = re.compile(
+    r"(?P<kind>[^=]+)=(?P<image>.+?)(?::(?P<strength>\d*\.?\d+))?(?:@(?P<start>\d*\.?\d+)-(?P<end>\d*\.?\d+))?"
+)
+
+
+@dataclass(frozen=True)
+class ControlArgument:
+    """One `KIND=IMAGE[:STRENGTH][@START-END]`."""
+
+    ref: str
+    image: Path
+    strength: float
+    window: tuple[float, float]
+
+
+def parse_control(text: str) -> ControlArgument:
+    """Reads `KIND=IMAGE[:STRENGTH][@START-END]`, for example `canny=photo.jpg:0.8@0-0.6`.
+
+    Raises:
+        TetherError: when the text has another form.
+    """
+    match = CONTROL.fullmatch(text)
+    if match is None:
+        raise TetherError(
+            f"{text!r} is no control: write KIND=IMAGE[:STRENGTH][@START-END], as canny=photo.jpg:0.8@0-0.6"
+        )
+    window = (float(match["start"] or 0), float(match["end"] or 1))
+    return ControlArgument(match["kind"], Path(match["image"]), float(match["strength"] or 1), window)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Reads `WIDTHxHEIGHT`, or one number for a square."""
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if match is None:
+        raise TetherError(f"{text!r} is no size: write WIDTHxHEIGHT, as 512x768")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def parse_weighting(text: str) -> str | list[float]:
+    """A weighting's name, or comma-separated weights, one a connection."""
+    if "," not in text:
+        return text
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise TetherError(f"{text!r} is no weighting: write a name, or numbers with commas between") from None
+
+
+def generate(
+    prompt: Annotated[str | None, typer.Argument(help="What to draw.", show_default=False)] = None,
+    control: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="KIND=IMAGE[:STRENGTH][@START-END]: annotate IMAGE and steer by it. KIND is a shipped control or the "
+            "path of one. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    condition: Annotated[
+        list[str] | None,
+        typer.Option(help="The same with a ready condition map in place of a photo. Repeatable.", show_default=False),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path("out"),
+    seed: Annotated[int, typer.Option(help="Seed of the first picture; picture k has seed + k.")] = 0,
+    count: Annotated[int, typer.Option(help="Number of pictures.", min=1, max=1000)] = 1,
+    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 20,
+    guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance.")] = 5.0,
+    negative: Annotated[str, typer.Option(help="What to keep away from.")] = "",
+    scheduler: Annotated[str, typer.Option(help="ddim, dpmpp-2m, unipc, euler, euler-a or lcm.")] = "dpmpp-2m",
+    weighting: Annotated[
+        str,
+        typer.Option(help="balanced, conditional, cfg-rw, released, diffusers, or weights with commas between."),
+    ] = "balanced",
+    size: Annotated[
+        str | None,
+        typer.Option(help="WIDTHxHEIGHT, multiples of 8; else the base's own.", show_default=False),
+    ] = None,
+    fit: Annotated[str, typer.Option(help="How pictures of another shape are fitted: stretch, crop or pad.")] = "crop",
+    init: Annotated[Path | None, typer.Option(help="Picture to start from.", show_default=False)] = None,
+    denoise: Annotated[float, typer.Option(help="How much of --init is drawn anew, above 0 and up to 1.")] = 0.6,
+    mask: Annotated[
+        Path | None,
+        typer.Option(help="White where --init is drawn anew, black where it stays.", show_default=False),
+    ] = None,
+    base: Annotated[str, typer.Option(help="The base: tether (shipped), or a path.")] = "tether",
+    vae: Annotated[str | None, typer.Option(help="Another autoencoder for the base.", show_default=False)] = None,
+    grid: Annotated[
+        bool, typer.Option("--grid", help="Also write a contact sheet: source, condition, results.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line a picture.")] = False,
+    again: Annotated[
+        Path | None, typer.Option(help="Repeat a PNG that Tether wrote, to the byte.", show_default=False)
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps, ...")] = "cpu",
+) -> None:
+    """Draw pictures from a prompt, inside the lines of control pictures."""
+    if (prompt is None) == (again is None):
+        raise TetherError("give a prompt, or --again FILE.png to repeat a picture")
+    arguments = [(parse_control(text), True) for text in control or []]
+    arguments += [(parse_control(text), False) for text in condition or []]
+
+    from tether.images import open_image
+    from tether.sampling.request import Request, read_request
+
+    sources: list[list[Image.Image]] = []
+    only: int | None = None
+    if again is not None:
+        request = read_request(again)
+        only = request.index
+    else:
+        request = Request(
+            prompt=prompt or "",
+            negative_prompt=negative,
+            base=base,
+            vae=vae,
+            seed=seed,
+            count=count,
+            steps=steps,
+            guidance_scale=guidance,
+            scheduler=scheduler,
+            fit=_one_of("--fit", fit, ("stretch", "crop", "pad")),  # type: ignore[arg-type]
+            init=None if init is None else open_image(init),
+            strength=denoise,
+            mask=None if mask is None else open_image(mask),
+            versions=_versions(),
+        )
+    pipeline = _pipeline(request, [argument.ref for argument, _ in arguments], device)
+    if again is None:
+        wanted = parse_size(size) if size else (pipeline.base.sample_size,) * 2
+        request.size = wanted
+        for (argument, photo), loaded in zip(arguments, pipeline.controls, strict=True):
+            entry, source = _control(argument, photo, loaded.kind, wanted, request.fit, parse_weighting(weighting))
+            request.controls.append(entry)
+            sources.append([source, entry.condition])
+    draw(request, pipeline, out, only=only, sheet=sources if grid else None, as_json=as_json)
+
+
+def draw(
+    request: Request,
+    pipeline: object,
+    out: Path,
+    *,
+    only: int | None = None,
+    sheet: list[list[Image.Image]] | None = None,
+    as_json: bool = False,
+) -> list[Path]:
+    """Runs a request and writes its pictures; with `only` just that one, with `sheet` a contact sheet too."""
+    from tether.cli.progress import step_bar
+    from tether.images import contact_sheet, save_png
+
+    out.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    with step_bar(request.steps) as on_step:
+        pictures = request.run(pipeline, on_step)  # type: ignore[arg-type]
+    seconds = time.perf_counter() - started
+    paths = []
+    for index, picture in enumerate(pictures):
+        if only is not None and index != only:
+            continue
+        path = free_path(out, f"{slug(request.prompt)}-{request.seed + index}")
+        save_png(picture, path, request.metadata(index))
+        paths.append(path)
+        if as_json:
+            line = {
+                "path": str(path),
+                "seed": request.seed + index,
+                "width": picture.width,
+                "height": picture.height,
+            }
+            print(json.dumps({**line, "prompt": request.prompt, "seconds": round(seconds / len(pictures), 3)}))
+        else:
+            print(path)
+    if sheet is not None:
+        path = free_path(out, f"{slug(request.prompt)}-{request.seed}-sheet")
+        rows = [[*row, *pictures] for row in sheet] or [pictures]
+        save_png(contact_sheet(rows), path, {})
+        print(path, file=sys.stderr if as_json else sys.stdout)
+    return paths
+
+
+def slug(text: str) -> str:
+    """A file name from a prompt."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "picture"
+
+
+def free_path(folder: Path, stem: str) -> Path:
+    """`folder/stem.png`, or the first of `stem-2.png`, `stem-3.png`, ... that is free: nothing is overwritten."""
+    path, number = folder / f"{stem}.png", 2
+    while path.exists():
+        path, number = folder / f"{stem}-{number}.png", number + 1
+    return path
+
+
+def _pipeline(request: Request, refs: list[str], device: str):
+    """The pipeline that a request needs; `refs` name its controls where the request does not yet."""
+    from tether.base import ControlNet, load_base
+    from tether.sampling import Pipeline
+
+    loaded = load_base(request.base, device=device, **({"vae": request.vae} if request.vae else {}))
+    names = refs or [control.ref for control in request.controls]
+    return Pipeline(loaded, [ControlNet.load(name) for name in names])
+
+
+def _control(
+    argument: ControlArgument,
+    is_photo: bool,
+    kind: str | None,
+    size: tuple[int, int],
+    fit_rule: str,
+    weighting: str | list[float],
+) -> tuple[ControlRequest, Image.Image]:
+    """One control's request and its source picture, both at the size of the result."""
+    from tether.annotators import annotate
+    from tether.images import fit, fit_condition, open_image
+    from tether.sampling.request import ControlRequest
+
+    picture = open_image(argument.image)
+    if is_photo:
+        if kind is None:
+            raise TetherError(
+                f"{argument.ref} does not say what its conditions are: annotate first, then use --condition"
+            )
+        # Fitted first: thin lines found in a large photo would not survive the reduction.
+        picture = fit(picture, *size, fit_rule)  # type: ignore[arg-type]
+        condition = annotate(kind, picture)
+    else:
+        condition = picture = fit_condition(picture, *size, fit_rule)  # type: ignore[arg-type]
+    entry = ControlRequest(
+        ref=argument.ref,
+        condition=condition,
+        source=argument.image.name,
+        strength=argument.strength,
+        weighting=weighting,
+        window=argument.window,
+    )
+    entry.injection()
+    return entry, picture
+
+
+def _one_of(option: str, value: str, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        raise TetherError(f"{option} {value}: choose one of {', '.join(choices)}")
+    return value
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("tether-control", "torch", "diffusers")}

@@ -1,0 +1,124 @@
+"""Which parts of a denoiser a ControlNet copies, and how its configuration is written down.
+
+The configuration is that of ``diffusers.ControlNetModel``, which knows fewer variants of the UNet than
+``UNet2DConditionModel`` does. A UNet whose encoder it cannot describe is refused here, by name of the
+setting, rather than copied into a ControlNet that nobody could load again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from inspect import Parameter, signature
+from typing import Any
+
+import diffusers
+from diffusers.models.controlnets.controlnet import ControlNetModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import nn
+
+from tether.errors import TetherError
+
+__all__ = ["ENCODER_PARTS", "build", "check_same_parameters", "complete", "config_of_unet", "skip_channels"]
+
+ENCODER_PARTS = (
+    "conv_in",
+    "time_proj",
+    "time_embedding",
+    "class_embedding",
+    "add_time_proj",
+    "add_embedding",
+    "encoder_hid_proj",
+    "down_blocks",
+    "mid_block",
+)
+"""The modules of a UNet that make its encoder and middle; a ControlNet gives them the same names."""
+
+_SUPPORTED: dict[str, tuple[str | None, ...]] = {
+    "addition_embed_type": (None, "text", "text_time"),
+    "encoder_hid_dim_type": (None, "text_proj"),
+}
+# Settings of a UNet that do not change what its encoder computes (dropout does so in training only).
+_NOT_OF_THE_ENCODER = {
+    "sample_size",
+    "out_channels",
+    "up_block_types",
+    "reverse_transformer_layers_per_block",
+    "conv_out_kernel",
+    "dropout",
+}
+
+
+def _settings(model: type) -> dict[str, Any]:
+    """The settings a diffusers model is built from, with their defaults."""
+    parameters = signature(model.__init__).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not Parameter.empty}
+
+
+def config_of_unet(unet: UNet2DConditionModel, **control_settings: Any) -> dict[str, Any]:
+    """The ControlNet configuration for a UNet.
+
+    Args:
+        unet: the denoiser.
+        **control_settings: what the UNet does not know: channels of the condition, of the hint encoder, ...
+
+    Raises:
+        TetherError: when the UNet has a setting that a ControlNet configuration cannot express.
+    """
+    known = _settings(ControlNetModel)
+    for name, default in _settings(UNet2DConditionModel).items():
+        value = unet.config.get(name, default)
+        if name not in known and name not in _NOT_OF_THE_ENCODER and value != default:
+            raise TetherError(f"cannot control a UNet with {name}={value!r}: only {default!r} is supported")
+    return {name: unet.config[name] for name in known if name in unet.config} | control_settings
+
+
+def build(config: Mapping[str, Any]) -> ControlNetModel:
+    """diffusers' ControlNet for a configuration, randomly initialised, on the current device (meta included).
+
+    Raises:
+        TetherError: when the configuration describes no ControlNet, or one that is not supported.
+    """
+    known = {name: value for name, value in config.items() if name in _settings(ControlNetModel)}
+    for name, supported in _SUPPORTED.items():
+        if known.get(name) not in supported:
+            raise TetherError(
+                f"cannot build a ControlNet with {name}={known[name]!r}: it must be one of {supported}"
+            )
+    try:
+        return ControlNetModel(**known)
+    except (ValueError, TypeError, IndexError) as error:
+        raise TetherError(
+            f"this configuration describes no ControlNet: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def complete(model: ControlNetModel, config: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` with every setting spelled out as `model` has it, as a plain dict that diffusers accepts."""
+    settings = {name: model.config[name] for name in _settings(ControlNetModel)}
+    if config.get("hint", "released") != "released":
+        settings["hint"] = config["hint"]
+    return {"_class_name": "ControlNetModel", "_diffusers_version": diffusers.__version__} | settings
+
+
+def check_same_parameters(unet: nn.Module, described: nn.Module) -> None:
+    """Raise a TetherError unless the UNet's encoder has the parameters its configuration describes."""
+    for part in ENCODER_PARTS:
+        ours, theirs = getattr(unet, part, None), getattr(described, part, None)
+        shapes = [
+            {} if module is None else {key: tuple(value.shape) for key, value in module.state_dict().items()}
+            for module in (ours, theirs)
+        ]
+        if shapes[0] != shapes[1]:
+            key = next(iter(dict(set(shapes[0].items()) ^ set(shapes[1].items()))))
+            raise TetherError(
+                f"cannot control this UNet: its configuration does not describe {part}.{key}; "
+                "fuse or remove adapters (LoRA) first"
+            )
+
+
+def skip_channels(encoder: Any) -> tuple[int, ...]:
+    """Channels of a UNet's or ControlNet's skip connections: after conv_in, each layer, each downsampler."""
+    channels = [encoder.conv_in.out_channels]
+    for block in encoder.down_blocks:
+        channels += [layer.out_channels for layer in (*block.resnets, *(block.downsamplers or ()))]
+    return tuple(channels)

@@ -1,0 +1,237 @@
+"""Pipeline: a prompt, conditions and a seed in; pictures out.
+
+    condition --HintEncoder, once--> hint --> ControlNet --Injection--> residuals --> locked denoiser --> decode
+
+Text-to-image, image-to-image (`init`) and inpainting (`init` and `mask`) are the same loop started elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from tether.base import Base, ControlNet, TextStates
+from tether.control import Injection
+from tether.errors import TetherError
+from tether.images import FitRule, fit, fit_condition, from_pixels, to_condition, to_pixels
+from tether.sampling.denoise import Conditions, Inpainting, Step, denoise, initial_noise, start_from
+from tether.sampling.schedulers import make_scheduler
+
+__all__ = ["Pipeline"]
+
+MAX_SIDE = 4096
+
+
+class Pipeline:
+    """A locked base and the controls that steer it.
+
+    Args:
+        base: the locked model.
+        controls: any number of controls that fit the base.
+
+    Raises:
+        TetherError: when a control does not fit the base.
+    """
+
+    def __init__(self, base: Base, controls: Sequence[ControlNet] = ()) -> None:
+        for control in controls:
+            control.check_fits(base)
+        self.base = base
+        self.controls = [control.to(base.device, base.dtype).eval() for control in controls]
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str,
+        conditions: Sequence[Image.Image] = (),
+        *,
+        seed: int | Sequence[int] = 0,
+        count: int = 1,
+        negative_prompt: str = "",
+        steps: int = 20,
+        guidance_scale: float = 5.0,
+        scheduler: str = "dpmpp-2m",
+        injections: Sequence[Injection] | None = None,
+        size: tuple[int, int] | None = None,
+        fit_rule: FitRule = "crop",
+        init: Image.Image | None = None,
+        strength: float = 0.6,
+        mask: Image.Image | None = None,
+        clip_skip: int = 0,
+        output: Literal["pil", "latents"] = "pil",
+        on_step: Callable[[Step], None] | None = None,
+    ) -> list[Image.Image] | Tensor:
+        """Draws pictures.
+
+        Args:
+            prompt: what to draw; `(words:1.2)` weighs words, and it may be longer than the text encoder's window.
+            conditions: one condition image a control, in the controls' order; fitted to the size by `fit_rule`.
+            seed: of the first picture, picture k has seed + k; or one seed a picture.
+            count: number of pictures, when `seed` is one number.
+            negative_prompt: what to keep away from.
+            steps: denoising steps, 1 to 1000.
+            guidance_scale: s of classifier-free guidance; at 1 or less there is none.
+            scheduler: a name of `tether.sampling.SCHEDULERS`.
+            injections: one a control: strength, weighting, window, mask; full strength when left out.
+            size: width and height in pixels, multiples of 8; the base's own square when left out.
+            fit_rule: how conditions, `init` and `mask` of another size are fitted: "stretch", "crop" or "pad".
+            init: a picture to start from (image-to-image).
+            strength: how much of `init` is drawn anew, in (0, 1]; with a mask, in the masked part.
+            mask: white where `init` is drawn anew, black where it stays (inpainting).
+            clip_skip: last layers of the text encoder to leave out.
+            output: "pil", or "latents" for the clean latents `(B, 4, h, w)`.
+            on_step: called after each step with a `Step`.
+
+        Returns:
+            The pictures, RGB, or the latents. The same arguments on the same machine give the same bytes.
+
+        Raises:
+            TetherError: for arguments that are wrong, in one line.
+        """
+        seeds = [seed + k for k in range(count)] if isinstance(seed, int) else list(seed)
+        width, height = size or (self.base.sample_size, self.base.sample_size)
+        self._check(seeds, steps, (width, height), conditions, injections, init, mask, strength)
+        sampler = make_scheduler(scheduler, self.base.noise_schedule)
+        sampler.set_timesteps(steps, device=self.base.device)
+
+        guided = guidance_scale > 1
+        texts = [negative_prompt, prompt] if guided else [prompt]
+        encoded = self.base.encode_prompts(texts, clip_skip)
+        sides = [_repeated(encoded, k, len(seeds)) for k in range(len(texts))]
+        if guided and not negative_prompt and self.base.zero_empty_negative:
+            sides[0] = _zeros_like(sides[0])
+
+        generators = [torch.Generator().manual_seed(one) for one in seeds]
+        factor = self.base.latent_factor
+        channels = self.base.vae.config["latent_channels"]
+        noise = initial_noise(generators, (channels, height // factor, width // factor), self.base)
+        start, inpainting = 0, None
+        if init is None:
+            latents = noise * sampler.init_noise_sigma
+        else:
+            picture = to_pixels(fit(init, width, height, fit_rule))
+            start = start_from(sampler, steps, strength)
+            known = self.base.encode_pictures(picture).expand(len(seeds), -1, -1, -1)
+            first = sampler.timesteps[start * sampler.order :][:1]
+            whole = start == 0 and mask is not None
+            latents = noise * sampler.init_noise_sigma if whole else sampler.add_noise(known, noise, first)
+            if mask is not None:
+                inpainting = self._inpainting(picture, known, fit(mask, width, height, fit_rule))
+
+        latents = denoise(
+            self.base,
+            latents,
+            sides[-1],
+            sides[0] if guided else None,
+            sampler,
+            self._conditions(conditions, injections, (width, height), fit_rule),
+            guidance_scale=guidance_scale,
+            generators=generators,
+            start=start,
+            inpainting=inpainting,
+            noise=noise,
+            added=self._added_conditions(sides, (width, height)),
+            on_step=on_step,
+        )
+        if output == "latents":
+            return latents
+        # One by one: decoding is the moment of the highest memory.
+        return [from_pixels(self.base.decode_latents(one[None]))[0] for one in latents]
+
+    def _conditions(
+        self,
+        conditions: Sequence[Image.Image],
+        injections: Sequence[Injection] | None,
+        size: tuple[int, int],
+        fit_rule: FitRule,
+    ) -> Conditions:
+        """Fits and encodes each condition, once."""
+        hints = []
+        for control, condition in zip(self.controls, conditions, strict=True):
+            pixels = to_condition(fit_condition(condition, *size, fit_rule))
+            hints.append(control.encode(pixels.to(self.base.device, self.base.dtype)))
+        return Conditions(self.controls, hints, injections or [Injection()] * len(hints))
+
+    def _inpainting(self, picture: Tensor, known: Tensor, mask: Image.Image) -> Inpainting:
+        """The mask at the latents' size, and what a denoiser made for inpainting is shown of the picture."""
+        white = (to_condition(mask.convert("L").convert("RGB"))[:, :1] >= 0.5).to(self.base.device, self.base.dtype)
+        small = interpolate(white, known.shape[-2:])
+        masked = None
+        if self.base.unet.config["in_channels"] == 2 * known.shape[1] + 1:
+            masked = self.base.encode_pictures(picture * (white.to(picture.device) < 0.5))
+            masked = masked.expand_as(known)
+        return Inpainting(small.expand(len(known), -1, -1, -1), known, masked)
+
+    def _added_conditions(
+        self, sides: list[TextStates], size: tuple[int, int]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
+        """SDXL's pooled text and sizes (original, crop corner, target), unconditional and conditional."""
+        if self.base.unet.config.get("addition_embed_type") != "text_time":
+            return None
+        width, height = size
+        ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=self.base.dtype, device=self.base.device)
+        both = []
+        for side in (sides[0], sides[-1]):
+            if side.pooled is None:
+                raise TetherError(f"{self.base.name} needs pooled text states, which its text encoder does not give")
+            both.append({"text_embeds": side.pooled, "time_ids": ids.expand(len(side.pooled), -1)})
+        return both[0], both[1]
+
+    def _check(
+        self,
+        seeds: list[int],
+        steps: int,
+        size: tuple[int, int],
+        conditions: Sequence[Image.Image],
+        injections: Sequence[Injection] | None,
+        init: Image.Image | None,
+        mask: Image.Image | None,
+        strength: float,
+    ) -> None:
+        problems: list[tuple[bool, str]] = [
+            (not seeds, "count must be 1 or more"),
+            (any(not 0 <= s < 2**63 for s in seeds), "a seed must be from 0 to 2**63 - 1"),
+            (not 1 <= steps <= 1000, f"steps must be from 1 to 1000, not {steps}"),
+            (
+                any(side % self.base.latent_factor or not 8 <= side <= MAX_SIDE for side in size),
+                f"width and height must be multiples of {self.base.latent_factor} up to {MAX_SIDE}, "
+                f"not {size[0]}x{size[1]}",
+            ),
+            (
+                len(conditions) != len(self.controls),
+                f"{len(self.controls)} controls need as many conditions, not {len(conditions)}",
+            ),
+            (
+                injections is not None and len(injections) != len(self.controls),
+                f"{len(self.controls)} controls need as many injections, not {len(injections or [])}",
+            ),
+            (mask is not None and init is None, "a mask needs a picture: give init too"),
+            (not 0 < strength <= 1, f"strength must be above 0 and at most 1, not {strength}"),
+            (
+                init is not None and int(steps * strength) < 1,
+                f"{steps} steps at strength {strength} leave nothing to draw: raise one of them",
+            ),
+            (
+                self.base.unet.config["in_channels"] == 9 and mask is None,
+                f"{self.base.name} is made for inpainting: give init and mask",
+            ),
+        ]
+        for wrong, line in problems:
+            if wrong:
+                raise TetherError(line)
+
+
+def _repeated(encoded: TextStates, row: int, count: int) -> TextStates:
+    """Row `row` for `count` pictures."""
+    pooled = None if encoded.pooled is None else encoded.pooled[row : row + 1].expand(count, -1)
+    return TextStates(encoded.states[row : row + 1].expand(count, -1, -1), pooled)
+
+
+def _zeros_like(side: TextStates) -> TextStates:
+    pooled = None if side.pooled is None else torch.zeros_like(side.pooled)
+    return TextStates(torch.zeros_like(side.states), pooled)

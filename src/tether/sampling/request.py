@@ -1,0 +1,141 @@
+"""A generation request as data: everything a picture was made from, small enough to travel inside its PNG.
+
+Conditions, the picture to start from and the mask are kept as PNGs already fitted to the size, so a request needs no
+other file to be run again.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from PIL import Image
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+
+from tether.control import Injection
+from tether.errors import TetherError
+from tether.images import open_image, read_metadata
+from tether.sampling.denoise import Step
+from tether.sampling.pipeline import Pipeline
+
+__all__ = ["METADATA_KEY", "ControlRequest", "Request", "read_request"]
+
+METADATA_KEY = "tether"
+
+
+def _picture_in(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return open_image(io.BytesIO(base64.b64decode(value, validate=True)))
+    except (binascii.Error, TetherError) as error:
+        raise ValueError(f"not a picture: {error}") from None
+
+
+def _picture_out(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+Picture = Annotated[Image.Image, BeforeValidator(_picture_in), PlainSerializer(_picture_out)]
+"""A PIL picture that is a base64 PNG in JSON."""
+
+
+class ControlRequest(BaseModel):
+    """One control of a request.
+
+    Attributes:
+        ref: what `ControlNet.load` opens: a shipped kind, a path, a hub id.
+        condition: the condition image, fitted to the request's size.
+        source: where the condition came from; for people, never opened again.
+        strength, weighting, window: see `tether.Injection`.
+    """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    ref: str
+    condition: Picture
+    source: str = ""
+    strength: float = 1.0
+    weighting: str | list[float] = "balanced"
+    window: tuple[float, float] = (0.0, 1.0)
+
+    def injection(self) -> Injection:
+        """The same as an `Injection`; a `TetherError` where a value is out of range."""
+        return Injection(strength=self.strength, weighting=self.weighting, window=self.window)  # type: ignore[arg-type]
+
+
+class Request(BaseModel):
+    """A batch of pictures to draw; see `Pipeline.__call__` for what the values mean.
+
+    `index` is the place, in the batch, of the picture that carries the request: a picture is repeated to the byte by
+    drawing its whole batch again, because arithmetic on another batch size rounds differently.
+    """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    prompt: str
+    negative_prompt: str = ""
+    base: str = "tether"
+    vae: str | None = None
+    controls: list[ControlRequest] = Field(default_factory=list)
+    seed: int = 0
+    count: int = Field(default=1, ge=1)
+    index: int = Field(default=0, ge=0)
+    steps: int = 20
+    guidance_scale: float = 5.0
+    scheduler: str = "dpmpp-2m"
+    size: tuple[int, int] | None = None
+    fit: Literal["stretch", "crop", "pad"] = "crop"
+    init: Picture | None = None
+    strength: float = 0.6
+    mask: Picture | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+
+    def run(self, pipeline: Pipeline, on_step: Callable[[Step], None] | None = None) -> list[Image.Image]:
+        """Draws the batch with a pipeline that holds this request's base and controls."""
+        pictures = pipeline(
+            self.prompt,
+            [control.condition for control in self.controls],
+            seed=self.seed,
+            count=self.count,
+            negative_prompt=self.negative_prompt,
+            steps=self.steps,
+            guidance_scale=self.guidance_scale,
+            scheduler=self.scheduler,
+            injections=[control.injection() for control in self.controls],
+            size=self.size,
+            fit_rule=self.fit,
+            init=self.init,
+            strength=self.strength,
+            mask=self.mask,
+            on_step=on_step,
+        )
+        assert isinstance(pictures, list)
+        return pictures
+
+    def metadata(self, index: int) -> dict[str, str]:
+        """PNG text for picture `index` of the batch."""
+        return {METADATA_KEY: self.model_copy(update={"index": index}).model_dump_json()}
+
+
+def read_request(path: Path) -> Request:
+    """The request inside a PNG that Tether wrote.
+
+    Raises:
+        TetherError: when the file cannot be read or carries no valid request.
+    """
+    text = read_metadata(path).get(METADATA_KEY)
+    if text is None:
+        raise TetherError(f"{path} carries no Tether request: only PNGs written by `tether generate` can be repeated")
+    try:
+        return Request.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise TetherError(f"{path} carries a request that does not read: {where}: {first['msg']}") from None

@@ -1,0 +1,61 @@
+"""The samplers, by the names people know. The implementations are diffusers'."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+    SchedulerMixin,
+    UniPCMultistepScheduler,
+)
+
+from tether.errors import TetherError
+
+__all__ = ["SCHEDULERS", "make_scheduler"]
+
+SCHEDULERS: dict[str, tuple[type[SchedulerMixin], dict[str, Any]]] = {
+    "ddim": (DDIMScheduler, {}),
+    "dpmpp-2m": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}),
+    "unipc": (UniPCMultistepScheduler, {}),
+    "euler": (EulerDiscreteScheduler, {}),
+    "euler-a": (EulerAncestralDiscreteScheduler, {}),
+    "lcm": (LCMScheduler, {}),
+}
+"""Name -> diffusers class and what Tether sets on it."""
+
+TRAINING_KEYS = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "prediction_type",
+    "steps_offset",
+    "set_alpha_to_one",
+    "clip_sample",
+    "rescale_betas_zero_snr",
+    "timestep_spacing",
+)
+"""What describes the noise that a base was trained on; everything else in a saved schedule describes its sampler."""
+
+
+def make_scheduler(name: str, noise_schedule: dict[str, Any]) -> Any:
+    """A fresh scheduler for one run.
+
+    Args:
+        name: a key of `SCHEDULERS`.
+        noise_schedule: the base's schedule, as its `scheduler_config.json` has it.
+
+    Raises:
+        TetherError: where the name is unknown.
+    """
+    if name not in SCHEDULERS:
+        raise TetherError(f"unknown scheduler {name!r}: choose one of {', '.join(SCHEDULERS)}")
+    scheduler_class, options = SCHEDULERS[name]
+    trained_on = {key: noise_schedule[key] for key in TRAINING_KEYS if key in noise_schedule}
+    return scheduler_class.from_config({**trained_on, **options})  # type: ignore[attr-defined]
