@@ -53,6 +53,9 @@ def train_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
     merges = [tuple(merge) for merge in model["merges"]]
     tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TOKENS)
     tokenizer.save_pretrained(folder)
+    # The two files of old, which other readers of CLIP tokenizers look for.
+    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in merges) + "\n")
     return CLIPTokenizer.from_pretrained(folder)
 
 

@@ -1,12 +1,13 @@
 """Renders the scenes: data/scenes.npz for training and data/scenes-held-out.npz that no training sees.
 
-python recipes/render_scenes.py --count 6000
+python recipes/render_scenes.py --count 5000
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from multiprocessing import Pool
 from pathlib import Path
 
 import numpy as np
@@ -17,21 +18,23 @@ from common import HELD_OUT_SCENES, SIZE
 CAPTIONS = 6
 
 
+def draw(seed: int) -> tuple[np.ndarray, list[str]]:
+    """One scene's pixels, uint8 `(128, 128, 3)`, and captions."""
+    spec, rng = sample_scene(seed), np.random.default_rng([1, seed])
+    return render(spec, SIZE).image, [caption(spec, rng) for _ in range(CAPTIONS)]
+
+
 def pack(path: Path, seeds: range) -> None:
     """Renders the scenes of `seeds` and writes pixels and captions."""
-    pixels, captions = [], []
-    for seed in seeds:
-        spec = sample_scene(seed)
-        pixels.append(render(spec, SIZE).image)
-        rng = np.random.default_rng([1, seed])
-        captions.append([caption(spec, rng) for _ in range(CAPTIONS)])
+    with Pool() as pool:
+        pixels, captions = zip(*pool.imap(draw, seeds, chunksize=20), strict=True)
     np.savez_compressed(path, pixels=np.stack(pixels), captions=np.array(json.dumps(captions)))
     print(f"{path}: {len(pixels)} scenes", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=6000)
+    parser.add_argument("--count", type=int, default=5000)
     parser.add_argument("--data", type=Path, default=Path("data"))
     arguments = parser.parse_args()
     pack(arguments.data / "scenes-held-out.npz", HELD_OUT_SCENES)

@@ -14,9 +14,7 @@ from tether.errors import TetherError
 
 def conv_block(channels: int = 4, out: int = 6) -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(channels, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, out, 1)
-    )
+    return nn.Sequential(nn.Conv2d(channels, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, out, 1))
 
 
 def linear_block() -> nn.Module:

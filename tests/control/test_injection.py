@@ -268,9 +268,7 @@ def test_without_guidance_the_batch_is_the_conditional_side(weighting, step_inpu
 def test_one_timestep_serves_both_sides(timestep, step_inputs):
     hint = torch.randn(1, 4, 8, 8)
     one = combine([FakeControl()], [Injection()], [hint], **(step_inputs | {"timestep": timestep}))
-    each = combine(
-        [FakeControl()], [Injection()], [hint], **(step_inputs | {"timestep": torch.tensor([7, 7])})
-    )
+    each = combine([FakeControl()], [Injection()], [hint], **(step_inputs | {"timestep": torch.tensor([7, 7])}))
     assert_equal(one, each)
 
 
@@ -279,9 +277,7 @@ def test_added_conditions_reach_each_side(step_inputs):
     hint = torch.zeros(1, 4, 8, 8)
     both, conditional = FakeControl(), FakeControl()
     injections = [Injection(), Injection(weighting="conditional")]
-    combine(
-        [both, conditional], injections, [hint, hint], added_uncond=uncond, added_cond=cond, **step_inputs
-    )
+    combine([both, conditional], injections, [hint, hint], added_uncond=uncond, added_cond=cond, **step_inputs)
     assert torch.equal(both.calls[0][-1]["text_embeds"], torch.cat([torch.zeros(2, 3), torch.ones(2, 3)]))
     assert conditional.calls[0][-1] is cond
     with pytest.raises(TetherError, match="added_uncond"):

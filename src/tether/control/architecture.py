@@ -81,15 +81,11 @@ def build(config: Mapping[str, Any]) -> ControlNetModel:
     known = {name: value for name, value in config.items() if name in _settings(ControlNetModel)}
     for name, supported in _SUPPORTED.items():
         if known.get(name) not in supported:
-            raise TetherError(
-                f"cannot build a ControlNet with {name}={known[name]!r}: it must be one of {supported}"
-            )
+            raise TetherError(f"cannot build a ControlNet with {name}={known[name]!r}: it must be one of {supported}")
     try:
         return ControlNetModel(**known)
     except (ValueError, TypeError, IndexError) as error:
-        raise TetherError(
-            f"this configuration describes no ControlNet: {str(error).splitlines()[0]}"
-        ) from error
+        raise TetherError(f"this configuration describes no ControlNet: {str(error).splitlines()[0]}") from error
 
 
 def complete(model: ControlNetModel, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -129,9 +129,7 @@ class ControlledBlock(nn.Module):
         expected = list(x.shape)
         expected[channels_at] = int(self.zero_in.weight.shape[1])
         if list(c.shape) not in (expected, [1, *expected[1:]]):
-            raise TetherError(
-                f"condition c has shape {tuple(c.shape)}; for this x it must be {tuple(expected)}"
-            )
+            raise TetherError(f"condition c has shape {tuple(c.shape)}; for this x it must be {tuple(expected)}")
 
 
 def attach(
@@ -219,13 +217,9 @@ def _find(model: nn.Module, path: str) -> tuple[nn.Module, str]:
         model.get_submodule(path)
         parent = model.get_submodule(parent_path)
     except AttributeError:
-        raise TetherError(
-            f"{type(model).__name__} has no block '{path}': see model.named_modules()"
-        ) from None
+        raise TetherError(f"{type(model).__name__} has no block '{path}': see model.named_modules()") from None
     if not name:
-        raise TetherError(
-            "a block's path inside the model is needed; for the whole model use ControlledBlock(model)"
-        )
+        raise TetherError("a block's path inside the model is needed; for the whole model use ControlledBlock(model)")
     return parent, name
 
 

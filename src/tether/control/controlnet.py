@@ -288,9 +288,7 @@ def predict_noise(
     if residuals is not None:
         channels = skip_channels(unet)
         if tuple(r.shape[1] for r in residuals) != (*channels, channels[-1]):
-            raise TetherError(
-                "these residuals fit another UNet: use the control with the base model it was made for"
-            )
+            raise TetherError("these residuals fit another UNet: use the control with the base model it was made for")
         if not torch.is_autocast_enabled(latents.device.type):
             residuals = residuals.to(unet.dtype)
         inputs["down_block_additional_residuals"] = residuals.down

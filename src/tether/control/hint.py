@@ -120,21 +120,16 @@ class HintEncoder(nn.Module):
         height, width = condition.shape[-2:]
         if height % self.factor or width % self.factor or 0 in condition.shape:
             raise TetherError(
-                f"condition is {width}x{height} pixels; "
-                f"both must be multiples of {self.factor}: resize or pad it"
+                f"condition is {width}x{height} pixels; both must be multiples of {self.factor}: resize or pad it"
             )
         if not condition.is_floating_point():
-            raise TetherError(
-                f"condition has type {condition.dtype}; expected float in [0, 1]: divide bytes by 255"
-            )
+            raise TetherError(f"condition has type {condition.dtype}; expected float in [0, 1]: divide bytes by 255")
         if condition.is_meta or torch.compiler.is_compiling():
             return  # no values to look at
         low, high = condition_range
         lowest, highest = (float(value) for value in condition.detach().aminmax())
         if not (low - _TOLERANCE <= lowest and highest <= high + _TOLERANCE):  # written so that NaN fails
-            raise TetherError(
-                f"condition has values in [{lowest:.3g}, {highest:.3g}]; expected [{low:g}, {high:g}]"
-            )
+            raise TetherError(f"condition has values in [{lowest:.3g}, {highest:.3g}]; expected [{low:g}, {high:g}]")
 
 
 class _SameSizeConv4x4(nn.Conv2d):

@@ -220,13 +220,9 @@ def _twice(timestep: int | float | Tensor) -> int | float | Tensor:
     return torch.cat([timestep, timestep])
 
 
-def _joined(
-    uncond: Mapping[str, Tensor] | None, cond: Mapping[str, Tensor] | None
-) -> Mapping[str, Tensor] | None:
+def _joined(uncond: Mapping[str, Tensor] | None, cond: Mapping[str, Tensor] | None) -> Mapping[str, Tensor] | None:
     if (uncond or {}).keys() != (cond or {}).keys():
-        raise TetherError(
-            "the two sides of guidance need the same added conditions: give added_uncond and added_cond"
-        )
+        raise TetherError("the two sides of guidance need the same added conditions: give added_uncond and added_cond")
     return {name: torch.cat([(uncond or {})[name], cond[name]]) for name in cond} if cond else None
 
 
@@ -241,9 +237,7 @@ def _checked_weighting(weighting: str | Sequence[float]) -> str | tuple[float, .
     elif isinstance(weighting, Sequence) and len(weighting) and all(map(_is_number, weighting)):
         return tuple(float(weight) for weight in weighting)
     names = ", ".join(get_args(Weighting))
-    raise TetherError(
-        f"weighting is {weighting!r}; it must be one of {names}, or a list of one number a layer"
-    )
+    raise TetherError(f"weighting is {weighting!r}; it must be one of {names}, or a list of one number a layer")
 
 
 def _checked_window(window: object) -> tuple[float, float]:

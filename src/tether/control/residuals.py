@@ -61,9 +61,7 @@ class Residuals:
         """
         each = [float(weights)] * len(self) if isinstance(weights, (int, float)) else list(weights)
         if len(each) != len(self):
-            raise TetherError(
-                f"{len(each)} weights for {len(self)} residuals (the skip connections and the middle)"
-            )
+            raise TetherError(f"{len(each)} weights for {len(self)} residuals (the skip connections and the middle)")
         *down, middle = (r if weight == 1 else r * weight for r, weight in zip(self, each, strict=True))
         return Residuals(tuple(down), middle)
 
@@ -78,8 +76,6 @@ class Residuals:
             TetherError: when the two were made for different denoisers or sizes.
         """
         if [r.shape[1:] for r in self] != [r.shape[1:] for r in other]:
-            raise TetherError(
-                "these controls do not add up: they were made for different base models or sizes"
-            )
+            raise TetherError("these controls do not add up: they were made for different base models or sizes")
         *down, middle = (a + b for a, b in zip(self, other, strict=True))
         return Residuals(tuple(down), middle)

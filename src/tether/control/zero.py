@@ -75,9 +75,7 @@ class ZeroLinear(nn.Linear):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(
-            in_features, in_features if out_features is None else out_features, device=device, dtype=dtype
-        )
+        super().__init__(in_features, in_features if out_features is None else out_features, device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
         """Set weight and bias to zero. ``nn.Linear`` calls this when it is built."""

@@ -4,17 +4,38 @@
 
 The target is ε for epsilon prediction and sqrt(ā_t) ε - sqrt(1 - ā_t) z_0 for v-prediction. The weight w(t) is 1, or
 min-SNR's: min(SNR, γ)/SNR for ε and min(SNR, γ)/(SNR + 1) for v, with SNR = ā_t/(1 - ā_t) (Hang et al. 2023).
+
+`diffusion_loss` is that for any denoiser; `ControlObjective` is it for a control on a locked base, and knows what of
+the two is trained.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from diffusers import DDIMScheduler
+from torch import Tensor, nn
 
-__all__ = ["diffusion_loss", "drop_prompts", "loss_weights"]
+from tether.base import Base
+from tether.control import ControlNet, predict_noise
+from tether.training.locked import locked_convolutions
+
+__all__ = [
+    "DECODER_PARTS",
+    "ControlObjective",
+    "diffusion_loss",
+    "drop_prompts",
+    "drop_text_states",
+    "fingerprint",
+    "loss_weights",
+]
+
+DECODER_PARTS = ("up_blocks", "conv_norm_out", "conv_out")
+"""The modules of a UNet that come after its middle: what `unlock_decoder` trains."""
 
 
 def loss_weights(alphas_cumprod: Tensor, timesteps: Tensor, prediction_type: str, gamma: float | None) -> Tensor:
@@ -38,7 +59,7 @@ def diffusion_loss(
     latents: Tensor,
     schedule: Any,
     *,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
     min_snr_gamma: float | None = None,
     noise_offset: float = 0.0,
     per_sample: bool = False,
@@ -49,7 +70,8 @@ def diffusion_loss(
         predict: the denoiser, `(noisy latents (B, 4, h, w), timesteps (B,)) -> (B, 4, h, w)`.
         latents: clean latents `(B, 4, h, w)`, scaled.
         schedule: a diffusers scheduler with `alphas_cumprod`, `add_noise` and `config.prediction_type`.
-        generator: source of the noise and the timesteps, on the CPU.
+        generator: source of the noise and the timesteps, on the CPU; or one a sample, which makes a sample's
+            loss independent of the batch that it comes in.
         min_snr_gamma: γ of min-SNR weighting (5 in the paper); None weighs every timestep alike.
         noise_offset: deviation of one more noise value a channel that is the same over the whole picture.
         per_sample: return one loss a sample, `(B,)`, in place of their mean.
@@ -58,10 +80,14 @@ def diffusion_loss(
         A scalar, or `(B,)`; float32.
     """
     device = latents.device
-    noise = torch.randn(latents.shape, generator=generator).to(device)
-    if noise_offset:
-        noise = noise + noise_offset * torch.randn(*latents.shape[:2], 1, 1, generator=generator).to(device)
-    timesteps = torch.randint(len(schedule.alphas_cumprod), (len(latents),), generator=generator).to(device)
+    if generator is None or isinstance(generator, torch.Generator):
+        noise, timesteps = _draw(latents.shape, schedule, noise_offset, generator)
+    else:
+        one = latents[:1].shape
+        drawn = [_draw(one, schedule, noise_offset, each) for each in generator]
+        noise, timesteps = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+    # Channels last where the latents are, so that no convolution has to turn them around.
+    noise, timesteps = torch.empty_like(latents, dtype=torch.float32).copy_(noise), timesteps.to(device)
     noisy = schedule.add_noise(latents.float(), noise, timesteps)
     prediction_type = schedule.config.prediction_type
     weights = loss_weights(schedule.alphas_cumprod, timesteps, prediction_type, min_snr_gamma).to(device)
@@ -71,7 +97,125 @@ def diffusion_loss(
     return losses if per_sample else losses.mean()
 
 
+def _draw(
+    shape: torch.Size, schedule: Any, noise_offset: float, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Noise of a shape `(B, C, h, w)` and timesteps `(B,)`."""
+    noise = torch.randn(shape, generator=generator)
+    if noise_offset:
+        noise = noise + noise_offset * torch.randn(*shape[:2], 1, 1, generator=generator)
+    return noise, torch.randint(len(schedule.alphas_cumprod), shape[:1], generator=generator)
+
+
 def drop_prompts(prompts: Sequence[str], share: float, generator: torch.Generator) -> list[str]:
     """Replaces each prompt by the empty one with probability `share` (0.5 in the paper, section 3.4)."""
     kept = torch.rand(len(prompts), generator=generator) >= share
     return [prompt if keep else "" for prompt, keep in zip(prompts, kept.tolist(), strict=True)]
+
+
+def drop_text_states(
+    text_states: Tensor, empty_states: Tensor, share: float, generators: Sequence[torch.Generator]
+) -> Tensor:
+    """`drop_prompts` for prompts that are encoded already.
+
+    Args:
+        text_states: `(B, T, D)`.
+        empty_states: those of the empty prompt, `(1, T, D)` or `(B, T, D)`.
+        share: probability of each sample's prompt to be replaced.
+        generators: one a sample.
+    """
+    kept = torch.stack([torch.rand((), generator=generator) >= share for generator in generators])
+    return torch.where(kept.to(text_states.device)[:, None, None], text_states, empty_states)
+
+
+def fingerprint(modules: Mapping[str, nn.Module]) -> str:
+    """SHA-256 over names, types, shapes and bytes of every parameter and buffer, whatever their memory layout."""
+    digest = hashlib.sha256()
+    for prefix, module in modules.items():
+        for name, tensor in module.state_dict(keep_vars=False).items():
+            digest.update(f"{prefix}.{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(memoryview(flat.view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+class ControlObjective(nn.Module):
+    """The loss of a control on a locked base; its parameters are what is trained, and nothing else is.
+
+    Args:
+        base: the base. Its denoiser stays out of this module's parameters, unless its decoder is unlocked.
+        control: the control, trained whole but for the zero convolutions that `only_middle` leaves out.
+        min_snr_gamma, noise_offset: as for `diffusion_loss`.
+        only_middle: the skip connections get nothing: their zero convolutions are set back to zero and locked, so
+            that the trained control needs no setting to be used.
+        unlock_decoder: the UNet's `DECODER_PARTS` are trained too, in float32.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        control: ControlNet,
+        *,
+        min_snr_gamma: float | None = None,
+        noise_offset: float = 0.0,
+        only_middle: bool = False,
+        unlock_decoder: bool = False,
+    ) -> None:
+        super().__init__()
+        self.control = control
+        self.min_snr_gamma, self.noise_offset = min_snr_gamma, noise_offset
+        self.schedule = DDIMScheduler.from_config(base.noise_schedule)
+        control.requires_grad_(True).train()
+        if only_middle:
+            control.controlnet_down_blocks.requires_grad_(False)
+            with torch.no_grad():
+                for parameter in control.controlnet_down_blocks.parameters():
+                    parameter.zero_()
+        self.base = base  # no nn.Module, so its networks are neither trained, nor saved, nor sent around
+        self.decoder: nn.ModuleDict | None = None
+        if unlock_decoder:
+            self.decoder = nn.ModuleDict({part: getattr(base.unet, part) for part in DECODER_PARTS})
+            self.decoder.float().requires_grad_(True)
+
+    def forward(
+        self,
+        latents: Tensor,
+        conditions: Tensor,
+        text_states: Tensor,
+        generators: Sequence[torch.Generator],
+        added: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """The loss of each sample, `(B,)` float32.
+
+        Args:
+            latents: clean, `(B, 4, h, w)`.
+            conditions: `(B, C, H, W)` in [0, 1].
+            text_states: `(B, T, D)`.
+            generators: one a sample: of its noise and timestep.
+            added: SDXL's added conditions.
+        """
+        hint = self.control.encode(conditions)
+
+        def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
+            residuals = self.control(noisy, timesteps, text_states, hint, added)
+            # Recomputed activations are not kept either way, and must be computed as they were the first time.
+            with nullcontext() if self.base.unet.is_gradient_checkpointing else locked_convolutions():
+                return predict_noise(self.base.unet, noisy, timesteps, text_states, residuals, added)
+
+        return diffusion_loss(
+            predict,
+            latents,
+            self.schedule,
+            generator=generators,
+            min_snr_gamma=self.min_snr_gamma,
+            noise_offset=self.noise_offset,
+            per_sample=True,
+        )
+
+    def locked_fingerprint(self) -> str:
+        """SHA-256 of everything of the base that training must not change."""
+        parts = {name: part for name, part in self.base.unet.named_children()}
+        if self.decoder is not None:
+            parts = {name: part for name, part in parts.items() if name not in DECODER_PARTS}
+        others = {name: getattr(self.base, name) for name in ("vae", "text_encoder", "text_encoder_2")}
+        return fingerprint(parts | {name: module for name, module in others.items() if module is not None})

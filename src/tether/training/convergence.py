@@ -1,0 +1,150 @@
+"""Sudden convergence: did the control begin to obey from one look to the next (paper, section 3.3 and figure 4)?
+
+Let y_1..n be the obedience seen at n looks. Three descriptions of it compete, each fitted by least squares:
+
+    gradual     y_i = a + b i + c (i - k)+                      a line with one bend at k: growth, but no jump
+    sudden      y_i = a + b i + c (i - k)+ + d ramp_{k,w}(i)    and a rise d that takes w <= 2 looks
+    slow        the same with w = 3, 4, 6, 8, ... looks         an S-shaped rise
+    with        ramp_{k,w}(i) = clip((i - k) / w, 0, 1)
+
+The verdict is "sudden" when all of these hold:
+
+1. The jump is not noise. With R0, R1 the residual sums of squares of "gradual" (at its best bend) and "sudden" (at its
+   best k), were there no jump then R1/R0 at a given k would be Beta((n - 4)/2, 1/2), and
+
+       p = P(ratio <= r) <= r^m (1 - r)^(-1/2) / (m B(m, 1/2)),   m = (n - 4)/2, r = R1/R0.
+
+   This bound must stay below `ALPHA`. No noise level is given or guessed: it is the residual itself, which also makes
+   few looks count for little. R0 has the freedom of its own bend, and ALPHA the rest, to pay for the many k and
+   for looking again and again.
+2. It is a jump and not a slope: "sudden" is `ODDS` times likelier than the best "slow" one, (R_slow/R1)^(n/2) >= ODDS.
+3. It matters and it lasts: d >= `MIN_RISE`, at least 4 looks lie on each side, and their medians differ by d/2 or more.
+
+It is "gradual" when the looks rise by `MIN_RISE` or more and a flat line is refuted with the same bound, else "flat".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+
+__all__ = ["Convergence", "find_convergence"]
+
+ALPHA = 1e-6
+ODDS = 20.0
+MIN_RISE = 0.05
+_SIDE = 4  # looks that must lie on each side of a jump
+_WINDOW = 64  # only so many of the last looks are read
+_FAST = (1, 2)
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """The verdict on a curve of obedience.
+
+    Attributes:
+        kind: "flat", "gradual" or "sudden".
+        step: for a sudden one, the step of the first look after the jump.
+        before: median obedience of the looks just before the jump (of the first looks, where there is none).
+        after: median obedience of the looks just after it (of the last looks).
+        p_value: bound on the probability of such a jump, or growth, in noise.
+    """
+
+    kind: Literal["flat", "gradual", "sudden"]
+    step: int | None = None
+    before: float = 0.0
+    after: float = 0.0
+    p_value: float = 1.0
+
+
+def find_convergence(steps: Sequence[int], obedience: Sequence[float]) -> Convergence:
+    """Judges a curve of obedience; may be called again after each look.
+
+    Args:
+        steps: the steps of the looks, rising, roughly evenly spaced.
+        obedience: what was seen, one value a look; larger is better, in [0, 1] as all our metrics are.
+    """
+    y = np.asarray(obedience[-_WINDOW:], dtype=np.float64)
+    steps = list(steps)[-_WINDOW:]
+    n = len(y)
+    if n < 2 * _SIDE or not np.isfinite(y).all():
+        return Convergence("flat")
+    before, after = float(np.median(y[:_SIDE])), float(np.median(y[-_SIDE:]))
+    bends, places, spaces = _spaces(n)
+    y = y - y.mean()
+    # Below this the residual is rounding, of the metric as of the arithmetic.
+    total = float(y @ y)
+    floor = n * 1e-6 * MIN_RISE**2 + 1e-12 * total
+    gradual = _residual(bends, y, floor).min()
+    each = _residual(spaces, y, floor)
+    fast = np.isin(places[:, 1], _FAST)
+    best = int(np.where(fast, each, np.inf).argmin())
+    k, width = (int(value) for value in places[best])
+    p = _p_value(each[best] / gradual, (n - 4) / 2)
+    odds = 0.5 * n * math.log(each[~fast].min() / each[best])
+    low, high = np.median(y[k - _SIDE + 1 : k + 1]), np.median(y[k + width : k + width + _SIDE])
+    rise = _rise(n, k, width, y)
+    if p < ALPHA and odds >= math.log(ODDS) and rise >= MIN_RISE and high - low >= rise / 2:
+        mean = float(np.mean(np.asarray(obedience[-_WINDOW:], dtype=np.float64)))
+        return Convergence("sudden", steps[k + width], float(low) + mean, float(high) + mean, p)
+    # A bent line and a flat one differ by two parameters and the bend: three halves fewer degrees of freedom.
+    p = _p_value(gradual / max(total, floor), (n - 4) / 2)
+    kind = "gradual" if p < ALPHA and after - before >= MIN_RISE else "flat"
+    return Convergence(kind, None, before, after, p)
+
+
+def _p_value(ratio: float, m: float) -> float:
+    """The bound of the module's docstring on P(Beta(m, 1/2) <= ratio)."""
+    if not 0 < ratio < 1:
+        return 1.0
+    log_beta = math.lgamma(m) + math.lgamma(0.5) - math.lgamma(m + 0.5)
+    return min(1.0, math.exp(m * math.log(ratio) - 0.5 * math.log1p(-ratio) - math.log(m) - log_beta))
+
+
+def _ramp(n: int, k: int, width: int) -> np.ndarray:
+    return np.clip((np.arange(n) - k) / width, 0, 1)
+
+
+def _line_with_bend(n: int, k: int) -> list[np.ndarray]:
+    i = np.arange(n, dtype=np.float64)
+    return [np.ones(n), i, np.maximum(i - k, 0)]
+
+
+def _rise(n: int, k: int, width: int, y: np.ndarray) -> float:
+    """d of the sudden description with its jump at k."""
+    columns = np.stack([*_line_with_bend(n, k), _ramp(n, k, width)], axis=1)
+    return float(np.linalg.lstsq(columns, y, rcond=None)[0][-1])
+
+
+@lru_cache(maxsize=4)
+def _spaces(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For n looks: orthonormal columns `(K, n, 3)` of "gradual" for each bend; (k, w) `(M, 2)` and columns
+    `(M, n, 4)` of "sudden" and "slow"."""
+    widths = [1, 2, 3, 4]
+    while widths[-1] < n:
+        widths.append(widths[-2] * 2)
+    bends = np.stack([np.stack(_line_with_bend(n, k), axis=1) for k in range(1, n - 1)])
+    places, columns = [], []
+    for width in widths:
+        # A slow rise may have begun before the first look, or not be over; a jump needs looks on both sides.
+        first, last = (_SIDE - 1, n - _SIDE - width) if width in _FAST else (-width + 2, n - 3)
+        for k in range(first, last + 1):
+            places.append((k, width))
+            columns.append(np.stack([*_line_with_bend(n, k), _ramp(n, k, width)], axis=1))
+    return _orthonormal(bends), np.array(places), _orthonormal(np.stack(columns))
+
+
+def _orthonormal(columns: np.ndarray) -> np.ndarray:
+    """Columns that span the same spaces; those that add nothing become zero."""
+    u, s, _ = np.linalg.svd(columns / np.linalg.norm(columns, axis=1, keepdims=True).clip(1e-12), full_matrices=False)
+    return u * (s > 1e-9 * s[:, :1])[:, None, :]
+
+
+def _residual(spaces: np.ndarray, y: np.ndarray, floor: float) -> np.ndarray:
+    """Residual sums of squares of y after projection on each space, `(M,)`."""
+    return np.maximum(y @ y - ((y @ spaces) ** 2).sum(axis=-1), floor)

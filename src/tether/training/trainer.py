@@ -1,0 +1,446 @@
+"""The training loop: readable in one sitting.
+
+    every step:  feed -> loss -> backward -> finite? -> clip, update, average -> look? -> checkpoint?
+
+Everything random about sample n of a run (its picture, noise, timestep, dropped prompt) is a function of the seed and
+n. What a run is at any moment is therefore: weights, their average, the optimiser's state, the step, and the number of
+samples seen. That is what a checkpoint holds, and why a run that was killed ends with the bits it would have had.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from accelerate import Accelerator, DistributedType
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import broadcast_object_list, gather_object
+from torch import Tensor
+
+from tether.base import Base
+from tether.control import ControlNet
+from tether.errors import TetherError
+from tether.training.batch import Batch, Batches, Prefetch, sample_generators
+from tether.training.checkpoints import Checkpoint, latest_checkpoint, list_checkpoints, save_checkpoint
+from tether.training.config import TrainConfig
+from tether.training.convergence import find_convergence
+from tether.training.objective import ControlObjective
+from tether.training.optimizer import MovingAverage, clip_gradients, learning_rate, make_optimizer
+from tether.training.state import (
+    load_optimizer,
+    load_random,
+    load_weights,
+    optimizer_tensors,
+    random_tensors,
+    weights,
+)
+
+__all__ = ["Diverged", "Look", "Outcome", "Progress", "Trainer", "Watcher", "resolve_precision"]
+
+logger = logging.getLogger(__name__)
+
+_FIRST_LOSSES = 50  # steps whose losses say what a loss that has not exploded looks like
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Diverged(TetherError):
+    """The loss is no number any more, or has exploded. `names` are the samples of that step, worst first."""
+
+    def __init__(self, message: str, names: list[str]) -> None:
+        super().__init__(message)
+        self.names = names
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the watcher saw: the obedience of the validation pictures, with their prompts and without."""
+
+    step: int
+    obedience: float
+    without_prompt: float
+
+
+class Watcher(Protocol):
+    """Samples validation pictures with a control and measures how well they obey."""
+
+    def __call__(self, step: int, control: ControlNet) -> Look: ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What `on_progress` is told after every step, on the main process."""
+
+    step: int
+    steps: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    samples_per_second: float
+    seconds_left: float
+    look: Look | None
+
+
+@dataclass
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        reason: all steps done; stopped at convergence; or told to leave by Ctrl-C or SIGTERM.
+        step: steps done, over all sittings.
+        samples: samples seen.
+        curve: the looks.
+        converged_at: the step of the look at which sudden convergence showed.
+        base_hash: SHA-256 of the locked base, the same before and after.
+    """
+
+    reason: Literal["finished", "converged", "interrupted"]
+    step: int
+    samples: int
+    curve: list[Look] = field(default_factory=list)
+    converged_at: int | None = None
+    base_hash: str = ""
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype | None:
+    """The type to compute in: None for float32. "auto" is bf16 where the device has instructions for it."""
+    if precision != "auto":
+        return _DTYPES.get(precision)
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    fast = getattr(torch.cpu, "get_capabilities", dict)()
+    return torch.bfloat16 if fast.get("avx512_bf16") or fast.get("amx_bf16") else None
+
+
+class Trainer:
+    """Trains a control on a locked base.
+
+    Args:
+        base: the base; it is moved to the device and its denoiser put into channels-last layout, no value changed.
+        control: what is trained, in place.
+        batches: gives the batch of samples `range(n, n + batch_size)`, always the same one for the same range.
+        config: settings; those about the data are for whoever made `batches`.
+        watcher: looks every `watch_every` steps.
+        on_progress: called after each step.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        control: ControlNet,
+        batches: Batches,
+        config: TrainConfig,
+        *,
+        watcher: Watcher | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        self.base, self.control, self.config = base, control, config
+        self.watcher, self.on_progress, self.batches = watcher, on_progress, batches
+        installed = {str(getattr(name, "value", name)) for name in get_available_trackers()}
+        trackers = [name for name in config.trackers if name in installed]
+        self.accelerator = Accelerator(
+            cpu=config.device == "cpu", log_with=list(trackers) or None, project_dir=config.out / "logs"
+        )
+        device = self.accelerator.device
+        self.dtype = resolve_precision(config.precision, device)
+        self.sharded = self.accelerator.distributed_type == DistributedType.FSDP
+        if self.sharded and self.dtype == torch.float16:
+            raise TetherError("fp16 does not train sharded (FSDP): use precision bf16")
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
+
+        if base.device != device:
+            base.to(device)
+        base.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        control.to(device, torch.float32).to(memory_format=torch.channels_last)
+        objective = ControlObjective(
+            base,
+            control,
+            min_snr_gamma=config.min_snr,
+            noise_offset=config.noise_offset,
+            only_middle=config.only_middle,
+            unlock_decoder=config.unlock_decoder,
+        )
+        self.objective = objective
+        self.checkpointed = [control, base.unet] if config.gradient_checkpointing else []
+        self.model = self.accelerator.prepare(objective)
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = make_optimizer(config, self.parameters)
+        self.average = MovingAverage(self.parameters, config.ema) if config.ema else None
+
+        self.step, self.samples = 0, 0
+        self.curve: list[Look] = []
+        self.converged_at: int | None = None
+        self.first_losses: list[float] = []
+        self.saved_step: int | None = None
+
+    @property
+    def accumulation(self) -> int:
+        """Forward passes a step; more of them after convergence, where the config says so."""
+        raised = self.converged_at is not None and self.config.after_convergence == "raise"
+        return self.config.gradient_accumulation * (self.config.raise_accumulation if raised else 1)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.config.out / "checkpoints"
+
+    def fit(self) -> Outcome:
+        """Trains until all steps are done, convergence where the config stops there, or a signal to leave.
+
+        Goes on from the last whole checkpoint in `out/checkpoints`, where there is one.
+
+        Raises:
+            Diverged: when the loss is not finite or has exploded; the checkpoints before stay.
+            TetherError: when a checkpoint cannot be written.
+        """
+        self.resume()
+        before = self.objective.locked_fingerprint()
+        self.accelerator.init_trackers("tether", {key: str(value) for key, value in self.config.model_dump().items()})
+        for module in self.checkpointed:
+            module.enable_gradient_checkpointing()
+        feed, started, first = Prefetch(self.batches, self.config.workers), time.monotonic(), self.samples
+        try:
+            with _signals() as leave:
+                reason = self._loop(feed, leave, started, first)
+        finally:
+            feed.close()
+            for module in self.checkpointed:
+                module.disable_gradient_checkpointing()
+            self.accelerator.end_training()
+        after = self.objective.locked_fingerprint()
+        if after != before:
+            raise TetherError(f"the locked base has changed while training ({before} -> {after}): do not use the result")
+        return Outcome(reason, self.step, self.samples, self.curve, self.converged_at, after)
+
+    def _loop(
+        self, feed: Prefetch, leave: threading.Event, started: float, first: int
+    ) -> Literal["finished", "converged", "interrupted"]:
+        config = self.config
+        if self.step == 0 and not self.curve:
+            self._look()
+        while self.step < config.steps:
+            if self.converged_at is not None and config.after_convergence == "stop":
+                return "converged"
+            rate = learning_rate(config, self.step)
+            loss, norm, told_to_leave = self._train_step(feed, rate, leave)
+            self._report(loss, rate, norm, (self.samples - first) / (time.monotonic() - started))
+            if told_to_leave:
+                self.save()
+                return "interrupted"
+            tag = self._look() if config.watch_every and self.step % config.watch_every == 0 else ""
+            if tag or self.step % config.checkpoint_every == 0 or self.step == config.steps:
+                self.save(tag)
+        return "finished"
+
+    def _train_step(self, feed: Prefetch, rate: float, leave: threading.Event) -> tuple[float, float, bool]:
+        """One update. Returns the mean loss over all processes, the gradients' norm, and whether to leave."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        plan = self._plan(self.samples)
+        following = self._plan(self.samples + self._samples_a_step)
+        losses, names = [], []
+        for index, samples in enumerate(plan):
+            batch = feed(samples, [*plan[index + 1 :], *following]).to(self.accelerator.device)
+            names += batch.names or [str(number) for number in samples]
+            last = index == len(plan) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                each = self._losses(batch, samples)
+                self.scaler.scale(each.mean() / len(plan)).backward()
+            losses.append(each.detach())
+
+        told = torch.tensor([float(leave.is_set())], device=self.accelerator.device)
+        everywhere = self.accelerator.gather(torch.cat([*losses, told])).view(-1, len(names) + 1)  # type: ignore[union-attr]
+        loss = everywhere[:, :-1].mean().item()
+        self._check_loss(loss, torch.cat(losses), names)
+        norm = self._update()
+        self.step, self.samples = self.step + 1, self.samples + self._samples_a_step
+        return loss, norm, bool(everywhere[:, -1].any())
+
+    def _losses(self, batch: Batch, samples: range) -> Tensor:
+        """The loss of each sample, `(B,)`."""
+        device = self.accelerator.device
+        with torch.autocast(device.type, self.dtype) if self.dtype else nullcontext():
+            noise = sample_generators(self.config.seed, samples)
+            return self.model(batch.latents, batch.conditions, batch.text_states, noise, batch.added)
+
+    def _update(self) -> float:
+        """Clips, steps, averages. Returns the gradients' norm before clipping."""
+        self.scaler.unscale_(self.optimizer)
+        limit = self.config.max_grad_norm
+        if self.sharded and limit:
+            norm = self.accelerator.clip_grad_norm_(self.parameters, limit)
+        elif self.scaler.is_enabled():
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit or float("inf"))
+        else:
+            norm = clip_gradients(self.optimizer, self.parameters, limit)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update(self.step)
+        return float(norm)  # type: ignore[arg-type]
+
+    @property
+    def _samples_a_step(self) -> int:
+        return self.config.batch_size * self.accumulation * self.accelerator.num_processes
+
+    def _plan(self, start: int) -> list[range]:
+        """The samples of each of this process's forward passes in the step that begins with sample `start`."""
+        size, processes = self.config.batch_size, self.accelerator.num_processes
+        firsts = (start + (k * processes + self.accelerator.process_index) * size for k in range(self.accumulation))
+        return [range(first, first + size) for first in firsts]
+
+    def _check_loss(self, loss: float, losses: Tensor, names: list[str]) -> None:
+        """Raises `Diverged` before the weights are touched.
+
+        A fresh control says nothing, so the first losses are the base's own; training only has to keep them.
+        """
+        limit = self.config.explosion * max(self.first_losses, default=float("inf"))
+        if loss <= limit:  # written so that NaN fails
+            if len(self.first_losses) < _FIRST_LOSSES:
+                self.first_losses.append(loss)
+            return
+        told = gather_object(list(zip(names, losses.tolist(), strict=True)))
+        badness = {name: value if value == value else float("inf") for name, value in told}
+        worst = sorted(badness, key=lambda name: -badness[name])
+        bad = [name for name in worst if badness[name] == float("inf")] or worst
+        what = "exploded" if loss == loss and loss != float("inf") else "is not finite"
+        kept = list_checkpoints(self.checkpoints)
+        raise Diverged(
+            f"the loss {what} at step {self.step + 1} ({loss:.3g}; at most {limit:.3g} is expected); samples: "
+            f"{', '.join(bad[:8])}. The last good checkpoint is {kept[-1] if kept else 'none'}: "
+            "look at these samples, or lower the learning rate",
+            bad,
+        )
+
+    def _report(self, loss: float, rate: float, norm: float, speed: float) -> None:
+        self.accelerator.log({"loss": loss, "learning_rate": rate, "gradient_norm": norm}, step=self.step)
+        if self.on_progress is not None and self.accelerator.is_main_process:
+            left = (self.config.steps - self.step) * self._samples_a_step / speed
+            look = self.curve[-1] if self.curve else None
+            self.on_progress(Progress(self.step, self.config.steps, loss, rate, norm, speed, left, look))
+
+    def _look(self) -> str:
+        """Has the watcher look, on the main process; returns the tag for the checkpoint, "converged" or ""."""
+        if self.watcher is None or not self.config.watch_every:
+            return ""
+        with self.result() as control:
+            seen = [self.watcher(self.step, control) if self.accelerator.is_main_process else None]
+        look = broadcast_object_list(seen)[0]
+        self.curve.append(look)
+        self.accelerator.log({"obedience": look.obedience, "without_prompt": look.without_prompt}, step=self.step)
+        verdict = find_convergence([seen.step for seen in self.curve], [seen.obedience for seen in self.curve])
+        if verdict.kind != "sudden" or self.converged_at is not None:
+            return ""
+        self.converged_at = self.step
+        return "converged"
+
+    @contextmanager
+    def result(self) -> Iterator[ControlNet]:
+        """The control as it would be used: the average where there is one, whole, in evaluation mode.
+
+        It shares memory with what is trained where it can: read it, inside the context only.
+        """
+        with self.average.swapped() if self.average else nullcontext():
+            prefix = "control."
+            tensors = {n.removeprefix(prefix): t for n, t in weights(self.model).items() if n.startswith(prefix)}
+            with torch.device("meta"):
+                control = type(self.control).from_config(self.control.config)
+            control.load_state_dict(tensors, assign=True)
+            yield control.requires_grad_(False).eval()
+
+    def save(self, tag: str = "") -> None:
+        """Writes a checkpoint, unless this step has one.
+
+        Raises:
+            TetherError: on every process, where it cannot be written.
+        """
+        if self.saved_step == self.step:
+            return
+        problem: list[str | None] = [None]
+        try:
+            checkpoint = self._checkpoint()
+            if self.accelerator.is_main_process:
+                save_checkpoint(self.checkpoints, checkpoint, keep=self.config.keep_checkpoints, tag=tag)
+        except TetherError as error:
+            problem = [str(error)]
+        problem = broadcast_object_list(problem)
+        if problem[0]:
+            raise TetherError(problem[0])
+        self.saved_step = self.step
+
+    def _checkpoint(self) -> Checkpoint:
+        tensors: dict[str, dict[str, Tensor]] = {
+            "model": weights(self.model),
+            "optimizer": optimizer_tensors(self.model, self.optimizer),
+        }
+        if self.average is not None:
+            with self.average.swapped():
+                tensors["average"] = {name: tensor.clone() for name, tensor in weights(self.model).items()}
+        each = gather_object([random_tensors()])
+        tensors["random"] = {f"{rank}/{name}": t for rank, found in enumerate(each) for name, t in found.items()}
+        state: dict[str, Any] = {
+            "samples": self.samples,
+            "curve": [asdict(look) for look in self.curve],
+            "converged_at": self.converged_at,
+            "first_losses": self.first_losses,
+            "scaler": self.scaler.state_dict(),
+            "settings": self.config.model_dump(mode="json"),
+        }
+        return Checkpoint(self.step, tensors, state)
+
+    def resume(self) -> None:
+        """Takes over the last whole checkpoint, where there is one.
+
+        Raises:
+            TetherError: where it belongs to a run with other settings.
+        """
+        found = latest_checkpoint(self.checkpoints)
+        if found is None:
+            return
+        self.config.check_continues(TrainConfig.of(found.state["settings"]))
+        if self.average is not None:
+            load_weights(self.model, found.tensors["average"])
+            for average, parameter in zip(self.average.averages, self.parameters, strict=True):
+                average.copy_(parameter.detach())
+        load_weights(self.model, found.tensors["model"])
+        load_optimizer(self.model, self.optimizer, found.tensors["optimizer"])
+        mine = f"{self.accelerator.process_index}/"
+        random = {n.removeprefix(mine): t for n, t in found.tensors["random"].items() if n.startswith(mine)}
+        if random:
+            load_random(random)
+        self.step = self.saved_step = found.step
+        self.samples, self.converged_at = found.state["samples"], found.state["converged_at"]
+        self.curve = [Look(**look) for look in found.state["curve"]]
+        self.first_losses = found.state["first_losses"]
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(found.state["scaler"])
+        logger.info("going on from step %d", self.step)
+
+
+@contextmanager
+def _signals() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set. A second signal acts as it always does."""
+    leave = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield leave  # only the main thread may listen
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def told(number: int, _: Any) -> None:
+        leave.set()
+        signal.signal(number, before[number])
+
+    for number in before:
+        signal.signal(number, told)
+    try:
+        yield leave
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

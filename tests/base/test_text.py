@@ -1,0 +1,64 @@
+"""Prompts: weights, chunks, and equality with diffusers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from tether.base import Base
+from tether.base.text import parse_weights
+from tether.errors import TetherError
+
+
+@pytest.mark.parametrize(
+    ("prompt", "pieces"),
+    [
+        ("a cat", [("a cat", 1.0)]),
+        ("", [("", 1.0)]),
+        ("a (red:1.3) cat", [("a ", 1.0), ("red", 1.3), (" cat", 1.0)]),
+        ("(a:0.5)(b:2)", [("a", 0.5), ("b", 2.0)]),
+        (r"a \(red:1.3\) cat", [("a (red:1.3) cat", 1.0)]),
+        ("a (red) cat: yes", [("a (red) cat: yes", 1.0)]),
+    ],
+)
+def test_only_bracketed_numbers_weigh_words(prompt: str, pieces: list) -> None:
+    assert parse_weights(prompt) == pieces
+
+
+def test_a_short_prompt_has_the_states_that_diffusers_gives(tiny_base: Base, tiny_folder: Path) -> None:
+    reference = StableDiffusionPipeline.from_pretrained(tiny_folder)
+    expected, empty = reference.encode_prompt("a red cube", "cpu", 1, True, "")
+    ours = tiny_base.encode_prompts(["a red cube", ""]).states
+    assert torch.allclose(ours[:1], expected, atol=1e-6)
+    assert torch.allclose(ours[1:], empty, atol=1e-6)
+
+
+def test_clip_skip_is_that_of_diffusers(tiny_base: Base, tiny_folder: Path) -> None:
+    reference = StableDiffusionPipeline.from_pretrained(tiny_folder)
+    expected, _ = reference.encode_prompt("a red cube", "cpu", 1, False, clip_skip=1)
+    assert torch.allclose(tiny_base.encode_prompts(["a red cube"], clip_skip=1).states, expected, atol=1e-6)
+
+
+def test_a_long_prompt_is_cut_into_chunks_and_loses_no_word(tiny_base: Base) -> None:
+    words = " ".join(["abc"] * 15)  # 45 tokens, 22 a chunk
+    states = tiny_base.encode_prompts([words, ""]).states
+    assert states.shape[:2] == (2, 3 * 24)
+    changed = tiny_base.encode_prompts([words[:-1] + "d", ""]).states
+    assert torch.equal(states[0, :48], changed[0, :48])
+    assert not torch.allclose(states[0, 48:], changed[0, 48:])
+
+
+def test_a_weight_of_one_changes_nothing_and_another_keeps_the_mean(tiny_base: Base) -> None:
+    plain = tiny_base.encode_prompts(["a red cube"]).states
+    assert torch.allclose(tiny_base.encode_prompts(["a (red:1.0) cube"]).states, plain, atol=1e-6)
+    heavier = tiny_base.encode_prompts(["a (red:1.4) cube"]).states
+    assert not torch.allclose(heavier, plain, atol=1e-3)
+    assert heavier.mean().item() == pytest.approx(plain.mean().item(), abs=1e-5)
+
+
+def test_a_prompt_without_end_is_refused(tiny_base: Base) -> None:
+    with pytest.raises(TetherError, match="shorten"):
+        tiny_base.encode_prompts(["a " * 1000])

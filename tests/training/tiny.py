@@ -1,0 +1,88 @@
+"""A tiny base with random weights, and batches that are a function of the samples' numbers: for exactness, not quality.
+
+Run as a program it trains, so that tests can kill it:  python tiny.py OUT [SETTING=VALUE ...]
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import torch
+import yaml
+from diffusers import AutoencoderKL, UNet2DConditionModel
+
+from tether.base import Base, ControlNet
+from tether.training.batch import Batch
+from tether.training.config import TrainConfig
+from tether.training.trainer import Outcome, Trainer
+
+WIDTH = 12
+SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
+
+
+def make_base(seed: int = 0, **schedule: Any) -> Base:
+    """A denoiser of about 100 thousand parameters with its autoencoder; no text encoder: batches carry text states."""
+    torch.manual_seed(seed)
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        cross_attention_dim=WIDTH,
+        attention_head_dim=2,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(4, 4, 4, 4),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        norm_num_groups=2,
+    )
+    text = torch.nn.Linear(2, 2)
+    return Base(unet, vae, cast(Any, text), cast(Any, SimpleNamespace()), SCHEDULE | schedule)
+
+
+def make_control(base: Base, seed: int = 1) -> ControlNet:
+    torch.manual_seed(seed)
+    return cast(ControlNet, ControlNet.from_unet(base.unet, hint_channels=(4, 4, 8, 8)))
+
+
+def batches(samples: range) -> Batch:
+    """Sample n is drawn by a generator of seed n: the same whatever batch it comes in."""
+    each = [torch.Generator().manual_seed(7000 + number) for number in samples]
+    return Batch(
+        torch.stack([torch.randn(4, 8, 8, generator=g) for g in each]),
+        torch.stack([torch.rand(3, 64, 64, generator=g) for g in each]),
+        torch.stack([torch.randn(5, WIDTH, generator=g) for g in each]),
+        [f"sample {number}" for number in samples],
+    )
+
+
+def make_config(out: Path, **settings: Any) -> TrainConfig:
+    small = {
+        "steps": 8,
+        "batch_size": 4,
+        "learning_rate": 1e-3,
+        "checkpoint_every": 2,
+        "watch_every": 0,
+        "precision": "no",
+        "device": "cpu",
+        "trackers": (),
+    }
+    return TrainConfig.of(small | settings | {"out": out})
+
+
+def train(out: Path, **settings: Any) -> tuple[Trainer, Outcome]:
+    base = make_base()
+    trainer = Trainer(base, make_control(base), batches, make_config(out, **settings))
+    return trainer, trainer.fit()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    given = dict(pair.split("=", 1) for pair in sys.argv[2:])
+    train(Path(sys.argv[1]), **{name: yaml.safe_load(value) for name, value in given.items()})
