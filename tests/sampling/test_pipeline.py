@@ -18,6 +18,7 @@ from PIL import Image
 import tether
 from tether.base import Base, ControlNet
 from tether.errors import TetherError
+from tether.images import to_pixels
 from tether.sampling import SCHEDULERS, make_scheduler
 
 PROMPT, NEGATIVE = "a red cube", "blurry"
@@ -142,7 +143,7 @@ def test_image_to_image_equals_diffusers(
         scheduler=make_scheduler("ddim", tiny_base.noise_schedule),
     )
     reference.set_progress_bar_config(disable=True)
-    latents = tiny_base.encode_pictures(torch.from_numpy(np.asarray(photo)).permute(2, 0, 1)[None] / 127.5 - 1)
+    latents = tiny_base.encode_pictures(to_pixels(photo))
     # Given latents in place of a picture, diffusers takes no sample of the posterior, and draws its noise in our order.
     expected = reference(
         PROMPT,
@@ -151,6 +152,7 @@ def test_image_to_image_equals_diffusers(
         height=64,
         width=64,
         strength=0.6,
+        controlnet_conditioning_scale=1.0,
         num_inference_steps=10,
         guidance_scale=4.0,
         generator=torch.Generator().manual_seed(9),
@@ -205,7 +207,7 @@ def test_the_same_seed_gives_the_same_bytes_and_the_picture_drawn_alone_to_one_l
 def test_inpainting_keeps_what_the_mask_leaves_black(tiny_base: Base, photo: Image.Image) -> None:
     mask = Image.new("L", (64, 64), 0)
     mask.paste(255, (32, 0, 64, 64))
-    pixels = torch.from_numpy(np.asarray(photo)).permute(2, 0, 1)[None] / 127.5 - 1
+    pixels = to_pixels(photo)
     known = tiny_base.encode_pictures(pixels)
     latents = tether.Pipeline(tiny_base)(
         PROMPT, seed=2, steps=6, init=photo, mask=mask, strength=1.0, scheduler="ddim", output="latents"

@@ -5,6 +5,7 @@ Run as a program it trains, so that tests can kill it:  python tiny.py OUT [SETT
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -76,13 +77,27 @@ def make_config(out: Path, **settings: Any) -> TrainConfig:
     return TrainConfig.of(small | settings | {"out": out})
 
 
-def train(out: Path, **settings: Any) -> tuple[Trainer, Outcome]:
+def make_trainer(out: Path, **settings: Any) -> Trainer:
     base = make_base()
-    trainer = Trainer(base, make_control(base), batches, make_config(out, **settings))
-    return trainer, trainer.fit()
+    return Trainer(base, make_control(base), batches, make_config(out, **settings))
+
+
+def train(out: Path, **settings: Any) -> tuple[Trainer, Outcome, list[float]]:
+    """Trains; gives the trainer, how it ended and the loss of each step of this sitting."""
+    trainer = make_trainer(out, **settings)
+    losses: list[float] = []
+    trainer.on_progress = lambda progress: losses.append(progress.loss)
+    return trainer, trainer.fit(), losses
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    settings = {name: yaml.safe_load(value) for name, value in (pair.split("=", 1) for pair in sys.argv[2:])}
+    out = Path(sys.argv[1])
+    trainer, _, losses = train(out, **settings)
+    if trainer.accelerator.is_main_process:
+        (out / "losses.json").write_text(json.dumps(losses))
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    given = dict(pair.split("=", 1) for pair in sys.argv[2:])
-    train(Path(sys.argv[1]), **{name: yaml.safe_load(value) for name, value in given.items()})
+    main()

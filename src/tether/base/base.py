@@ -64,8 +64,9 @@ class Base:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """Moves or casts every network in place and returns the base."""
+        changes = {name: value for name, value in (("device", device), ("dtype", dtype)) if value is not None}
         for module in self.modules():
-            module.to(device=device, dtype=dtype)
+            module.to(**changes)
         return self
 
     @property

@@ -12,6 +12,13 @@ from tether.errors import TetherError
 
 __all__ = ["app", "main"]
 
+QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+"""What keeps the libraries below from talking over one clear line."""
+
 app = typer.Typer(
     name="tether",
     help="Steer a locked text-to-image diffusion model with a picture: edges, depth, pose, a doodle.",
@@ -31,6 +38,8 @@ def main() -> None:
 
     Exit codes: 2 for a wrong request, 130 for Ctrl-C, 1 for anything else. TETHER_TRACEBACK=1 shows tracebacks.
     """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     if os.environ.get("TETHER_TRACEBACK"):
         app()
     try:

@@ -27,6 +27,7 @@ def annotate(
     from tether import annotators
     from tether.images import open_image, save_png
 
+    annotators.annotator(kind)
     options = {}
     for text in option or []:
         name, equals, value = text.partition("=")

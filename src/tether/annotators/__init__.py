@@ -1,0 +1,69 @@
+"""Photo -> condition image. One file a family; each is imported when it is first used.
+
+    edges = annotate("canny", photo, low=80, high=160)
+
+A family is a module with `KIND`, `HELP`, `OPTIONS` (a `dict` of `Option`) and `detect(pixels, **options) -> pixels`, on
+uint8 `(H, W, 3)` RGB.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from tether.errors import TetherError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from PIL import Image
+
+__all__ = ["annotate", "annotator", "annotator_names"]
+
+FAMILIES = {"canny": "tether.annotators.canny"}
+
+
+def annotator_names() -> list[str]:
+    """The kinds of condition that photos can be turned into."""
+    return sorted(FAMILIES)
+
+
+def annotator(kind: str) -> ModuleType:
+    """The module of a kind.
+
+    Raises:
+        TetherError: when the kind is unknown.
+    """
+    if kind not in FAMILIES:
+        close = get_close_matches(kind, FAMILIES, n=1)
+        meant = f"did you mean {close[0]}? " if close else ""
+        raise TetherError(f"unknown kind of condition {kind!r}: {meant}choose one of {', '.join(annotator_names())}")
+    return import_module(FAMILIES[kind])
+
+
+def annotate(kind: str, image: Image.Image, **options: float) -> Image.Image:
+    """Turns a photo into a condition image.
+
+    Args:
+        kind: one of `annotator_names()`.
+        image: any PIL image; it is annotated at its own size.
+        options: the kind's own options; see its module.
+
+    Returns:
+        An RGB image of the same size.
+
+    Raises:
+        TetherError: when the kind or an option is unknown, or an option's value is out of range.
+    """
+    import numpy as np
+    from PIL import Image
+
+    module = annotator(kind)
+    settings = {name: option.default for name, option in module.OPTIONS.items()}
+    for name, value in options.items():
+        if name not in module.OPTIONS:
+            raise TetherError(f"{kind} has no option {name!r}: it has {', '.join(module.OPTIONS)}")
+        module.OPTIONS[name].check(f"{kind} {name}", value)
+        settings[name] = value
+    return Image.fromarray(module.detect(np.asarray(image.convert("RGB")), **settings))

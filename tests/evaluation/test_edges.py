@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from tether.errors import TetherError
+from tether.evaluation.edges import canny_edges, edge_f1
+from tether.evaluation.obedience import obedience_metric
+
+
+def points(*at: tuple[int, int]) -> np.ndarray:
+    edges = np.zeros((20, 20), bool)
+    for row, column in at:
+        edges[row, column] = True
+    return edges
+
+
+@pytest.mark.parametrize(
+    ("found", "distance_matches"),
+    [((5, 5), True), ((5, 7), True), ((6, 6), True), ((7, 7), False), ((5, 8), False)],
+)
+def test_an_edge_pixel_matches_up_to_a_distance_of_two_pixels(found: tuple[int, int], distance_matches: bool) -> None:
+    assert edge_f1(points(found), points((5, 5))) == (1.0 if distance_matches else 0.0)
+
+
+def test_f1_is_the_harmonic_mean_of_precision_and_recall() -> None:
+    # Of two found one is right (precision 1/2); of three wanted one is found (recall 1/3).
+    assert edge_f1(points((2, 2), (2, 15)), points((2, 2), (10, 2), (17, 2))) == pytest.approx(0.4)
+
+
+def test_no_edges_where_none_are_wanted_is_right_and_some_are_wrong() -> None:
+    assert edge_f1(points(), points()) == 1.0
+    assert edge_f1(points((3, 3)), points()) == 0.0
+    assert edge_f1(points(), points((3, 3))) == 0.0
+
+
+def test_f1_is_that_of_a_pixel_by_pixel_computation() -> None:
+    rng = np.random.default_rng(0)
+    found, wanted = rng.random((2, 24, 31)) < 0.03
+    a, b = np.argwhere(found), np.argwhere(wanted)
+    close = np.hypot(*(a[:, None] - b[None]).transpose(2, 0, 1)) <= 2
+    precision, recall = close.any(1).mean(), close.any(0).mean()
+    assert edge_f1(found, wanted) == pytest.approx(2 * precision * recall / (precision + recall))
+
+
+def test_edge_maps_of_other_sizes_are_refused() -> None:
+    with pytest.raises(TetherError, match="the same"):
+        edge_f1(np.zeros((4, 4)), np.zeros((4, 5)))
+
+
+def test_a_picture_obeys_its_own_edges_and_not_those_of_another() -> None:
+    pictures = []
+    for box in ((10, 10, 40, 40), (70, 70, 110, 90)):
+        picture = Image.new("RGB", (128, 128), "white")
+        ImageDraw.Draw(picture).rectangle(box, fill="black")
+        pictures.append(picture)
+    condition = Image.fromarray(canny_edges(pictures[0]).astype(np.uint8) * 255).convert("RGB")
+    metric = obedience_metric("canny")
+    assert metric is not None
+    assert metric(pictures[0], condition) == 1.0
+    assert metric(pictures[1], condition) == 0.0
+
+
+def test_a_kind_without_a_metric_has_none() -> None:
+    assert obedience_metric("no such kind") is None
