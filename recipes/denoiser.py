@@ -18,6 +18,7 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from common import SHARES, Prefetch, cosine, load_state, save_state
@@ -160,7 +161,8 @@ def main() -> None:
             group["lr"] = arguments.lr * cosine(step, arguments.steps, warmup=200, floor=0.02)
         clean, ids = batches(step)
         generator = torch.Generator().manual_seed(SEED * 10**6 + step)
-        with torch.autocast("cpu", torch.bfloat16):
+        # Plain attention: on these short sequences it takes a fifth less time a step than the fused kernel.
+        with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16):
             states = text(ids).last_hidden_state
             loss = diffusion_loss(
                 lambda noisy, t: unet(noisy, t, states).sample,  # noqa: B023
@@ -178,7 +180,7 @@ def main() -> None:
         if (step + 1) % 100 == 0:
             seconds = (time.time() - started) / (step + 1 - first)
             print(f"{step + 1} loss {np.mean(losses[-100:]):.4f} {seconds:.3f} s/step", flush=True)
-        if (step + 1) % 500 == 0 or step + 1 == arguments.steps:
+        if (step + 1) % 250 == 0 or step + 1 == arguments.steps:
             state = {
                 "model": both.state_dict(),
                 "average": average.state_dict(),

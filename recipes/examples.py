@@ -1,6 +1,6 @@
 """Makes the pictures that `tether demo` steers by: held-out emoji, and a doodle drawn here.
 
-    python recipes/examples.py              (after recipes/sources.py)
+python recipes/examples.py              (after recipes/sources.py)
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from torch import Tensor
 from common import SIZE, Pictures, to_tensor
 from tether.datasets.emoji import caption, compose
 
-VARIANTS = {"3d emoji": 14, "flat emoji": 9}
+VARIANTS = {"3d emoji": 10, "flat emoji": 6}
 """Random placements of each drawing."""
 CAPTIONS = 6
 """Random captions of each picture."""

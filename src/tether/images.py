@@ -199,7 +199,8 @@ def fit_condition(image: Image.Image, width: int, height: int, rule: FitRule = "
         return fitted
     scales = width / image.width, height / image.height
     shrink = min(1.0, max(scales) if rule == "crop" else min(scales))
-    return fitted.convert("L").point(lambda v: 255 if v >= 127.5 * shrink else 0).convert("RGB")
+    table = [255 if level >= 127.5 * shrink else 0 for level in range(256)]
+    return fitted.convert("L").point(table).convert("RGB")
 
 
 def _is_black_and_white(image: Image.Image) -> bool:

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from tether.annotators import annotate
 from tether.errors import TetherError
-from tether.evaluation.edges import canny_edges, edge_f1
+from tether.evaluation.edges import edge_f1
 from tether.evaluation.obedience import obedience_metric
 
 
@@ -55,7 +56,7 @@ def test_a_picture_obeys_its_own_edges_and_not_those_of_another() -> None:
         picture = Image.new("RGB", (128, 128), "white")
         ImageDraw.Draw(picture).rectangle(box, fill="black")
         pictures.append(picture)
-    condition = Image.fromarray(canny_edges(pictures[0]).astype(np.uint8) * 255).convert("RGB")
+    condition = annotate("canny", pictures[0])
     metric = obedience_metric("canny")
     assert metric is not None
     assert metric(pictures[0], condition) == 1.0

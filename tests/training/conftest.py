@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +21,8 @@ _PROGRAM = Path(__file__).with_name("tiny.py")
 def tiny() -> ModuleType:
     """`tiny.py` as a module."""
     spec = importlib.util.spec_from_file_location("tiny", _PROGRAM)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -34,25 +37,57 @@ def one_thread() -> Any:
     torch.set_num_threads(before)
 
 
-@pytest.fixture
-def start() -> Any:
-    """Starts `tiny.py OUT SETTING=VALUE ...` as a process of its own; what still runs at the end is ended."""
-    started: list[subprocess.Popen[bytes]] = []
+class Training:
+    """A training in a process of its own."""
 
-    def run(out: Path, environment: dict[str, str] | None = None, **settings: Any) -> subprocess.Popen[bytes]:
-        command = [sys.executable, str(_PROGRAM), str(out), *(f"{name}={value}" for name, value in settings.items())]
-        variables = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | (environment or {})
-        process = subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        started.append(process)
-        return process
+    def __init__(self, server: Server, pid: int) -> None:
+        self.server, self.pid = server, pid
+        self._code: int | None = None
 
-    yield run
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-        if process.stderr is not None:
-            process.stderr.close()
+    def running(self) -> bool:
+        """Whether it has not ended; it may be about to."""
+        if self._code is not None:
+            return False
+        status = Path(f"/proc/{self.pid}/stat").read_text()
+        return status.rpartition(")")[2].split()[0] != "Z"
+
+    def kill(self) -> None:
+        """kill -9."""
+        os.kill(self.pid, signal.SIGKILL)
+        self.wait()
+
+    def wait(self) -> int:
+        """The exit code, negative where a signal ended it."""
+        if self._code is None:
+            self._code = self.server.ask({"wait": self.pid})
+        return self._code
 
 
-Start = Callable[..., subprocess.Popen[bytes]]
+class Server:
+    """`tiny.py`, waiting for orders."""
+
+    def __init__(self) -> None:
+        variables = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        self.process = subprocess.Popen(
+            [sys.executable, str(_PROGRAM)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=variables, text=True
+        )
+
+    def ask(self, task: dict[str, Any]) -> int:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(task) + "\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+    def start(self, out: Path, environment: dict[str, str] | None = None, **settings: Any) -> Training:
+        return Training(self, self.ask({"out": str(out), "settings": settings, "environment": environment or {}}))
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    if not hasattr(os, "fork") or not Path("/proc/self/stat").exists():
+        pytest.skip("needs Linux")
+    running = Server()
+    yield running
+    running.process.kill()
+    running.process.wait()

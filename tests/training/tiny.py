@@ -1,24 +1,26 @@
 """A tiny base with random weights, and batches that are a function of the samples' numbers: for exactness, not quality.
 
-Run as a program it trains, so that tests can kill it:  python tiny.py OUT [SETTING=VALUE ...]
+Run as a program it trains in processes of their own, so that tests can kill them; see `serve`.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+import traceback
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
-import yaml
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from tether.base import Base, ControlNet
 from tether.training.batch import Batch
 from tether.training.config import TrainConfig
-from tether.training.trainer import Outcome, Trainer
+from tether.training.events import Outcome
+from tether.training.trainer import Trainer
 
 WIDTH = 12
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
@@ -90,14 +92,37 @@ def train(out: Path, **settings: Any) -> tuple[Trainer, Outcome, list[float]]:
     return trainer, trainer.fit(), losses
 
 
-def main() -> None:
+def run(out: Path, settings: dict[str, Any]) -> None:
     torch.set_num_threads(1)
-    settings = {name: yaml.safe_load(value) for name, value in (pair.split("=", 1) for pair in sys.argv[2:])}
-    out = Path(sys.argv[1])
     trainer, _, losses = train(out, **settings)
     if trainer.accelerator.is_main_process:
         (out / "losses.json").write_text(json.dumps(losses))
 
 
+def serve() -> None:
+    """For each line {"out", "settings", "environment"} of the input: trains in a fork of this process.
+
+    A fork has everything imported, so a training begins at once. Its process id is written to the output; a line
+    {"wait": PID} waits for it to end and writes its exit code, negative where a signal ended it.
+    """
+    for line in sys.stdin:
+        task = json.loads(line)
+        if "wait" in task:
+            answer = os.waitstatus_to_exitcode(os.waitpid(task["wait"], 0)[1])
+        else:
+            answer = os.fork()
+            if answer == 0:
+                os.environ.update(task["environment"])
+                code = 1
+                try:
+                    run(Path(task["out"]), task["settings"])
+                    code = 0
+                except Exception:
+                    traceback.print_exc()
+                finally:
+                    os._exit(code)
+        print(answer, flush=True)
+
+
 if __name__ == "__main__":
-    main()
+    serve()

@@ -1,22 +1,20 @@
-"""Controls on disk: the shipped ones and diffusers folders, opened, checked against a base, and written.
+"""Controls on disk: opened from every layout people have, checked against a base, and written.
 
 The network is `tether.control.ControlNet`; this subclass adds files and names to it.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from tether import control
+from tether.base.control_file import NOTES, control_of
+from tether.base.hub import find
+from tether.base.landing import FilePages, land
+from tether.base.writing import replacing, write_json, write_safetensors
 from tether.errors import TetherError
 from tether.weights import shipped, shipped_controls
 
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["ControlNet"]
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-NOTES = "tether.json"
+WIDTHS = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}
 
 
 class ControlNet(control.ControlNet):
@@ -42,36 +40,45 @@ class ControlNet(control.ControlNet):
 
     @classmethod
     def load(
-        cls, ref: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+        cls,
+        ref: str | Path,
+        *,
+        base: Base | None = None,
+        kind: str | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        revision: str | None = None,
     ) -> Self:
-        """Opens a control, ready for inference.
+        """Opens a control, ready for inference. Its weights are in memory once, as those of `load_base`.
 
         Args:
-            ref: the kind of a shipped control ("canny"), or the path of a diffusers folder.
+            ref: the kind of a shipped control ("canny"), the path of a diffusers folder, a single file in a released
+                layout (whole, pruned, without prefix, or a difference) or in diffusers' layout, or a name on the hub
+                ("owner/name", "owner/name/file.safetensors", with "@revision" or without).
+            base: the base it will be used with: what a difference file is added to; tensors that are equal to the
+                base's, as those of an untrained control are, are then shared with it.
+            kind: what its conditions are; from its notes, or guessed from its name, when left out.
             dtype: what the weights are cast to.
             device: where they are put.
+            revision: of a name on the hub.
 
         Raises:
-            TetherError: where there is nothing at `ref`, or no ControlNet.
+            TetherError: where there is nothing at `ref`, or no ControlNet, or a damaged or hostile one, or one that
+                does not fit `base`.
         """
-        folder = shipped(f"control-{ref}") if str(ref) in shipped_controls() else Path(ref)
-        if not folder.is_dir():
-            known = ", ".join(shipped_controls()) or "none"
-            raise TetherError(f"no control at {ref}: give a diffusers folder, or a shipped kind ({known})")
-        try:
-            config = json.loads((folder / "config.json").read_text())
-            tensors = load_file(folder / WEIGHTS)
-            with torch.device("meta"):
-                loaded = cls.from_config(config)
-            loaded.load_state_dict({key: tensor.to(dtype) for key, tensor in tensors.items()}, assign=True)
-        except FileNotFoundError as error:
-            raise TetherError(f"{folder} is no diffusers ControlNet: it has no {Path(error.filename).name}") from None
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-            line = str(error).strip().splitlines()[0]
-            raise TetherError(f"{folder} does not open as a ControlNet: {line}") from None
-        notes = _notes(folder)
-        loaded.kind, loaded.name = notes.get("kind"), str(ref)
-        return loaded.to(device).eval().requires_grad_(False)
+        own = str(ref) in shipped_controls()
+        path = shipped(f"control-{ref}") if own else find(ref, f"control (shipped: {_shipped_words()})", revision)
+        unet = None if base is None else base.unet.state_dict()
+        part = control_of(path, base_unet=unet, kind=kind or (str(ref) if own else None), name=str(ref))
+        loaded = part.network(cls)
+        assert isinstance(loaded, cls)
+        land(loaded, part.tensors, dtype, part.what)
+        loaded.kind, loaded.name = part.kind, str(ref)
+        loaded.to(device).eval().requires_grad_(False)
+        if base is not None:
+            loaded.check_fits(base)
+            _share_equal(loaded, base.unet)
+        return loaded
 
     def save(self, path: Path | str, dtype: torch.dtype | None = None) -> None:
         """Writes a diffusers folder that `diffusers.ControlNetModel.from_pretrained` opens; all of it or nothing.
@@ -81,58 +88,64 @@ class ControlNet(control.ControlNet):
             dtype: what the weights are cast to; as they are when left out.
 
         Raises:
-            TetherError: when it cannot be written.
+            TetherError: when it cannot be written, or the weights are broken.
         """
-        path = Path(path)
-        part = None
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-            tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in self.state_dict().items()}
-            if dtype is not None:
-                tensors = {k: t.to(dtype) if t.is_floating_point() else t for k, t in tensors.items()}
-            save_file(tensors, part / WEIGHTS, metadata={"format": "pt"})
-            config = {**self.config, "_class_name": "ControlNetModel"}
-            (part / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        with replacing(Path(path), force=True) as part:
+            part.mkdir()
+            write_safetensors(part / WEIGHTS, self.state_dict(), dtype)
+            write_json(part / "config.json", {**self.config, "_class_name": "ControlNetModel"})
             if self.kind is not None:
-                (part / NOTES).write_text(json.dumps({"kind": self.kind}) + "\n")
-            part.chmod(0o755)
-            if path.exists():
-                old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-                os.replace(path, old / "was")
-                os.replace(part, path)
-                shutil.rmtree(old)
-            else:
-                os.replace(part, path)
-        except (OSError, SafetensorError) as error:
-            raise TetherError(f"{path} cannot be written: {error}") from None
-        finally:
-            if part is not None and part.exists():
-                shutil.rmtree(part, ignore_errors=True)
+                write_json(part / NOTES, {"kind": self.kind})
 
     def check_fits(self, base: Base) -> None:
         """Refuses a base that this control was not made for.
 
         Raises:
-            TetherError: naming both, for example "canny has 768-wide text states (SD 1.x), the base sd21 1024 (SD 2.x)".
+            TetherError: naming both: "control canny has 768-wide text states (SD 1.x), the base sd21 1024 (SD 2.x)".
         """
         ours, theirs = self.config, base.unet.config
-        widths = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}
-        width, wanted = ours["cross_attention_dim"], theirs["cross_attention_dim"]
+        width, wanted = (settings["cross_attention_dim"] for settings in (ours, theirs))
         if width != wanted:
-            said = [f"{w}-wide text states" + (f" ({widths[w]})" if w in widths else "") for w in (width, wanted)]
-            raise TetherError(f"control {self.name} has {said[0]}, the base {base.name} {said[1]}: they do not fit")
-        channels, wanted_channels = list(ours["block_out_channels"]), list(theirs["block_out_channels"])
-        if channels != wanted_channels or ours["layers_per_block"] != theirs["layers_per_block"]:
+            said = [f" ({WIDTHS[w]})" if isinstance(w, int) and w in WIDTHS else "" for w in (width, wanted)]
             raise TetherError(
-                f"control {self.name} has blocks of {channels} channels, the base {base.name} of {wanted_channels}: "
-                "they do not fit"
+                f"control {self.name} has {width}-wide text states{said[0]}, the base {base.name} {wanted}{said[1]}: "
+                "use a control that was made for this kind of base"
             )
+        for setting, words in (
+            ("block_out_channels", "blocks of {} channels"),
+            ("layers_per_block", "{} layers a block"),
+            ("addition_embed_type", "added conditions {}"),
+            ("in_channels", "latents of {} channels"),
+        ):
+            pair = [_plain(settings[setting]) for settings in (ours, theirs)]
+            if pair[0] != pair[1]:
+                has = words.format(pair[0])
+                raise TetherError(
+                    f"control {self.name} has {has}, the base {base.name} {pair[1]}: "
+                    "use a control that was made for this kind of base"
+                )
 
 
-def _notes(folder: Path) -> dict[str, Any]:
-    try:
-        notes = json.loads((folder / NOTES).read_text())
-    except (OSError, ValueError):
-        return {}
-    return notes if isinstance(notes, dict) else {}
+def _plain(setting: object) -> object:
+    return list(setting) if isinstance(setting, tuple) else setting
+
+
+def _shipped_words() -> str:
+    return ", ".join(shipped_controls()) or "none"
+
+
+def _share_equal(loaded: control.ControlNet, unet: torch.nn.Module) -> None:
+    """Lets go of every tensor that the base has too, number for number."""
+    twins = dict(unet.named_parameters())
+    pages = FilePages()
+    for name, parameter in loaded.named_parameters():
+        twin = twins.get(name)
+        if twin is None or (twin.shape, twin.dtype, twin.device) != (
+            parameter.shape,
+            parameter.dtype,
+            parameter.device,
+        ):
+            continue
+        if torch.equal(parameter, twin):
+            pages.give_back(parameter)
+            parameter.data = twin.data

@@ -1,77 +1,84 @@
-"""Opens a base: the one that ships in the package, or a diffusers-format folder."""
+"""Opens a base: the one that ships in the package, a diffusers folder, a single file, or a name on the hub."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from tether.base.base import Base
+from tether.base.folder import is_base_folder, part_of_folder, parts_of_folder
+from tether.base.hub import find
+from tether.base.parts import Part, Parts
+from tether.base.single_file import parts_of_file, vae_of_file
 from tether.errors import TetherError
 from tether.weights import shipped
 
-__all__ = ["load_base"]
+__all__ = ["base_parts", "load_base"]
 
 SHIPPED = "tether"
 
 
 def load_base(
-    ref: str | Path = SHIPPED, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ref: str | Path = SHIPPED,
+    *,
+    vae: str | Path | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    revision: str | None = None,
+    prediction_type: str | None = None,
 ) -> Base:
-    """Opens a base, locked and ready for inference.
+    """Opens a base, locked and ready for inference. Its weights are in memory once; on the CPU, those whose type is
+    `dtype` already stay in the file and are mapped from it.
 
     Args:
-        ref: "tether" for the base that ships in the package, or the path of a diffusers-format folder.
+        ref: "tether" for the base that ships in the package, the path of a diffusers folder, the path of a single
+            `.safetensors` or `.ckpt` file of Stable Diffusion 1.x, 2.x or XL, or a name on the hub
+            ("owner/name", "owner/name/file.safetensors", each with "@revision" or without).
+        vae: an autoencoder to use in place of the base's own: a folder, a file, or a name on the hub.
         dtype: what the weights are cast to.
         device: where they are put.
+        revision: of a name on the hub.
+        prediction_type: "epsilon" or "v_prediction", where what the base says of itself is wrong.
 
     Raises:
-        TetherError: where there is nothing at `ref`, or not a base.
+        TetherError: where there is nothing at `ref`, or not a base, or a damaged or hostile one.
     """
-    folder = shipped("base") if str(ref) == SHIPPED else Path(ref)
-    family = "bundled" if str(ref) == SHIPPED else "custom"
-    return _from_folder(folder, family, dtype).to(device)
+    parts, path = base_parts(ref, vae=vae, revision=revision, prediction_type=prediction_type)
+    if str(ref) == SHIPPED:
+        parts.family = "bundled"
+    name = SHIPPED if str(ref) == SHIPPED else _name(ref, path)
+    return parts.land(dtype, name, path).to(device)
 
 
-def _from_folder(folder: Path, family: str, dtype: torch.dtype) -> Base:
-    if not folder.is_dir():
-        raise TetherError(f"no base at {folder}: expected a diffusers-format folder, or 'tether' for the shipped one")
-    index = _read_json(folder / "model_index.json")
-    missing = [part for part in ("unet", "vae", "text_encoder", "tokenizer") if not (folder / part).is_dir()]
-    if missing:
-        raise TetherError(f"{folder} is no whole base: it has no folder {', '.join(missing)}")
-    options: dict[str, Any] = {"torch_dtype": dtype, "use_safetensors": True, "local_files_only": True}
-    try:
-        text = {"dtype": dtype, "use_safetensors": True, "local_files_only": True}
-        second = "text_encoder_2" in index and (folder / "text_encoder_2").is_dir()
-        return Base(
-            unet=UNet2DConditionModel.from_pretrained(folder / "unet", **options),
-            vae=AutoencoderKL.from_pretrained(folder / "vae", **options),
-            text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder", **text),
-            tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-            text_encoder_2=(
-                CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder_2", **text) if second else None
-            ),
-            tokenizer_2=CLIPTokenizer.from_pretrained(folder / "tokenizer_2") if second else None,
-            noise_schedule=_read_json(folder / "scheduler" / "scheduler_config.json"),
-            name=SHIPPED if family == "bundled" else folder.name,
-            family=family,
-            zero_empty_negative=bool(index.get("force_zeros_for_empty_prompt", False)),
-            source=folder,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise TetherError(f"{folder} does not open as a base: {line}") from error
+def base_parts(
+    ref: str | Path,
+    *,
+    vae: str | Path | None = None,
+    revision: str | None = None,
+    prediction_type: str | None = None,
+) -> tuple[Parts, Path]:
+    """The networks of a base, mapped and not yet in memory, and where they are; arguments and errors as `load_base`."""
+    path = shipped("base") if str(ref) == SHIPPED else find(ref, "base", revision)
+    own_vae = None if vae is None else _vae(vae)
+    if path.is_dir():
+        return parts_of_folder(path, vae=own_vae, prediction_type=prediction_type), path
+    return parts_of_file(path, vae=own_vae, prediction_type=prediction_type), path
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise TetherError(f"{path.parent} is no diffusers-format base: it has no {path.name}") from None
-    except (OSError, ValueError) as error:
-        raise TetherError(f"{path} cannot be read as JSON: {error}") from None
+def _name(ref: str | Path, path: Path) -> str:
+    """How messages call it: a folder's name, a file's without its ending, the hub's name."""
+    if not Path(ref).expanduser().exists():
+        return str(ref)
+    return path.name if path.is_dir() else path.stem
+
+
+def _vae(ref: str | Path) -> Part:
+    """An autoencoder from a folder (its own, or a base's), a file, or the hub."""
+    path = find(ref, "autoencoder")
+    if not path.is_dir():
+        return vae_of_file(path)
+    part = part_of_folder(path / "vae" if is_base_folder(path) else path)
+    if part.config.get("_class_name") != "AutoencoderKL":
+        raise TetherError(f"{path} is no autoencoder: it is a {part.config.get('_class_name')}")
+    return part

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from tether.cli import annotate, demo, generate, info
+from tether.cli import annotate, convert, dataset, demo, generate, info, train
 from tether.errors import TetherError
 
 __all__ = ["app", "main"]
@@ -29,6 +29,9 @@ app = typer.Typer(
 )
 app.command()(generate.generate)
 app.command()(annotate.annotate)
+app.command()(train.train)
+app.add_typer(dataset.app, name="dataset")
+app.command()(convert.convert)
 app.command()(demo.demo)
 app.command()(info.info)
 

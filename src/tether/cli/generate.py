@@ -149,8 +149,8 @@ def generate(
         )
     pipeline = _pipeline(request, [argument.ref for argument, _ in arguments], device)
     if again is None:
-        wanted = parse_size(size) if size else (pipeline.base.sample_size,) * 2
-        request.size = wanted
+        side = pipeline.base.sample_size
+        wanted = request.size = parse_size(size) if size else (side, side)
         for (argument, photo), loaded in zip(arguments, pipeline.controls, strict=True):
             entry, source = _control(argument, photo, loaded.kind, wanted, request.fit, parse_weighting(weighting))
             request.controls.append(entry)
@@ -219,7 +219,7 @@ def _pipeline(request: Request, refs: list[str], device: str):
     from tether.base import ControlNet, load_base
     from tether.sampling import Pipeline
 
-    loaded = load_base(request.base, device=device, **({"vae": request.vae} if request.vae else {}))
+    loaded = load_base(request.base, vae=request.vae, device=device)
     names = refs or [control.ref for control in request.controls]
     return Pipeline(loaded, [ControlNet.load(name) for name in names])
 

@@ -99,7 +99,7 @@ def place(
         ]
     )
     warped = cv2.warpAffine(premultiplied, matrix, (size, size), flags=cv2.INTER_LINEAR)
-    picture = warped[..., :3] + (1 - warped[..., 3:]) * np.float32(background)
+    picture = warped[..., :3] + (1 - warped[..., 3:]) * np.array(background, np.float32)
     return np.clip(picture + 0.5, 0, 255).astype(np.uint8)
 
 
@@ -131,9 +131,7 @@ def caption(drawing: Drawing, background: str, rng: np.random.Generator) -> str:
     if drawing.synonyms and rng.random() < 0.25:
         name = drawing.synonyms[int(rng.integers(len(drawing.synonyms)))]
     article = "an" if name[0] in "aeiou" else "a"
-    template = ("{n}, {s}", "{a} {n}, {s}", "{n} {s}", "{s} of {a} {n}")[
-        int(rng.choice(4, p=[0.4, 0.35, 0.1, 0.15]))
-    ]
+    template = ("{n}, {s}", "{a} {n}, {s}", "{n} {s}", "{s} of {a} {n}")[int(rng.choice(4, p=[0.4, 0.35, 0.1, 0.15]))]
     words = template.format(n=name, a=article, s=drawing.style)
     named = rng.random() < (0.25 if background == "white" else 0.8)
     return f"{words}, {background} background" if named else words

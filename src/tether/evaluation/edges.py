@@ -13,12 +13,12 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from tether.annotators.canny import edge_map
 from tether.errors import TetherError
 
-__all__ = ["canny_edges", "canny_obedience", "edge_f1"]
+__all__ = ["canny_obedience", "edge_f1"]
 
 TOLERANCE = 2
-THRESHOLDS = (100, 200)
 
 
 def edge_f1(found: np.ndarray, wanted: np.ndarray, tolerance: int = TOLERANCE) -> float:
@@ -45,16 +45,14 @@ def edge_f1(found: np.ndarray, wanted: np.ndarray, tolerance: int = TOLERANCE) -
     return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
 
 
-def canny_edges(picture: Image.Image) -> np.ndarray:
-    """OpenCV's Canny edges of a picture with thresholds 100 and 200, bool `(H, W)`."""
-    return cv2.Canny(np.asarray(picture.convert("L")), *THRESHOLDS) > 0
-
-
 def canny_obedience(picture: Image.Image, condition: Image.Image) -> float:
-    """`edge_f1` of a picture's Canny edges and a condition, white edges on black; the picture's size counts."""
+    """`edge_f1` of a picture's Canny edges at the default thresholds and a condition, white edges on black.
+
+    A condition of another size is brought to the picture's.
+    """
     if condition.size != picture.size:
         condition = condition.resize(picture.size, Image.Resampling.NEAREST)
-    return edge_f1(canny_edges(picture), np.asarray(condition.convert("L")) >= 128)
+    return edge_f1(edge_map(np.asarray(picture.convert("RGB"))), np.asarray(condition.convert("L")) >= 128)
 
 
 def _widened(edges: np.ndarray, radius: int) -> np.ndarray:

@@ -18,9 +18,13 @@ from tether.errors import TetherError
 
 __all__ = ["TrainConfig"]
 
-# What may change when an unfinished run goes on: how long, how often and who watches; not what is learned.
+# What may change when an unfinished run goes on: how long, how often, who watches, how a step's samples are split up.
 _MAY_CHANGE = {
     "out",
+    "cache",
+    "batch_size",
+    "gradient_accumulation",
+    "gradient_checkpointing",
     "steps",
     "workers",
     "checkpoint_every",

@@ -40,7 +40,7 @@ class _LockedConv2d(torch.autograd.Function):
         return of_x.to(ctx.dtype), None, None, None
 
 
-class locked_convolutions(TorchFunctionMode):  # noqa: N801 - used as a context, `with locked_convolutions():`
+class locked_convolutions(TorchFunctionMode):
     """Inside, a 2d convolution whose parameters take no gradient keeps no input for the backward pass."""
 
     def __torch_function__(

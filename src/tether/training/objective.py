@@ -119,13 +119,14 @@ def drop_text_states(
     """`drop_prompts` for prompts that are encoded already.
 
     Args:
-        text_states: `(B, T, D)`.
-        empty_states: those of the empty prompt, `(1, T, D)` or `(B, T, D)`.
+        text_states: `(B, T, D)`, or pooled ones `(B, P)`.
+        empty_states: those of the empty prompt, of the same shape or with a batch of one.
         share: probability of each sample's prompt to be replaced.
         generators: one a sample.
     """
     kept = torch.stack([torch.rand((), generator=generator) >= share for generator in generators])
-    return torch.where(kept.to(text_states.device)[:, None, None], text_states, empty_states)
+    kept = kept.to(text_states.device).reshape(-1, *[1] * (text_states.ndim - 1))
+    return torch.where(kept, text_states, empty_states)
 
 
 def fingerprint(modules: Mapping[str, nn.Module]) -> str:
@@ -214,7 +215,7 @@ class ControlObjective(nn.Module):
 
     def locked_fingerprint(self) -> str:
         """SHA-256 of everything of the base that training must not change."""
-        parts = {name: part for name, part in self.base.unet.named_children()}
+        parts = dict(self.base.unet.named_children())
         if self.decoder is not None:
             parts = {name: part for name, part in parts.items() if name not in DECODER_PARTS}
         others = {name: getattr(self.base, name) for name in ("vae", "text_encoder", "text_encoder_2")}

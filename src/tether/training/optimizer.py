@@ -4,7 +4,8 @@
     g'    = g · min(1, G / ||g||)                                           clipping to the norm G
     θ̄_k+1 = d_k θ̄_k + (1 - d_k) θ_k+1,   d_k = min(d, (1 + k) / (10 + k))   moving average with warm-up
 
-AdamW is PyTorch's fused one, which divides each gradient by a scale while it reads it: clipping costs no pass of its own.
+AdamW is PyTorch's fused one, which divides each gradient by a scale while it reads it: clipping costs no pass of its
+own.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
 """The whole state of a running training as tensors by name, and back, bit for bit.
 
 It is the same whether the parameters lie on one device, are copied to many (DDP) or are spread over them (FSDP), so a
-run may go on with another number of processes.
+run may go on with another number of processes. What is gathered is given to the main process; the others get empty
+dictionaries.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name, gathered; on the CPU. No copies where they lie there whole already."""
-    return dict(get_model_state_dict(model, options=_WHOLE))
+    return cast(dict[str, Tensor], get_model_state_dict(model, options=_WHOLE))
 
 
 @torch.no_grad()
@@ -39,10 +40,10 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimiser's state as "PARAMETER/STATE" -> tensor, gathered; on the CPU."""
-    state = get_optimizer_state_dict(model, optimizer, options=_WHOLE)["state"]
+    whole: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=_WHOLE)
     return {
         f"{name}/{key}": value if isinstance(value, Tensor) else torch.tensor(value)
-        for name, values in state.items()
+        for name, values in whole.get("state", {}).items()
         for key, value in values.items()
     }
 
@@ -51,13 +52,14 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: 
     """The reverse of `optimizer_tensors`. The groups' settings stay those of `optimizer`."""
     if not tensors:
         return
-    whole: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=_WHOLE)
+    everywhere = StateDictOptions(full_state_dict=True)
+    whole: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=everywhere)
     state: dict[str, dict[str, Any]] = {}
     for key, value in tensors.items():
         name, _, part = key.rpartition("/")
         state.setdefault(name, {})[part] = value
     whole["state"] = state
-    set_optimizer_state_dict(model, optimizer, whole, options=StateDictOptions(full_state_dict=True))
+    set_optimizer_state_dict(model, optimizer, whole, options=everywhere)
     # A fused optimiser walks over memory: its states must lie there as the parameter does (channels last, say).
     for parameter, values in optimizer.state.items():
         for key, value in values.items():

@@ -10,14 +10,13 @@ samples seen. That is what a checkpoint holds, and why a run that was killed end
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator, DistributedType
@@ -32,6 +31,8 @@ from tether.training.batch import Batch, Batches, Prefetch, sample_generators
 from tether.training.checkpoints import Checkpoint, latest_checkpoint, list_checkpoints, save_checkpoint
 from tether.training.config import TrainConfig
 from tether.training.convergence import find_convergence
+from tether.training.events import Diverged, Look, Outcome, Progress, Watcher
+from tether.training.interruption import interruption
 from tether.training.objective import ControlObjective
 from tether.training.optimizer import MovingAverage, clip_gradients, learning_rate, make_optimizer
 from tether.training.state import (
@@ -43,70 +44,12 @@ from tether.training.state import (
     weights,
 )
 
-__all__ = ["Diverged", "Look", "Outcome", "Progress", "Trainer", "Watcher", "resolve_precision"]
+__all__ = ["Trainer", "make_objective", "resolve_precision"]
 
 logger = logging.getLogger(__name__)
 
 _FIRST_LOSSES = 50  # steps whose losses say what a loss that has not exploded looks like
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class Diverged(TetherError):
-    """The loss is no number any more, or has exploded. `names` are the samples of that step, worst first."""
-
-    def __init__(self, message: str, names: list[str]) -> None:
-        super().__init__(message)
-        self.names = names
-
-
-@dataclass(frozen=True)
-class Look:
-    """What the watcher saw: the obedience of the validation pictures, with their prompts and without."""
-
-    step: int
-    obedience: float
-    without_prompt: float
-
-
-class Watcher(Protocol):
-    """Samples validation pictures with a control and measures how well they obey."""
-
-    def __call__(self, step: int, control: ControlNet) -> Look: ...
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What `on_progress` is told after every step, on the main process."""
-
-    step: int
-    steps: int
-    loss: float
-    learning_rate: float
-    gradient_norm: float
-    samples_per_second: float
-    seconds_left: float
-    look: Look | None
-
-
-@dataclass
-class Outcome:
-    """How a run ended.
-
-    Attributes:
-        reason: all steps done; stopped at convergence; or told to leave by Ctrl-C or SIGTERM.
-        step: steps done, over all sittings.
-        samples: samples seen.
-        curve: the looks.
-        converged_at: the step of the look at which sudden convergence showed.
-        base_hash: SHA-256 of the locked base, the same before and after.
-    """
-
-    reason: Literal["finished", "converged", "interrupted"]
-    step: int
-    samples: int
-    curve: list[Look] = field(default_factory=list)
-    converged_at: int | None = None
-    base_hash: str = ""
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype | None:
@@ -117,6 +60,20 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype | Non
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     fast = getattr(torch.cpu, "get_capabilities", dict)()
     return torch.bfloat16 if fast.get("avx512_bf16") or fast.get("amx_bf16") else None
+
+
+def make_objective(base: Base, control: ControlNet, config: TrainConfig) -> ControlObjective:
+    """The objective of a run; base and control are put into channels-last layout, the control on the base's device."""
+    base.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    control.to(base.device, torch.float32).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return ControlObjective(
+        base,
+        control,
+        min_snr_gamma=config.min_snr,
+        noise_offset=config.noise_offset,
+        only_middle=config.only_middle,
+        unlock_decoder=config.unlock_decoder,
+    )
 
 
 class Trainer:
@@ -157,19 +114,9 @@ class Trainer:
 
         if base.device != device:
             base.to(device)
-        base.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        control.to(device, torch.float32).to(memory_format=torch.channels_last)
-        objective = ControlObjective(
-            base,
-            control,
-            min_snr_gamma=config.min_snr,
-            noise_offset=config.noise_offset,
-            only_middle=config.only_middle,
-            unlock_decoder=config.unlock_decoder,
-        )
-        self.objective = objective
+        self.objective = make_objective(base, control, config)
         self.checkpointed = [control, base.unet] if config.gradient_checkpointing else []
-        self.model = self.accelerator.prepare(objective)
+        self.model = self.accelerator.prepare(self.objective)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(config, self.parameters)
         self.average = MovingAverage(self.parameters, config.ema) if config.ema else None
@@ -206,7 +153,7 @@ class Trainer:
             module.enable_gradient_checkpointing()
         feed, started, first = Prefetch(self.batches, self.config.workers), time.monotonic(), self.samples
         try:
-            with _signals() as leave:
+            with interruption() as leave:
                 reason = self._loop(feed, leave, started, first)
         finally:
             feed.close()
@@ -215,7 +162,9 @@ class Trainer:
             self.accelerator.end_training()
         after = self.objective.locked_fingerprint()
         if after != before:
-            raise TetherError(f"the locked base has changed while training ({before} -> {after}): do not use the result")
+            raise TetherError(
+                f"the locked base has changed while training ({before} -> {after}): do not use the result"
+            )
         return Outcome(reason, self.step, self.samples, self.curve, self.converged_at, after)
 
     def _loop(
@@ -264,10 +213,12 @@ class Trainer:
 
     def _losses(self, batch: Batch, samples: range) -> Tensor:
         """The loss of each sample, `(B,)`."""
-        device = self.accelerator.device
-        with torch.autocast(device.type, self.dtype) if self.dtype else nullcontext():
-            noise = sample_generators(self.config.seed, samples)
+        noise = sample_generators(self.config.seed, samples)
+        with self._autocast():
             return self.model(batch.latents, batch.conditions, batch.text_states, noise, batch.added)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.accelerator.device.type, self.dtype) if self.dtype else nullcontext()
 
     def _update(self) -> float:
         """Clips, steps, averages. Returns the gradients' norm before clipping."""
@@ -285,6 +236,11 @@ class Trainer:
         if self.average is not None:
             self.average.update(self.step)
         return float(norm)  # type: ignore[arg-type]
+
+    @property
+    def _global_batch(self) -> int:
+        """Samples a step of all processes together, while the batch is not raised."""
+        return self.config.samples_a_step * self.accelerator.num_processes
 
     @property
     def _samples_a_step(self) -> int:
@@ -330,9 +286,9 @@ class Trainer:
         """Has the watcher look, on the main process; returns the tag for the checkpoint, "converged" or ""."""
         if self.watcher is None or not self.config.watch_every:
             return ""
-        with self.result() as control:
+        with self.result() as control, self._autocast():
             seen = [self.watcher(self.step, control) if self.accelerator.is_main_process else None]
-        look = broadcast_object_list(seen)[0]
+        look: Look = broadcast_object_list(seen)[0]  # type: ignore[assignment]
         self.curve.append(look)
         self.accelerator.log({"obedience": look.obedience, "without_prompt": look.without_prompt}, step=self.step)
         verdict = find_convergence([seen.step for seen in self.curve], [seen.obedience for seen in self.curve])
@@ -345,14 +301,16 @@ class Trainer:
     def result(self) -> Iterator[ControlNet]:
         """The control as it would be used: the average where there is one, whole, in evaluation mode.
 
-        It shares memory with what is trained where it can: read it, inside the context only.
+        It shares memory with what is trained where it can: read it, inside the context only. All processes must
+        enter it; all but the main one get a control without values.
         """
         with self.average.swapped() if self.average else nullcontext():
             prefix = "control."
             tensors = {n.removeprefix(prefix): t for n, t in weights(self.model).items() if n.startswith(prefix)}
             with torch.device("meta"):
                 control = type(self.control).from_config(self.control.config)
-            control.load_state_dict(tensors, assign=True)
+            if self.accelerator.is_main_process:
+                control.load_state_dict(tensors, assign=True)
             yield control.requires_grad_(False).eval()
 
     def save(self, tag: str = "") -> None:
@@ -387,6 +345,7 @@ class Trainer:
         tensors["random"] = {f"{rank}/{name}": t for rank, found in enumerate(each) for name, t in found.items()}
         state: dict[str, Any] = {
             "samples": self.samples,
+            "global_batch": self._global_batch,
             "curve": [asdict(look) for look in self.curve],
             "converged_at": self.converged_at,
             "first_losses": self.first_losses,
@@ -405,6 +364,12 @@ class Trainer:
         if found is None:
             return
         self.config.check_continues(TrainConfig.of(found.state["settings"]))
+        if self._global_batch != found.state["global_batch"]:
+            raise TetherError(
+                f"{self.config.out} holds a run with {found.state['global_batch']} samples a step, these settings make "
+                f"{self._global_batch}: set batch_size and gradient_accumulation so that over "
+                f"{self.accelerator.num_processes} processes there are as many"
+            )
         if self.average is not None:
             load_weights(self.model, found.tensors["average"])
             for average, parameter in zip(self.average.averages, self.parameters, strict=True):
@@ -422,25 +387,3 @@ class Trainer:
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(found.state["scaler"])
         logger.info("going on from step %d", self.step)
-
-
-@contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set. A second signal acts as it always does."""
-    leave = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield leave  # only the main thread may listen
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def told(number: int, _: Any) -> None:
-        leave.set()
-        signal.signal(number, before[number])
-
-    for number in before:
-        signal.signal(number, told)
-    try:
-        yield leave
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -20,7 +20,7 @@ from tether.base import Base
 from tether.control import ControlNet
 from tether.evaluation.obedience import Obedience
 from tether.sampling import Pipeline
-from tether.training.trainer import Look
+from tether.training.events import Look
 
 __all__ = ["PictureWatcher", "ValidationSample"]
 
@@ -45,7 +45,7 @@ class ValidationSample:
 
 
 class PictureWatcher:
-    """A `tether.training.trainer.Watcher` that draws pictures.
+    """A `tether.training.events.Watcher` that draws pictures.
 
     Args:
         base: the base.

@@ -1,8 +1,8 @@
 """Scenes: solids and mannequins in named colours, drawn by a small ray tracer that knows everything it drew.
 
-    spec = sample_scene(seed)       what is where
-    scene = render(spec, 128)       the picture, with exact depth, normals, instances, classes and keypoints
-    words = caption(spec, rng)      what a person would say of it
+spec = sample_scene(seed)       what is where
+scene = render(spec, 128)       the picture, with exact depth, normals, instances, classes and keypoints
+words = caption(spec, rng)      what a person would say of it
 """
 
 from tether.datasets.scenes.mannequin import JOINTS, POSES

@@ -54,9 +54,9 @@ UPPER_ARM, FORE_ARM, THIGH, SHIN, TORSO, NECK = 0.17, 0.16, 0.24, 0.235, 0.30, 0
 HEAD = 0.078
 
 
-def _direction(out: float, ahead: float, side: float) -> np.ndarray:
+def _direction(angles: np.ndarray, side: float) -> np.ndarray:
     """A unit vector that hangs down at 0, 0; `side` is -1 for the mannequin's right in its own frame."""
-    o, a = np.radians([out, ahead])
+    o, a = np.radians(angles)
     return np.array([side * np.sin(o) * np.cos(a), -np.cos(o) * np.cos(a), -np.sin(a)])
 
 
@@ -70,11 +70,11 @@ def joints(spec: MannequinSpec) -> np.ndarray:
     for k, (side, arm, leg) in enumerate(((-1, "ra", "rl"), (1, "la", "ll"))):
         shoulder, hip = 2 + 3 * k, 8 + 3 * k
         p[shoulder] = p[1] + (side * 0.098, -0.02, 0)
-        p[shoulder + 1] = p[shoulder] + UPPER_ARM * _direction(*pose[arm][:2], side)
-        p[shoulder + 2] = p[shoulder + 1] + FORE_ARM * _direction(*pose[arm][2:], side)
+        p[shoulder + 1] = p[shoulder] + UPPER_ARM * _direction(pose[arm][:2], side)
+        p[shoulder + 2] = p[shoulder + 1] + FORE_ARM * _direction(pose[arm][2:], side)
         p[hip] = (side * 0.062, 0, 0)
-        p[hip + 1] = p[hip] + THIGH * _direction(*pose[leg][:2], side)
-        p[hip + 2] = p[hip + 1] + SHIN * _direction(*pose[leg][2:], side)
+        p[hip + 1] = p[hip] + THIGH * _direction(pose[leg][:2], side)
+        p[hip + 2] = p[hip + 1] + SHIN * _direction(pose[leg][2:], side)
         p[14 + k] = p[1] + (side * 0.03, NECK + HEAD + 0.02, -0.066)
         p[16 + k] = p[1] + (side * 0.074, NECK + HEAD, 0)
     p[:, 1] -= min(p[10, 1], p[13, 1], -0.12 if spec.pose == "sitting" else np.inf) - 0.035
@@ -90,7 +90,7 @@ def limbs(spec: MannequinSpec) -> list[Solid]:
     bones = [(2, 3, 0.032), (3, 4, 0.027), (5, 6, 0.032), (6, 7, 0.027)]
     bones += [(8, 9, 0.044), (9, 10, 0.035), (11, 12, 0.044), (12, 13, 0.035), (2, 5, 0.045)]
     parts: list[Solid] = [Capsule(p[a], p[b], r * h) for a, b, r in bones]
-    hips, chest = (p[8] + p[11]) / 2, p[1] - np.float32((0, 0.08 * h, 0))
+    hips, chest = (p[8] + p[11]) / 2, p[1] - np.array([0, 0.08 * h, 0], np.float32)
     parts.append(Capsule(hips, chest, 0.082 * h))
-    parts.append(Sphere(p[1] + np.float32((0, (NECK + HEAD) * h, 0)), HEAD * h))
+    parts.append(Sphere(p[1] + np.array([0, (NECK + HEAD) * h, 0], np.float32), HEAD * h))
     return parts

@@ -30,7 +30,7 @@ class Scene:
     Attributes:
         image: uint8 `(H, W, 3)` RGB.
         depth: float32 `(H, W)`, distance along the camera's axis; inf for the background.
-        normals: float32 `(H, W, 3)`, unit vectors in camera space (x right, y up, z towards the scene); 0 for the
+        normals: float32 `(H, W, 3)`, unit vectors in camera space (x right, y up, z into the scene, so what faces the camera has z < 0); 0 for the
             background.
         instance: int32 `(H, W)`: 0 background, 1 floor, 2 + k for `spec.objects[k]`.
         classes: int32 `(H, W)`: places in `CLASS_NAMES`.
@@ -190,7 +190,7 @@ def _shade(
     for k, thing in enumerate(objects):
         mine = surface == k + 2
         if thing.material == "checkered" and mine.any():
-            base[mine] = _checkered(points[mine] - np.float32((thing.x, 0, thing.z)), base[mine])
+            base[mine] = _checkered(points[mine] - np.array([thing.x, 0, thing.z], np.float32), base[mine])
     shade = base * (0.48 + 0.56 * lambert)[:, None]
     shiny = np.array([False, False, *(o.material == "shiny" for o in objects)])[surface]
     if shiny.any():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -28,7 +29,8 @@ GAP = 0.08
 def sample_scene(seed: int, max_objects: int = 4) -> SceneSpec:
     """A random scene: the same seed gives the same scene.
 
-    Things do not touch, each covers at least 2.5% of the picture, and none is more than 60% hidden.
+    Things do not touch, none is more than 60% hidden, and each solid covers at least 2.5% of the picture (each
+    mannequin 1.5%).
     """
     rng = np.random.default_rng(seed)
     while True:
@@ -43,7 +45,9 @@ def _draw(rng: np.random.Generator, max_objects: int) -> SceneSpec | None:
     count = int(rng.choice([1, 2, 3, 4], p=[0.4, 0.35, 0.17, 0.08]))
     count = min(count, max_objects)
     background = str(rng.choice(["white", "grey", "cyan", "blue", "pink", "yellow", "green", "purple", "orange"]))
-    floor = str(rng.choice([c for c in ("grey", "white", "green", "brown", "blue", "yellow", "pink") if c != background]))
+    floor = str(
+        rng.choice([c for c in ("grey", "white", "green", "brown", "blue", "yellow", "pink") if c != background])
+    )
     camera = CameraSpec(
         height=float(rng.uniform(1.5, 2.3)),
         distance=float(rng.uniform(5.0, 5.6)),
@@ -117,10 +121,7 @@ def _relation(a: tuple[float, float], b: tuple[float, float]) -> str | None:
 
 def _place(thing: SolidSpec | MannequinSpec, spec: SceneSpec) -> tuple[float, float]:
     """x in pixels of a 128 px picture, and depth, of a thing's middle."""
-    if isinstance(thing, SolidSpec):
-        middle = solid_of(thing).bound[0]
-    else:
-        middle = joints(thing).mean(axis=0)
+    middle = solid_of(thing).bound[0] if isinstance(thing, SolidSpec) else joints(thing).mean(axis=0)
     x, _, depth = project(middle[None], spec.camera, 128)[0]
     return float(x), float(depth)
 
@@ -141,7 +142,7 @@ def caption(spec: SceneSpec, rng: np.random.Generator | None = None) -> str:
     with_material = chance() < 0.6
     things = list(spec.objects)
     words = _name(things[0], with_material)
-    for before, thing in zip(things, things[1:], strict=False):
+    for before, thing in pairwise(things):
         relation = _relation(_place(before, spec), _place(thing, spec)) if len(things) == 2 else None
         if relation is not None and chance() < 0.6:
             words += f" {relation} {_name(thing, with_material)}"

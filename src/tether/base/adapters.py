@@ -1,0 +1,183 @@
+"""Small files that change a base: LoRA and textual-inversion embeddings.
+
+LoRA adds a product of two thin matrices to weights, W + s B A; it is read by diffusers and peft, which know the names
+of every trainer, then folded into the weights, so that the base is a plain base again and costs what it did.
+
+Textual inversion adds words: one or several rows to a text encoder's table of words. A word of several rows is written
+once and read as all of them.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from torch import Tensor
+
+from tether.base.base import Base
+from tether.base.checkpoints import Checkpoint, open_checkpoint
+from tether.base.hub import find
+from tether.base.landing import cast
+from tether.errors import TetherError
+
+__all__ = ["MultiwordTokenizer", "add_embedding", "add_lora"]
+
+
+def add_lora(base: Base, ref: str | Path, strength: float = 1.0) -> None:
+    """Folds a LoRA into a base's weights: W + strength * B A, scaled as its file says.
+
+    Load controls after it: a control that shares the base's weights would change as well.
+
+    Args:
+        base: changed in place.
+        ref: a file (diffusers' or kohya's names), or a name on the hub ("owner/name/file.safetensors").
+        strength: 1 is what it was trained to be; -1 after 1 takes it away again, up to rounding.
+
+    Raises:
+        TetherError: where peft is not installed, or the file is damaged, no LoRA, or made for another kind of base.
+    """
+    if find_spec("peft") is None:
+        raise TetherError("LoRA files need peft: pip install 'tether-control[lora]'")
+    checkpoint = _open(ref, "LoRA")
+    if not any("lora" in name.lower() for name in checkpoint.tensors):
+        raise TetherError(f"{checkpoint.path} is no LoRA: none of its {len(checkpoint.tensors)} tensors is called so")
+    tensors = {
+        name: cast(tensor, base.dtype, name, str(checkpoint.path)) for name, tensor in checkpoint.tensors.items()
+    }
+    pipeline = _pipeline(base)
+    try:
+        pipeline.load_lora_weights(tensors)
+        if not pipeline.get_list_adapters():
+            raise ValueError("none of its tensors belong to this kind of base")
+        pipeline.fuse_lora(lora_scale=strength)
+    except (ValueError, KeyError, RuntimeError, TypeError, AttributeError, IndexError) as error:
+        line = (str(error) or type(error).__name__).strip().splitlines()[0]
+        raise TetherError(f"{checkpoint.path} does not fit the base {base.name}: {line[:200]}") from None
+    finally:
+        pipeline.unload_lora_weights()
+        for module in base.modules():
+            module.requires_grad_(False).eval()
+
+
+def add_embedding(base: Base, ref: str | Path, token: str | None = None) -> str:
+    """Adds a textual-inversion embedding's word to a base, and returns the word.
+
+    Args:
+        base: changed in place.
+        ref: a file of any trainer, or a name on the hub.
+        token: the word to write in prompts; the file's own, or its name in angle brackets, when left out.
+
+    Raises:
+        TetherError: where the file is damaged, no embedding, made for another kind of base, or the word is taken.
+    """
+    checkpoint = _open(ref, "embedding")
+    rows, own = _rows(base, checkpoint)
+    token = token or own or f"<{re.sub(r'[^a-z0-9-]+', '-', checkpoint.path.stem.lower())}>"
+    for encoder, row in rows:
+        name = encoder.replace("text_encoder", "tokenizer")
+        setattr(base, name, _add_words(getattr(base, name), getattr(base, encoder), token, row, str(checkpoint.path)))
+    return token
+
+
+class MultiwordTokenizer:
+    """A tokenizer in which some words stand for several entries of the vocabulary.
+
+    All else is the tokenizer inside.
+    """
+
+    def __init__(self, tokenizer: Any, words: dict[str, list[str]]) -> None:
+        self.tokenizer = tokenizer
+        self.words = words
+
+    def __call__(self, text: str | list[str], *args: Any, **options: Any) -> Any:
+        """Tokenizes, each word replaced by its entries."""
+        one = isinstance(text, str)
+        texts = [text] if one else list(text)
+        for word, entries in self.words.items():
+            texts = [part.replace(word, " ".join(entries)) for part in texts]
+        return self.tokenizer(texts[0] if one else texts, *args, **options)
+
+    def __len__(self) -> int:
+        return len(self.tokenizer)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.tokenizer, name)
+
+
+def _open(ref: str | Path, what: str) -> Checkpoint:
+    path = find(ref, what)
+    if path.is_dir():
+        files = sorted(path.glob("*.safetensors")) or sorted(path.glob("*.bin"))
+        if len(files) != 1:
+            raise TetherError(f"{ref} holds {len(files)} files that could be the {what}: name one of them")
+        path = files[0]
+    return open_checkpoint(path)
+
+
+def _pipeline(base: Base) -> Any:
+    """diffusers' pipeline around the base's own networks: it has the loaders."""
+    parts: dict[str, Any] = {
+        "vae": base.vae,
+        "text_encoder": base.text_encoder,
+        "tokenizer": base.tokenizer,
+        "unet": base.unet,
+        "scheduler": DDIMScheduler(),
+    }
+    if base.text_encoder_2 is None:
+        return StableDiffusionPipeline(
+            **parts,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,  # type: ignore[arg-type]
+        )
+    return StableDiffusionXLPipeline(**parts, text_encoder_2=base.text_encoder_2, tokenizer_2=base.tokenizer_2)
+
+
+def _rows(base: Base, checkpoint: Checkpoint) -> tuple[list[tuple[str, Tensor]], str | None]:
+    """(encoder, rows (N, D)) for each text encoder, and the word that the file names."""
+    tensors = checkpoint.tensors
+    if "clip_l" in tensors and "clip_g" in tensors:
+        found, own = [("text_encoder", tensors["clip_l"]), ("text_encoder_2", tensors["clip_g"])], None
+    elif len(tensors) == 1:
+        name, tensor = next(iter(tensors.items()))
+        found, own = [("text_encoder", tensor)], None if name in ("*", "emb_params") else name
+    else:
+        raise TetherError(
+            f"{checkpoint.path} is no embedding: it holds {len(tensors)} tensors, expected one (SDXL: two)"
+        )
+    if ("text_encoder_2" in dict(found)) != (base.text_encoder_2 is not None):
+        wanted = "two text encoders" if base.text_encoder_2 is not None else "one text encoder"
+        raise TetherError(f"{checkpoint.path} does not fit the base {base.name}, which has {wanted}")
+    rows = []
+    for encoder, tensor in found:
+        width = getattr(base, encoder).config.hidden_size
+        tensor = tensor.reshape(-1, tensor.shape[-1]) if tensor.ndim else tensor.reshape(1, 1)
+        if tensor.shape[-1] != width:
+            raise TetherError(
+                f"{checkpoint.path} has {tensor.shape[-1]}-wide words, the base {base.name} {width}-wide: "
+                "use one that was made for this kind of base"
+            )
+        rows.append((encoder, cast(tensor, torch.float32, encoder, str(checkpoint.path))))
+    return rows, own
+
+
+def _add_words(tokenizer: Any, encoder: Any, token: str, rows: Tensor, what: str) -> Any:
+    entries = [token, *(f"{token}_{k}" for k in range(1, len(rows)))]
+    inner = tokenizer.tokenizer if isinstance(tokenizer, MultiwordTokenizer) else tokenizer
+    taken = [entry for entry in entries if entry in inner.get_vocab()]
+    if taken:
+        raise TetherError(f"{what}: the word {taken[0]} is in the vocabulary already: give it another with token")
+    inner.add_tokens(entries)
+    encoder.resize_token_embeddings(len(inner), mean_resizing=False)
+    table = encoder.get_input_embeddings().weight
+    with torch.no_grad():
+        table[inner.convert_tokens_to_ids(entries)] = rows.to(table.device, table.dtype)
+    encoder.requires_grad_(False)
+    if len(entries) == 1:
+        return tokenizer
+    words = tokenizer.words if isinstance(tokenizer, MultiwordTokenizer) else {}
+    return MultiwordTokenizer(inner, {**words, token: entries})

@@ -1,0 +1,96 @@
+"""Names on the Hugging Face hub -> files here.
+
+    owner/name                       a diffusers folder
+    owner/name/path/file.safetensors one file of a repository
+    ...@revision                     a branch, tag or commit; `main` where nothing is said
+
+Everything goes through huggingface_hub, which keeps its cache (HF_HOME), token (HF_TOKEN), mirror (HF_ENDPOINT) and
+offline switch (HF_HUB_OFFLINE). What is on this machine already comes first: a folder of that name is not looked for on
+the hub.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from tether.base.checkpoints import SUFFIXES
+from tether.errors import TetherError
+
+__all__ = ["find"]
+
+NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(?P<file>/[\w./ -]+)?(@(?P<revision>[\w./-]+))?")
+SETTINGS = ["*.json", "*.txt", "*.model"]
+NOT_NEEDED = ["safety_checker/*", "feature_extractor/*", "*onnx*", "*openvino*", "*flax*", "*non_ema*", "*.msgpack"]
+
+
+def find(ref: str | Path, what: str, revision: str | None = None) -> Path:
+    """The path of a file or folder, downloaded where it is a name on the hub.
+
+    Args:
+        ref: a path, or a name on the hub.
+        what: "base" or "control", for messages.
+        revision: a branch, tag or commit; goes before one in `ref`.
+
+    Raises:
+        TetherError: where it is neither, or the hub does not give it.
+    """
+    path = Path(ref).expanduser()
+    if path.exists():
+        return path
+    name = NAME.fullmatch(str(ref))
+    if name is None or str(ref).startswith((".", "/")) or (name["file"] or "").endswith("/"):
+        raise TetherError(f"no {what} at {ref}: there is no such file or folder, and it is no name on the hub")
+    if name["file"] is None and name["repo"].endswith(SUFFIXES):
+        raise TetherError(f"no {what} at {ref}: there is no such file")
+    revision = revision or name["revision"]
+    try:
+        if name["file"] is not None:
+            return Path(hf_hub_download(name["repo"], name["file"].strip("/"), revision=revision))
+        return _folder(name["repo"], what, revision)
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled):
+        reason = "it is not in the cache, and the hub cannot be reached (or HF_HUB_OFFLINE is set)"
+    except GatedRepoError:
+        reason = "its owner asks you to accept terms: do so on its page, and log in with hf auth login"
+    except RepositoryNotFoundError:
+        reason = "the hub has no such repository, or it is private (log in with hf auth login)"
+    except RevisionNotFoundError:
+        reason = f"it has no revision {revision}"
+    except EntryNotFoundError:
+        reason = "the repository has no such file"
+    except HFValidationError:
+        reason = "that is no name on the hub"
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = f"the hub does not answer ({str(error).splitlines()[0][:120] if str(error) else type(error).__name__})"
+    raise TetherError(f"no {what} at {ref}: there is no such file or folder here, and {reason}")
+
+
+def _folder(repo: str, what: str, revision: str | None) -> Path:
+    """A snapshot with settings and weights, of the weights no more than one kind."""
+    # A base's weights are in folders: the single files at the top of many repositories are another 10 GB.
+    depth = "*/" if what == "base" else ""
+    folder = Path()
+    for weights, also_not in (("*.safetensors", ["*.fp16.*", "*.bf16.*"]), ("*.safetensors", []), ("*.bin", [])):
+        folder = Path(
+            snapshot_download(
+                repo,
+                revision=revision,
+                allow_patterns=[*SETTINGS, f"{depth}{weights}"],
+                ignore_patterns=[*NOT_NEEDED, *also_not],
+            )
+        )
+        if any(folder.glob(f"{depth}{weights}")):
+            return folder
+    return folder

@@ -1,0 +1,152 @@
+"""What a denoiser's encoder looks like, read from the shapes of its tensors.
+
+Both layouts name the same things: a first convolution, levels of a few residual layers each (with a transformer of
+some depth after each layer, or none), a downsampler between levels, a middle. The number of heads is the one thing that
+no shape tells: SD 1.x, whose transformers project with convolutions, has 8; all later ones have heads of 64 channels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from tether.errors import TetherError
+
+__all__ = ["EncoderShape", "encoder_of_diffusers", "encoder_of_released"]
+
+MAX_LEVELS = 8
+MAX_LAYERS = 8
+
+
+@dataclass(frozen=True)
+class EncoderShape:
+    """The encoder and middle of a denoiser, or of a ControlNet for it.
+
+    Attributes:
+        in_channels: of the latents (9 for inpainting).
+        channels: of each level.
+        layers: residual layers a level.
+        depths: of the transformers of each level; 0 where it has none.
+        middle_depth: of the middle's transformer.
+        text_width: of the text states.
+        linear: whether transformers project with linear layers, and heads have 64 channels.
+        added_width: of what SDXL adds to the time embedding; None where there is nothing.
+    """
+
+    in_channels: int
+    channels: tuple[int, ...]
+    layers: int
+    depths: tuple[int, ...]
+    middle_depth: int
+    text_width: int
+    linear: bool
+    added_width: int | None
+
+    def config(self) -> dict[str, Any]:
+        """The settings that diffusers' `UNet2DConditionModel` and `ControlNetModel` share."""
+        depths = list(self.depths[:-1]) + [self.depths[-1] or self.middle_depth]
+        depths = [depth or 1 for depth in depths]
+        if depths[-1] != self.middle_depth:
+            raise TetherError(
+                f"a denoiser with transformers of depth {depths[-1]} on its last level and {self.middle_depth} in its "
+                "middle is not supported"
+            )
+        settings: dict[str, Any] = {
+            "in_channels": self.in_channels,
+            "block_out_channels": list(self.channels),
+            "layers_per_block": self.layers,
+            "down_block_types": ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in self.depths],
+            "cross_attention_dim": self.text_width,
+            "attention_head_dim": [max(1, c // 64) for c in self.channels] if self.linear else 8,
+            "transformer_layers_per_block": depths if max(depths) > 1 else 1,
+            "use_linear_projection": self.linear,
+        }
+        if self.added_width is not None:
+            settings |= {
+                "addition_embed_type": "text_time",
+                "addition_time_embed_dim": 256,
+                "projection_class_embeddings_input_dim": self.added_width,
+            }
+        return settings
+
+
+def encoder_of_released(tensors: Mapping[str, Tensor], prefix: str) -> EncoderShape:
+    """Reads the shape from `input_blocks.*` and `middle_block.*` below `prefix`.
+
+    Raises:
+        TetherError: where the blocks are of no shape that Stable Diffusion has.
+    """
+    levels: list[list[tuple[int, int]]] = [[]]
+    for k in range(1, MAX_LEVELS * (MAX_LAYERS + 1)):
+        block = f"{prefix}input_blocks.{k}."
+        if f"{block}0.op.weight" in tensors:
+            levels.append([])
+        elif f"{block}0.out_layers.3.weight" in tensors:
+            out = tensors[f"{block}0.out_layers.3.weight"].shape[0]
+            levels[-1].append((out, _depth(tensors, f"{block}1.")))
+        else:
+            break
+    return _shape(
+        tensors,
+        levels,
+        first=f"{prefix}input_blocks.0.0.weight",
+        middle=f"{prefix}middle_block.1.",
+        added=f"{prefix}label_emb.0.0.weight",
+    )
+
+
+def encoder_of_diffusers(tensors: Mapping[str, Tensor]) -> EncoderShape:
+    """Reads the shape from `down_blocks.*` and `mid_block.*`.
+
+    Raises:
+        TetherError: as above.
+    """
+    levels: list[list[tuple[int, int]]] = []
+    for k in range(MAX_LEVELS):
+        level: list[tuple[int, int]] = []
+        for j in range(MAX_LAYERS):
+            last = tensors.get(f"down_blocks.{k}.resnets.{j}.conv2.weight")
+            if last is None:
+                break
+            level.append((last.shape[0], _depth(tensors, f"down_blocks.{k}.attentions.{j}.")))
+        if not level:
+            break
+        levels.append(level)
+    return _shape(
+        tensors, levels, first="conv_in.weight", middle="mid_block.attentions.0.", added="add_embedding.linear_1.weight"
+    )
+
+
+def _depth(tensors: Mapping[str, Tensor], transformer: str) -> int:
+    """How many blocks the transformer below this prefix has."""
+    depth = 0
+    while f"{transformer}transformer_blocks.{depth}.norm1.weight" in tensors:
+        depth += 1
+    return depth
+
+
+def _shape(
+    tensors: Mapping[str, Tensor], levels: list[list[tuple[int, int]]], first: str, middle: str, added: str
+) -> EncoderShape:
+    regular = all(level and len(set(level)) == 1 and len(level) == len(levels[0]) for level in levels)
+    # SDXL controls without transformers still have one in the middle, so that the text's width is always to be found.
+    text = next(
+        (t for name, t in tensors.items() if re.search(re.escape(middle) + r".*attn2\.to_k\.weight$", name)), None
+    )
+    projection = tensors.get(f"{middle}proj_in.weight")
+    if not levels or not regular or first not in tensors or text is None or projection is None:
+        raise TetherError("its blocks are of no shape that Stable Diffusion 1.x, 2.x or XL has")
+    return EncoderShape(
+        in_channels=tensors[first].shape[1],
+        channels=tuple(level[0][0] for level in levels),
+        layers=len(levels[0]),
+        depths=tuple(level[0][1] for level in levels),
+        middle_depth=_depth(tensors, middle),
+        text_width=text.shape[-1],
+        linear=projection.ndim == 2,
+        added_width=tensors[added].shape[1] if added in tensors else None,
+    )

@@ -1,0 +1,163 @@
+"""A base as files have it: the settings and mapped tensors of each network, under diffusers' names.
+
+Every way in (a folder, a single file) ends in `Parts` and every way out (a `Base` in memory, a folder, a single file)
+begins with it, so that what can be opened can be written.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    PreTrainedTokenizerBase,
+)
+
+from tether.base.base import Base
+from tether.base.landing import check_fits_network, land
+from tether.errors import TetherError
+
+__all__ = ["Part", "Parts", "make_network"]
+
+MAX_DEPTH = 100
+MAX_SIDE = 2**20
+
+
+def make_network(config: Mapping[str, Any], what: str) -> nn.Module:
+    """The network that a `config.json` describes, without numbers (on "meta").
+
+    Args:
+        config: of diffusers' `UNet2DConditionModel` or `AutoencoderKL`, or of transformers' CLIP.
+        what: how messages call it.
+
+    Raises:
+        TetherError: where it describes nothing of the kind.
+    """
+    _check_measures(config, what)
+    settings = dict(config)
+    kind = settings.pop("_class_name", None) or (settings.get("architectures") or ["nothing"])[0]
+    settings.pop("_diffusers_version", None)
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about settings of old files, which are read as they were meant
+            if kind == "UNet2DConditionModel":
+                return UNet2DConditionModel.from_config(settings)  # type: ignore[return-value]
+            if kind == "AutoencoderKL":
+                return AutoencoderKL.from_config(settings)  # type: ignore[return-value]
+            if kind in ("CLIPTextModel", "CLIPTextModelWithProjection", "CLIPModel"):
+                text = CLIPTextConfig.from_dict(settings)
+                return (CLIPTextModelWithProjection if kind.endswith("Projection") else CLIPTextModel)(text)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, ZeroDivisionError, RuntimeError) as error:
+        raise TetherError(f"{what} has settings that describe no network: {str(error).splitlines()[0][:160]}") from None
+    raise TetherError(f"{what} is a {kind}: that is no part of Stable Diffusion 1.x, 2.x or XL")
+
+
+def _check_measures(config: Mapping[str, Any], what: str) -> None:
+    """Refuses settings that no network has, before something of that size is made."""
+    for name, value in config.items():
+        numbers = [n for n in (value if isinstance(value, list) else [value]) if isinstance(n, int)]
+        limit = MAX_DEPTH if "layers" in name else MAX_SIDE
+        if any(n > limit for n in numbers) or (isinstance(value, list) and len(value) > MAX_DEPTH):
+            raise TetherError(f"{what} has settings that describe no network: {name} is {str(value)[:60]}")
+
+
+@dataclass
+class Part:
+    """One network.
+
+    Attributes:
+        config: what its `config.json` says.
+        tensors: mapped, under the names of its files: a CLIP's begin with "text_model." whatever transformers does.
+        what: how messages call it.
+    """
+
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+    what: str
+
+    def named_for(self, network: nn.Module) -> dict[str, Tensor]:
+        """The tensors under the network's own names."""
+        if any(name.startswith("text_model.") for name in self.tensors):
+            own = network.state_dict()
+            if not any(name.startswith("text_model.") for name in own):
+                return {name.removeprefix("text_model."): tensor for name, tensor in self.tensors.items()}
+        return self.tensors
+
+    def check(self) -> None:
+        """Refuses tensors that are not exactly those the settings describe.
+
+        Raises:
+            TetherError: naming what is missing, left over or of another shape.
+        """
+        network = make_network(self.config, self.what)
+        check_fits_network(network.state_dict(), self.named_for(network), self.what)
+
+    def land(self, dtype: torch.dtype | None) -> Any:
+        """The network with its weights, in memory once.
+
+        Raises:
+            TetherError: as `check`, or where a number is broken.
+        """
+        network = make_network(self.config, self.what)
+        land(network, self.named_for(network), dtype, self.what)
+        return network.eval()
+
+
+@dataclass
+class Parts:
+    """A base.
+
+    Attributes:
+        family: "sd1", "sd2", "sdxl", or "custom".
+        words: what it is, in words.
+        unet, vae, text_encoder, text_encoder_2: its networks.
+        scheduler: what its `scheduler_config.json` says.
+        index: what its `model_index.json` says.
+        tokenizer, tokenizer_2: its tokenizers.
+        released_only: tensors that the released layout has and nothing uses.
+        notes: what was left behind, for people.
+    """
+
+    family: str
+    words: str
+    unet: Part
+    vae: Part
+    text_encoder: Part
+    scheduler: dict[str, Any]
+    index: dict[str, Any]
+    tokenizer: PreTrainedTokenizerBase
+    text_encoder_2: Part | None = None
+    tokenizer_2: PreTrainedTokenizerBase | None = None
+    released_only: dict[str, Tensor] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def networks(self) -> dict[str, Part]:
+        """The networks under the names of their folders."""
+        parts = {"unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoder}
+        return parts if self.text_encoder_2 is None else parts | {"text_encoder_2": self.text_encoder_2}
+
+    def land(self, dtype: torch.dtype | None, name: str, source: Path) -> Base:
+        """The base, its weights in memory once.
+
+        Raises:
+            TetherError: as `Part.land`.
+        """
+        return Base(
+            **{name: part.land(dtype) for name, part in self.networks().items()},
+            tokenizer=self.tokenizer,
+            tokenizer_2=self.tokenizer_2,
+            noise_schedule=self.scheduler,
+            name=name,
+            family=self.family,
+            zero_empty_negative=bool(self.index.get("force_zeros_for_empty_prompt", False)),
+            source=source,
+        )

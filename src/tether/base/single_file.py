@@ -1,0 +1,200 @@
+"""A base from one file in the released layout (`.safetensors` or `.ckpt`), without a network.
+
+    model.diffusion_model.*     the denoiser
+    first_stage_model.*         the autoencoder
+    cond_stage_model.*          the text encoder; conditioner.embedders.0 and .1 are SDXL's two
+
+What no tensor says (the noise schedule, the autoencoder's scale, the tokenizer's vocabulary) is the same for all models
+of a family and ships with Tether. Every tensor of the file is accounted for: used, known to be unused, or refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from tether.base.checkpoints import open_checkpoint
+from tether.base.clip_vocabulary import clip_tokenizer
+from tether.base.layouts import to_diffusers
+from tether.base.layouts.text import clip_pairs, open_clip_layers, open_clip_pairs, text_config
+from tether.base.layouts.unet import unet_pairs
+from tether.base.layouts.vae import vae_config, vae_pairs
+from tether.base.parts import Part, Parts, make_network
+from tether.base.recognise import UNET, Recognised, prediction_of, recognise
+from tether.errors import TetherError
+
+__all__ = ["family_settings", "parts_of_file", "vae_of_file"]
+
+VAE = "first_stage_model."
+BASE_PREFIXES = (UNET, VAE, "cond_stage_model.", "conditioner.", "model_ema.")
+"""What the names of a released base's tensors begin with."""
+LAST_OF_SD2 = 24
+"""Layers of SD 2.x's text encoder, of which the last is not used."""
+
+DROPPED = {
+    "model_ema.": "the running average of the denoiser (EMA)",
+    "first_stage_model.loss.": "the autoencoder's training loss",
+    "first_stage_model.model_ema.": "the running average of the autoencoder",
+    "control_model.": "a ControlNet",
+}
+"""Prefix -> what it is: left out, and said."""
+
+UNUSED = re.compile(
+    r"betas|alphas_cumprod(_prev)?|sqrt_.*|log_one_minus_alphas_cumprod|posterior_.*|lvlb_weights|logvar|scale_factor"
+    r"|denoiser\.sigmas|v_pred|ztsnr|edm_v?pred\..*"
+    r"|.*\.logit_scale|.*\.position_ids|.*\.attn_mask"
+)
+"""Names of tensors that belong to the released layout and that nothing reads: kept when a base is converted."""
+
+UNUSED_IN_SD2 = re.compile(r"cond_stage_model\.model\.(text_projection|transformer\.resblocks\.\d+\..*)")
+"""Its text encoder's last layer and projection."""
+
+
+def family_settings(family: str) -> dict[str, Any]:
+    """What is the same for all models of a family: "unet", "vae", "scheduler", "index", "words"."""
+    return json.loads((Path(__file__).parent / "configs" / f"{family}.json").read_text())
+
+
+def parts_of_file(path: Path, *, vae: Part | None = None, prediction_type: str | None = None) -> Parts:
+    """The networks of a single file, recognised and checked.
+
+    Args:
+        path: the file.
+        vae: an autoencoder to use in place of its own.
+        prediction_type: "epsilon" or "v_prediction"; told from the file when left out.
+
+    Raises:
+        TetherError: where it is no base, or incomplete, or holds what does not belong in it.
+    """
+    checkpoint = open_checkpoint(path)
+    recognised = recognise(checkpoint, "base")
+    settings = family_settings(recognised.family)
+    prediction, reason = (prediction_type, "you said so") if prediction_type else prediction_of(checkpoint, recognised)
+    if prediction not in ("epsilon", "v_prediction"):
+        raise TetherError(f"prediction type {prediction!r} is unknown: give epsilon or v_prediction")
+    rest = dict(checkpoint.tensors)
+    try:
+        unet = _unet(path, recognised, settings, rest)
+        texts = _texts(path, recognised, rest)
+        own_vae = _vae(path, settings, rest) if vae is None or any(n.startswith(VAE) for n in rest) else None
+    except TetherError as error:
+        raise TetherError(str(error) if str(path) in str(error) else f"{path} does not open: {error}") from None
+    notes = [f"left out: {words}" for prefix, words in DROPPED.items() if any(n.startswith(prefix) for n in rest)]
+    rest = {name: tensor for name, tensor in rest.items() if not name.startswith(tuple(DROPPED))}
+    known = [UNUSED, UNUSED_IN_SD2] if recognised.family == "sd2" else [UNUSED]
+    strange = [name for name in rest if not any(pattern.fullmatch(name) for pattern in known)]
+    if strange:
+        raise TetherError(
+            f"{path} holds {len(strange)} tensors that do not belong in a {recognised.words}: {', '.join(strange[:3])}"
+        )
+    schedule = settings["scheduler"] | {"prediction_type": prediction}
+    if "ztsnr" in rest:
+        schedule["rescale_betas_zero_snr"] = True
+    parts = Parts(
+        family=recognised.family,
+        words=f"{recognised.words}, {prediction.replace('_', '-')} ({reason})",
+        unet=unet,
+        vae=_scaled(vae, own_vae, settings),
+        text_encoder=texts[0],
+        scheduler=schedule,
+        index=settings["index"],
+        tokenizer=clip_tokenizer("!" if recognised.family == "sd2" else "<|endoftext|>"),
+        released_only=rest,
+        notes=notes,
+    )
+    if len(texts) == 2:
+        parts = replace(parts, text_encoder_2=texts[1], tokenizer_2=clip_tokenizer("!"))
+    for part in parts.networks().values():
+        part.check()
+    return parts
+
+
+def vae_of_file(path: Path) -> Part:
+    """An autoencoder from a file of its own (`vae-ft-mse-840000`) or inside a base's; its scale is left open.
+
+    Raises:
+        TetherError: where there is none.
+    """
+    checkpoint = open_checkpoint(path)
+    tensors = checkpoint.tensors
+    prefix = VAE if any(name.startswith(VAE) for name in tensors) else ""
+    if prefix + "encoder.conv_in.weight" not in tensors:
+        raise TetherError(f"{path} holds no autoencoder: expected one of Stable Diffusion 1.x, 2.x or XL")
+    try:
+        vae = _vae(path, {"vae": {}}, dict(tensors), prefix)
+    except TetherError as error:
+        raise TetherError(f"{path} does not open as an autoencoder: {error}") from None
+    vae.check()
+    return vae
+
+
+def _taken(pairs: Any, rest: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors below a prefix under diffusers' names, taken out of the rest."""
+    own = {name.removeprefix(prefix): tensor for name, tensor in rest.items() if name.startswith(prefix)}
+    found, used = to_diffusers(pairs, own)
+    for name in used:
+        del rest[prefix + name]
+    return found
+
+
+def _unet(path: Path, recognised: Recognised, settings: Mapping[str, Any], rest: dict[str, Tensor]) -> Part:
+    shape = recognised.shape
+    last = rest.get(f"{UNET}out.2.weight")
+    config = settings["unet"] | shape.config()
+    config["out_channels"] = 4 if last is None else last.shape[0]
+    config["up_block_types"] = [
+        kind.replace("Down", "Up", 1) if kind == "DownBlock2D" else "CrossAttnUpBlock2D"
+        for kind in reversed(config["down_block_types"])
+    ]
+    what = f"{path} (denoiser)"
+    names = make_network(config, what).state_dict()
+    return Part(config, _taken(unet_pairs(shape, names), rest, UNET), what)
+
+
+def _vae(path: Path, settings: Mapping[str, Any], rest: dict[str, Tensor], prefix: str = VAE) -> Part:
+    if not any(name.startswith(prefix) for name in rest):
+        raise TetherError("it has no autoencoder: give one with --vae")
+    config = vae_config(rest, prefix) | settings["vae"]
+    what = f"{path} (autoencoder)"
+    names = make_network(config, what).state_dict()
+    return Part(config, _taken(vae_pairs(len(config["block_out_channels"]), names), rest, prefix), what)
+
+
+def _scaled(given: Part | None, own: Part | None, settings: Mapping[str, Any]) -> Part:
+    """The autoencoder to use; one from a bare file takes the scale of the family that it is used with."""
+    if given is None:
+        assert own is not None
+        return own
+    return replace(given, config=settings["vae"] | given.config)
+
+
+def _texts(path: Path, recognised: Recognised, rest: dict[str, Tensor]) -> list[Part]:
+    if recognised.family == "sd1":
+        return [_clip(path, rest, "cond_stage_model.transformer.")]
+    if recognised.family == "sd2":
+        return [_open_clip(path, rest, "cond_stage_model.model.", projection=False)]
+    return [
+        _clip(path, rest, "conditioner.embedders.0.transformer."),
+        _open_clip(path, rest, "conditioner.embedders.1.model.", projection=True),
+    ]
+
+
+def _clip(path: Path, rest: dict[str, Tensor], prefix: str) -> Part:
+    names = [name.removeprefix(prefix) for name in rest if name.startswith(prefix) and not UNUSED.fullmatch(name)]
+    bare = not any(name.startswith("text_model.") for name in names)
+    tensors = _taken(clip_pairs([f"text_model.{name}" for name in names] if bare else names, bare), rest, prefix)
+    return Part(text_config(tensors, "quick_gelu"), tensors, f"{path} (text encoder)")
+
+
+def _open_clip(path: Path, rest: dict[str, Tensor], prefix: str, projection: bool) -> Part:
+    layers = open_clip_layers(rest, prefix)
+    if not projection and (layers == LAST_OF_SD2 or f"{prefix}text_projection" in rest):
+        layers -= 1
+    tensors = _taken(open_clip_pairs(layers, projection), rest, prefix)
+    return Part(text_config(tensors, "gelu"), tensors, f"{path} (OpenCLIP text encoder)")

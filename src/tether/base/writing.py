@@ -1,0 +1,136 @@
+"""Weights are written whole or not at all.
+
+Everything goes to a neighbour of the target under another name, is flushed to the disk, and then takes the target's
+name, in one step of the file system. A disk that fills up, or a process that is killed, leaves the target as it was.
+
+A safetensors file is written tensor by tensor, each cast on its way, so that writing takes the memory of one tensor.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tether.base.landing import FilePages, cast
+from tether.errors import TetherError
+
+__all__ = ["replacing", "write_json", "write_safetensors", "write_torch"]
+
+CODES = {
+    torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
+    torch.bool: "BOOL", torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
+}  # fmt: skip
+
+
+@contextmanager
+def replacing(target: Path, *, force: bool) -> Iterator[Path]:
+    """A temporary path beside `target`: what is there at the end of the block becomes `target`, all of it or nothing.
+
+    Args:
+        target: a file or a folder to be.
+        force: replace what is there.
+
+    Raises:
+        TetherError: where `target` exists and `force` is false, or writing fails (the disk is full).
+    """
+    if target.exists() and not force:
+        raise TetherError(f"{target} exists: use --force to replace it")
+    room = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        room = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        part = room / target.name
+        yield part
+        _flush(part)
+        if target.is_dir():
+            os.replace(target, room / "old")
+        os.replace(part, target)
+    except OSError as error:
+        raise TetherError(f"{target} cannot be written: {error.strerror or error}") from None
+    finally:
+        if room is not None:
+            if (room / "old").exists() and not target.exists():
+                os.replace(room / "old", target)
+            shutil.rmtree(room, ignore_errors=True)
+
+
+def write_safetensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    dtype: torch.dtype | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> int:
+    """Writes tensors in the order of their names, and returns how many bytes the file has.
+
+    Args:
+        path: the file; no file may be there.
+        tensors: mapped or not; their numbers are checked.
+        dtype: what those of floating point are cast to; None leaves each as it is.
+        metadata: strings to go with them.
+
+    Raises:
+        TetherError: where a tensor is broken or does not fit the type.
+        OSError: where the file cannot be written.
+    """
+    # The widest first keeps every tensor aligned to its own type.
+    types = {name: dtype if dtype and tensor.is_floating_point() else tensor.dtype for name, tensor in tensors.items()}
+    names = sorted(tensors, key=lambda name: (-types[name].itemsize, name))
+    table: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
+    place = 0
+    for name in names:
+        size = tensors[name].numel() * types[name].itemsize
+        table[name] = {
+            "dtype": CODES[types[name]],
+            "shape": list(tensors[name].shape),
+            "data_offsets": [place, place + size],
+        }
+        place += size
+    header = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)
+    pages = FilePages()
+    with path.open("xb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        for name in names:
+            tensor = cast(tensors[name].detach(), dtype, name, "the source").cpu().contiguous()
+            if tensor.numel():
+                file.write(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+            pages.give_back(tensors[name])
+    return 8 + len(header) + place
+
+
+def write_torch(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> int:
+    """Writes PyTorch's zip file of `{"state_dict": tensors}`, as the released files are; otherwise as above."""
+    content = {}
+    for name in sorted(tensors):
+        tensor = cast(tensors[name].detach(), dtype, name, "the source").cpu()
+        # A view would take its whole storage along.
+        whole = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+        content[name] = tensor if whole else tensor.clone(memory_format=torch.contiguous_format)
+    try:
+        torch.save({"state_dict": content}, path)
+    except RuntimeError as error:  # PyTorch's writer of zip files reports a full disk so
+        raise OSError(f"the disk may be full ({str(error).splitlines()[0][:120]})") from None
+    return path.stat().st_size
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON that people can read, its folder first where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def _flush(part: Path) -> None:
+    for file in [part] if part.is_file() else [path for path in part.rglob("*") if path.is_file()]:
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())

@@ -1,0 +1,64 @@
+"""`tether dataset`: build, show and check training data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tether.errors import TetherError
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Build, show and check training data.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command()
+def build(
+    source: Annotated[str, typer.Argument(help="Folder, tar, parquet, prompt.json, or a set: emoji3d, ...")],
+    out: Annotated[Path, typer.Argument(help="Folder to build in; an unfinished one is continued.")],
+    condition: Annotated[str, typer.Option(help="Kind of condition: canny, ...")] = "canny",
+    size: Annotated[int, typer.Option(help="Shorter side of larger pictures, in pixels.")] = 512,
+    count: Annotated[
+        int | None, typer.Option(help="Samples that emoji3d, scenes or circles draw.", show_default=False)
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; one a core when left out.", show_default=False)] = None,
+) -> None:
+    """Annotate, check and pack pictures; bad ones are set aside with their reasons."""
+    from tether.cli.progress import count_bar
+    from tether.datasets.build import build_dataset
+
+    with count_bar("building") as on_progress:
+        manifest = build_dataset(
+            source, out, condition, size=size, count=count, workers=workers, on_progress=on_progress
+        )
+    print(f"{manifest.samples} samples in {len(manifest.shards)} shards in {out}")
+    for reason, number in sorted(manifest.quarantined.items()):
+        print(f"{number} left out: {reason} (named in {out / 'quarantine.jsonl'})")
+
+
+@app.command()
+def show(
+    data: Annotated[Path, typer.Argument(help="A built dataset.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="PNG to write.")],
+    count: Annotated[int, typer.Option(help="Samples to show.", min=1)] = 12,
+) -> None:
+    """Draw a contact sheet of pictures, conditions and captions."""
+    from tether.datasets.check import show_dataset
+    from tether.images import save_png
+
+    save_png(show_dataset(data, count), out, {})
+    print(out)
+
+
+@app.command()
+def check(data: Annotated[Path, typer.Argument(help="A built dataset.")]) -> None:
+    """Verify every file and every sample."""
+    from tether.datasets.check import check_dataset
+
+    report = check_dataset(data)
+    if report.faults:
+        more = f" (and {len(report.faults) - 1} more)" if len(report.faults) > 1 else ""
+        raise TetherError(f"{data}: {report.faults[0]}{more}; delete it and build it again")
+    print(f"{data}: {report.manifest.samples} samples, all as the manifest says")

@@ -1,0 +1,68 @@
+"""The random crops and flips of a sample, the same for picture and condition.
+
+A crop is a square of side s at (left, top), brought to the training resolution R. The first one of a sample is always
+the largest in the middle, unflipped; s is never below R where the picture is large enough, so nothing is blown up.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from tether.images import fit, fit_condition
+
+__all__ = ["Crop", "may_flip", "random_crops"]
+
+LEAST_SHARE = 0.8
+"""A crop's side is at least this share of the picture's shorter one."""
+HANDED = ("normal", "pose", "hand", "keypoint")
+"""Conditions whose colours say left and right: mirrored pixels are not the condition of the mirrored picture."""
+SIDED = re.compile(r"\b(left|right|leftmost|rightmost|clockwise|anticlockwise|counterclockwise)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A square cut out of a picture and, maybe, mirrored left to right. In pixels of the picture."""
+
+    left: int
+    top: int
+    side: int
+    flip: bool
+
+    def of_picture(self, image: Image.Image, resolution: int) -> Image.Image:
+        """The crop of a picture, `resolution` pixels a side."""
+        return self._mirror(fit(image.crop(self._box), resolution, resolution, "stretch"))
+
+    def of_condition(self, image: Image.Image, resolution: int) -> Image.Image:
+        """The crop of a condition image; maps of only black and white stay so."""
+        return self._mirror(fit_condition(image.crop(self._box), resolution, resolution, "stretch"))
+
+    @property
+    def _box(self) -> tuple[int, int, int, int]:
+        return self.left, self.top, self.left + self.side, self.top + self.side
+
+    def _mirror(self, image: Image.Image) -> Image.Image:
+        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self.flip else image
+
+
+def may_flip(condition: str, caption: str) -> bool:
+    """Whether a mirrored sample is still true: not where the condition or the caption tells left from right."""
+    return not any(word in condition for word in HANDED) and SIDED.search(caption) is None
+
+
+def random_crops(
+    width: int, height: int, resolution: int, count: int, flips: bool, rng: np.random.Generator
+) -> list[Crop]:
+    """The crops of a picture of `width` x `height` pixels: the middle one, then `count - 1` random ones."""
+    short = min(width, height)
+    crops = [Crop((width - short) // 2, (height - short) // 2, short, False)]
+    least = min(short, max(resolution, round(LEAST_SHARE * short)))
+    while len(crops) < count:
+        side = int(rng.integers(least, short + 1))
+        left, top = int(rng.integers(width - side + 1)), int(rng.integers(height - side + 1))
+        flip = bool(rng.random() < 0.5)
+        crops.append(Crop(left, top, side, flip and flips))
+    return crops

@@ -1,0 +1,114 @@
+"""Parquet files of samples, as Hugging Face publishes them: columns for picture, caption and, maybe, condition.
+
+A picture is bytes, or {"bytes": ..., "path": ...}. Needs pyarrow: `pip install tether-control[parquet]`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from tether.datasets.samples import Rejected, Sample
+from tether.datasets.shards import CAPTION_KEYS
+from tether.datasets.sources import CONDITION_KEYS, Source
+from tether.errors import TetherError
+
+__all__ = ["ParquetSource"]
+
+IMAGE_KEYS = ("image", "target", "img", "jpg", "png")
+
+
+class ParquetSource(Source):
+    """Rows of parquet files; one group of rows is in memory at a time.
+
+    Raises:
+        TetherError: where pyarrow is missing, a file is damaged, or there is no column for pictures or for captions.
+    """
+
+    kind = "parquet"
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.paths = paths
+        self.groups: list[tuple[int, int]] = []
+        rows = []
+        self.sizes = [path.stat().st_size for path in paths]
+        columns: set[str] = set()
+        for number, path in enumerate(paths):
+            file = _open_parquet(path)
+            columns |= set(file.schema_arrow.names)
+            for group in range(file.metadata.num_row_groups):
+                self.groups.append((number, group))
+                rows.append(file.metadata.row_group(group).num_rows)
+        self.ends = list(accumulate(rows))
+        self.image = self._column(columns, IMAGE_KEYS, "pictures")
+        self.caption = self._column(columns, CAPTION_KEYS, "captions")
+        self.condition = next((name for name in CONDITION_KEYS if name in columns), None)
+        self.has_conditions = self.condition is not None
+        self._loaded: tuple[int, Any] = (-1, None)
+
+    def _column(self, columns: set[str], names: tuple[str, ...], what: str) -> str:
+        for name in names:
+            if name in columns:
+                return name
+        have = ", ".join(sorted(columns))
+        raise TetherError(f"{self.paths[0]} has no column of {what}: expected one of {', '.join(names)}, it has {have}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_loaded": (-1, None)}  # another process reads its own rows
+
+    def __len__(self) -> int:
+        return self.ends[-1] if self.ends else 0
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """The group of rows and the row in it."""
+        group = bisect_right(self.ends, index)
+        return group, index - (self.ends[group - 1] if group else 0)
+
+    def key(self, index: int) -> str:
+        group, row = self._place(index)
+        number, within = self.groups[group]
+        return f"{self.paths[number].stem}/{within}/{row}"
+
+    def __getitem__(self, index: int) -> Sample:
+        group, row = self._place(index)
+        number, within = self.groups[group]
+        if self._loaded[0] != group:
+            names = [name for name in (self.image, self.caption, self.condition) if name]
+            try:
+                table = _open_parquet(self.paths[number]).read_row_group(within, columns=names)
+            except (OSError, ValueError) as error:
+                raise Rejected("unreadable", f"its rows are damaged: {error}") from None
+            self._loaded = (group, table)
+        record = self._loaded[1].slice(row, 1).to_pylist()[0]
+        folder = self.paths[number].parent
+        image = _picture(record[self.image], folder)
+        if image is None:
+            raise Rejected("unreadable", "the row has no picture")
+        condition = _picture(record[self.condition], folder) if self.condition else None
+        if self.condition and condition is None:
+            raise Rejected("condition unreadable", "the row has no condition")
+        return Sample(self.key(index), image, record[self.caption] or "", condition)
+
+    def listing(self) -> list[Any]:
+        return [[path.name, size] for path, size in zip(self.paths, self.sizes, strict=True)]
+
+
+def _picture(value: Any, folder: Path) -> bytes | Path | None:
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, str):
+        return folder / value
+    return value or None
+
+
+def _open_parquet(path: Path) -> Any:
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise TetherError("parquet files need pyarrow: pip install 'tether-control[parquet]'") from None
+    try:
+        return parquet.ParquetFile(path)
+    except (OSError, ValueError) as error:  # pyarrow's errors are children of these
+        raise TetherError(f"{path} is no parquet file: {error}") from None

@@ -1,0 +1,69 @@
+"""What a trainer hears of and tells: looks at validation pictures, progress, how a run ended, and that it diverged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from tether.control import ControlNet
+from tether.errors import TetherError
+
+__all__ = ["Diverged", "Look", "Outcome", "Progress", "Watcher"]
+
+
+class Diverged(TetherError):
+    """The loss is no number any more, or has exploded. `names` are the samples of that step, worst first."""
+
+    def __init__(self, message: str, names: list[str]) -> None:
+        super().__init__(message)
+        self.names = names
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the watcher saw: the obedience of the validation pictures, with their prompts and without."""
+
+    step: int
+    obedience: float
+    without_prompt: float
+
+
+class Watcher(Protocol):
+    """Samples validation pictures with a control and measures how well they obey."""
+
+    def __call__(self, step: int, control: ControlNet) -> Look: ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What `on_progress` is told after every step, on the main process."""
+
+    step: int
+    steps: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    samples_per_second: float
+    seconds_left: float
+    look: Look | None
+
+
+@dataclass
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        reason: all steps done; stopped at convergence; or told to leave by Ctrl-C or SIGTERM.
+        step: steps done, over all sittings.
+        samples: samples seen.
+        curve: the looks.
+        converged_at: the step of the look at which sudden convergence showed.
+        base_hash: SHA-256 of the locked base, the same before and after.
+    """
+
+    reason: Literal["finished", "converged", "interrupted"]
+    step: int
+    samples: int
+    curve: list[Look] = field(default_factory=list)
+    converged_at: int | None = None
+    base_hash: str = ""

@@ -1,0 +1,157 @@
+"""A whole run: from a config to a trained control in a folder.
+
+    OUT/config.yaml          every setting, spelled out
+    OUT/data/, OUT/cache/    the built dataset and its latents and text states, where they are not elsewhere
+    OUT/checkpoints/         see `tether.training.checkpoints`
+    OUT/samples/             contact sheets of the validation pictures
+    OUT/logs/                of the trackers
+    OUT/control/             the result: a diffusers folder that `tether generate` opens
+    OUT/unet/                the base's denoiser with its trained decoder, where it was unlocked
+    OUT/result.json          how it ended, the curve of obedience, the base's hash
+
+Running the same config again goes on with an unfinished run, and finds a finished one finished.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from accelerate import PartialState
+
+from tether.base import Base, ControlNet, load_base
+from tether.errors import TetherError
+from tether.evaluation.obedience import obedience_metric
+from tether.training.config import TrainConfig
+from tether.training.data import open_data
+from tether.training.events import Look, Outcome, Progress
+from tether.training.plan import Plan, measure
+from tether.training.trainer import Trainer, resolve_precision
+from tether.training.watch import PictureWatcher
+
+__all__ = ["Result", "dry_run", "train"]
+
+CONFIG, RESULT = "config.yaml", "result.json"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run has come to.
+
+    Attributes:
+        outcome: how it ended.
+        control: the folder of the trained control; None where the run was interrupted and has not ended.
+    """
+
+    outcome: Outcome
+    control: Path | None
+
+
+def train(
+    config: TrainConfig,
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_stage: Callable[[str, int, int], None] | None = None,
+) -> Result:
+    """Trains what the config says, or goes on with it.
+
+    Args:
+        config: the run.
+        on_progress: called after each step.
+        on_stage: called while data are made, with what is made, how much of it is done, and how much there is.
+
+    Raises:
+        Diverged: where the loss is not finite or has exploded.
+        TetherError: in one line, for everything else that stops a run.
+    """
+    finished = _finished(config)
+    if finished is not None:
+        return finished
+    main = PartialState(cpu=config.device == "cpu").is_main_process
+    if main:
+        config.save(config.out / CONFIG)
+    base, control = _open(config)
+    data = open_data(config, base, on_stage)
+    _compute_in(base, config)
+    watcher = None
+    if config.watch_every:
+        watcher = PictureWatcher(
+            base,
+            data.validation,
+            obedience_metric(config.condition),
+            config.out / "samples",
+            steps=config.watch_steps,
+            guidance_scale=config.watch_guidance,
+            seed=config.seed,
+        )
+    trainer = Trainer(base, control, data.batches, config, watcher=watcher, on_progress=on_progress)
+    outcome = trainer.fit()
+    if outcome.reason == "interrupted":
+        return Result(outcome, None)
+    with trainer.result() as trained:
+        if main:
+            vars(trained)["kind"] = config.condition
+            cast(ControlNet, trained).save(config.out / "control")
+            if config.unlock_decoder:
+                base.unet.save_pretrained(config.out / "unet")
+            _write_result(config, outcome)
+    trainer.accelerator.wait_for_everyone()
+    return Result(outcome, config.out / "control")
+
+
+def dry_run(config: TrainConfig) -> Plan:
+    """What the run will take: one update is made on random numbers, and nothing is written."""
+    base, control = _open(config)
+    _compute_in(base, config)
+    return measure(base, control, config)
+
+
+def _open(config: TrainConfig) -> tuple[Base, ControlNet]:
+    """The base in float32, on its device, and the control that training begins with."""
+    device = PartialState(cpu=config.device == "cpu").device or torch.device("cpu")
+    base = load_base(config.base, device=device)
+    if config.start_from is not None:
+        control = ControlNet.load(config.start_from, device=device)
+        control.check_fits(base)
+    else:
+        torch.manual_seed(config.seed)
+        control = cast(ControlNet, ControlNet.from_unet(base.unet, hint=config.hint))
+    vars(control)["kind"] = config.condition
+    return base, control
+
+
+def _compute_in(base: Base, config: TrainConfig) -> None:
+    """Casts the locked base, in memory, to the type of the computation: half the memory, and no cast a step."""
+    dtype = resolve_precision(config.precision, base.device)
+    if dtype is not None:
+        base.to(dtype=dtype)
+
+
+def _finished(config: TrainConfig) -> Result | None:
+    """The result of a run that is finished.
+
+    Raises:
+        TetherError: where the folder holds a run with other settings.
+    """
+    if not (config.out / CONFIG).exists():
+        return None
+    config.check_continues(TrainConfig.load(config.out / CONFIG))
+    try:
+        told = json.loads((config.out / RESULT).read_text())
+        outcome = Outcome(**told["outcome"] | {"curve": [Look(**look) for look in told["outcome"]["curve"]]})
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TetherError(f"{config.out / RESULT} is damaged ({error}): delete it and run again") from None
+    done = outcome.reason == "converged" or outcome.step >= config.steps
+    return Result(outcome, config.out / "control") if done and (config.out / "control").is_dir() else None
+
+
+def _write_result(config: TrainConfig, outcome: Outcome) -> None:
+    part = config.out / f".{RESULT}.part"
+    part.write_text(json.dumps({"outcome": asdict(outcome), "settings": config.model_dump(mode="json")}, indent=1))
+    part.replace(config.out / RESULT)

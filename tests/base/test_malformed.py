@@ -1,0 +1,310 @@
+"""Files that are damaged, or made to do harm, are refused in one line, fast, and before memory is taken."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tether.base import ControlNet, load_base
+from tether.base.checkpoints import open_checkpoint
+from tether.base.single_file import vae_of_file
+from tether.errors import TetherError
+
+SECONDS = 5.0
+MEMORY = 200 * 2**20
+
+Builder = Callable[[Path], Path]
+
+
+def header_of(table: dict[str, Any], body: bytes = b"", length: int | None = None) -> bytes:
+    """A safetensors file, by hand."""
+    text = json.dumps(table).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + body
+
+
+def written(name: str, content: bytes) -> Builder:
+    def build(folder: Path) -> Path:
+        (folder / name).write_bytes(content)
+        return folder / name
+
+    return build
+
+
+def entry(kind: str, shape: list[int], begin: int, end: int) -> dict[str, Any]:
+    return {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
+
+
+def torch_bytes(content: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def members_of(data: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def zipped(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def torch_with_table(table: bytes) -> bytes:
+    """A PyTorch file whose pickle is this one."""
+    return zipped({**members_of(torch_bytes({"a": torch.zeros(4)})), "archive/data.pkl": table})
+
+
+class Hostile:
+    """Pickled, this is a call."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def huge_header(folder: Path) -> Path:
+    path = folder / "header.safetensors"
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", 2 * 2**30) + b"{")
+        file.truncate(2 * 2**30 + 4096)  # a hole: the file is that long and takes no room
+    return path
+
+
+def zip_bomb(folder: Path) -> Path:
+    path = folder / "bomb.pth"
+    members = members_of(torch_bytes({"a": torch.zeros(4)}))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, content in members.items():
+            if "/data/" not in name:
+                archive.writestr(name, content)
+        with archive.open("archive/data/0", "w", force_zip64=True) as file:
+            for _ in range(128):
+                file.write(bytes(2**20))
+    assert path.stat().st_size < 2**20
+    return path
+
+
+def lying_pickle(shape: tuple[int, ...], stride: tuple[int, ...]) -> bytes:
+    """A PyTorch file whose table gives the four numbers it has this shape."""
+    table = members_of(torch_bytes({"a": torch.zeros(4)}))["archive/data.pkl"]
+
+    def tuple_of(numbers: tuple[int, ...]) -> bytes:
+        body = b"".join(b"\x8a\x08" + struct.pack("<q", number) for number in numbers)
+        return b"(" + body + b"t"
+
+    # The table says shape (4,) as K\x04 \x85 and stride (1,) as K\x01 \x85, each followed by a memo mark.
+    before, rest = table.split(b"K\x04\x85", 1)
+    rest = rest.split(b"K\x01\x85", 1)
+    return torch_with_table(before + tuple_of(shape) + rest[0] + tuple_of(stride) + rest[1])
+
+
+GOOD = torch_bytes({"state_dict": {"a": torch.randn(64, 64)}})
+DEEP = b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b"."
+
+MALFORMED: dict[str, Builder] = {
+    "empty": written("empty.safetensors", b""),
+    "a few bytes": written("few.safetensors", b"\x01\x02\x03"),
+    "wrong magic": written("magic.safetensors", os.urandom(8) + b"\x00" * 4096),
+    "a web page": written("page.safetensors", b"<!DOCTYPE html><html><body>404</body></html>"),
+    "a Git LFS pointer": written("lfs.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 4\n"),
+    "header of 2 GB": huge_header,
+    "header longer than the file": written("long.safetensors", struct.pack("<Q", 9999) + b'{"a":'),
+    "header that is no JSON": written("json.safetensors", struct.pack("<Q", 16) + b"{" + b"x" * 15),
+    "header that is a list": written("list.safetensors", struct.pack("<Q", 2) + b"[]" + b" " * 20),
+    "header nested without end": written("deep.safetensors", struct.pack("<Q", 200_004) + b'{"a":' + b"[" * 199_999),
+    "truncated tensors": written("short.safetensors", header_of({"a": entry("F32", [64], 0, 256)}, bytes(100))),
+    "shape larger than its bytes": written(
+        "lie.safetensors", header_of({"a": entry("F32", [2**20, 2**20], 0, 256)}, bytes(256))
+    ),
+    "offsets past the end": written("past.safetensors", header_of({"a": entry("F32", [2**40], 0, 2**42)}, bytes(64))),
+    "offsets backwards": written("back.safetensors", header_of({"a": entry("F32", [4], 32, 16)}, bytes(64))),
+    "negative shape": written("minus.safetensors", header_of({"a": entry("F32", [-4, -4], 0, 64)}, bytes(64))),
+    "unknown type": written("type.safetensors", header_of({"a": entry("F4711", [4], 0, 16)}, bytes(16))),
+    "entry without a place": written("place.safetensors", header_of({"a": {"dtype": "F32"}}, bytes(16))),
+    "tensors that overlap": written(
+        "over.safetensors", header_of({"a": entry("F32", [4], 0, 16), "b": entry("F32", [4], 8, 24)}, bytes(24))
+    ),
+    "PyTorch file cut in half": written("half.pth", GOOD[: len(GOOD) // 2]),
+    "PyTorch file cut at its end": written("end.pth", GOOD[:-10]),
+    "zip without tensors": written("docx.pth", zipped({"word/document.xml": b"<xml/>"})),
+    "zip bomb": zip_bomb,
+    "pickle that runs a command": written("run.pth", torch_bytes({"a": Hostile(os.system, "echo harm")})),
+    "pickle that imports": written("import.pth", torch_bytes({"a": Hostile(__import__, "os")})),
+    "pickle that takes memory": written("bytes.pth", torch_bytes({"a": Hostile(bytearray, 10**12)})),
+    "pickle that makes a large tensor": written("large.pth", torch_bytes({"a": Hostile(torch.Tensor, 10**10)})),
+    "pickle that hides its call": written("hidden.pth", torch_with_table(pickle.dumps(Hostile(os.system, "x"), 4))),
+    "pickle that breaks off": written("broken.pth", torch_with_table(b"\x80\x02}q\x00X\xff\x00")),
+    "pickle nested without end": written("nested.pth", torch_with_table(DEEP)),
+    "pickle of 8 MB": written("fat.pth", torch_with_table(b"\x80\x02" + b"N0" * 2**22 + b"N.")),
+    "pickle shape larger than its bytes": written("lie.pth", lying_pickle((10**6, 10**6), (10**6, 1))),
+    "pickle shape of one number repeated": written("stride.pth", lying_pickle((10**6, 10**6), (0, 0))),
+    "pickle of a list": written("list.pth", torch_bytes([1, 2, 3])),
+    "pickle without tensors": written("none.pth", torch_bytes({"epoch": 3})),
+    "bare pickle": written("bare.ckpt", pickle.dumps({"a": [1, 2, 3], "b": "words" * 10}, 2)),
+    "bare pickle that runs a command": written("bare2.ckpt", pickle.dumps(Hostile(os.system, "echo harm"), 2)),
+}
+
+
+def peak_memory() -> int:
+    """The most memory this process had at once since the last reset, in bytes."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def refused(action: Callable[[], Any]) -> str:
+    """The one line an action is refused with, in time and in memory."""
+    measured = sys.platform == "linux" and os.access("/proc/self/clear_refs", os.W_OK)
+    if measured:
+        Path("/proc/self/clear_refs").write_text("5")
+        before = peak_memory()
+    start = time.process_time()
+    with pytest.raises(TetherError) as caught:
+        action()
+    assert time.process_time() - start < SECONDS
+    if measured:
+        assert peak_memory() - before < MEMORY
+    line = str(caught.value)
+    assert len(line.splitlines()) == 1
+    assert len(line) < 600
+    return line
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_a_malformed_file_is_refused_in_one_line(
+    case: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = MALFORMED[case](tmp_path)
+    assert path.name in refused(lambda: load_base(path))
+    assert "harm" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("case", ["truncated tensors", "header of 2 GB", "pickle that runs a command"])
+@pytest.mark.parametrize("opens", [ControlNet.load, vae_of_file])
+def test_whatever_opens_files_refuses_them(case: str, opens: Callable[[Path], Any], tmp_path: Path) -> None:
+    path = MALFORMED[case](tmp_path)
+    assert path.name in refused(lambda: opens(path))
+
+
+def test_a_pickle_bomb_never_runs(tmp_path: Path) -> None:
+    witness = tmp_path / "witness"
+    path = tmp_path / "bomb.ckpt"
+    path.write_bytes(torch_bytes({"state_dict": {"a": torch.zeros(2)}, "b": Hostile(os.system, f"touch {witness}")}))
+    assert "system" in refused(lambda: open_checkpoint(path))
+    assert not witness.exists()
+
+
+def test_numbers_and_names_beside_the_tensors_are_no_harm(tmp_path: Path) -> None:
+    tensors = {"a": torch.randn(3, 5), "b": torch.randn(7).half()}
+    torch.save({"epoch": 3, "global_step": 110000, "lr": 0.1, "name": "x", "state_dict": tensors}, tmp_path / "x.ckpt")
+    opened = open_checkpoint(tmp_path / "x.ckpt")
+    assert opened.numbers == {"epoch": 3, "global_step": 110000, "lr": 0.1}
+    assert opened.tensors.keys() == tensors.keys()
+    assert all(torch.equal(opened.tensors[name], tensor) for name, tensor in tensors.items())
+
+
+def test_opening_reads_nothing_of_the_tensors(tmp_path: Path) -> None:
+    """A file of 8 GB (a hole) opens in no memory: its tensors are mapped."""
+    path = tmp_path / "large.safetensors"
+    side = 2**16
+    head = header_of({"a": entry("F16", [side, side], 0, 2 * side * side)})
+    with path.open("wb") as file:
+        file.write(head)
+        file.truncate(len(head) + 2 * side * side)
+    program = (
+        "import resource, sys\n"
+        "from tether.base.checkpoints import open_checkpoint\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        f"tensor = open_checkpoint({str(path)!r}).tensors['a']\n"
+        f"assert tensor.shape == ({side}, {side}) and tensor[-1, -1] == 0\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(run.stdout) < 50 * 2**20
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_vae_with_one_broken_number_is_refused(bad: float, tiny_folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    from tether.base.folder import part_of_folder
+
+    tensors = load_file(tiny_folder / "vae" / "diffusion_pytorch_model.safetensors")
+    tensors["decoder.conv_in.weight"][0, 0, 1, 1] = bad
+    save_file(tensors, tmp_path / "diffusion_pytorch_model.safetensors")
+    (tmp_path / "config.json").write_text((tiny_folder / "vae" / "config.json").read_text())
+    line = refused(lambda: part_of_folder(tmp_path).land(None))
+    assert "decoder.conv_in.weight" in line
+    assert "NaN or infinity" in line
+
+
+def test_a_number_too_large_for_the_wanted_type_is_refused(tiny_folder: Path) -> None:
+    from tether.base.folder import part_of_folder
+
+    part = part_of_folder(tiny_folder / "vae")
+    part.tensors["decoder.conv_in.bias"] = torch.full_like(part.tensors["decoder.conv_in.bias"], 1e5)
+    part.land(torch.bfloat16)
+    assert "float16" in refused(lambda: part.land(torch.float16))
+
+
+@pytest.mark.parametrize(
+    ("settings", "value"),
+    [("layers_per_block", 10**9), ("block_out_channels", [10**9] * 4), ("block_out_channels", [8] * 10**6)],
+)
+def test_settings_of_no_network_are_refused(settings: str, value: Any, tiny_folder: Path) -> None:
+    from tether.base.parts import make_network
+
+    config = json.loads((tiny_folder / "unet" / "config.json").read_text())
+    assert settings in refused(lambda: make_network(config | {settings: value}, "a folder"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.pop("conv_in.weight"), "lacks conv_in.weight"),
+        (lambda t: t.update(more=torch.zeros(2)), "do not belong in it: more"),
+        (lambda t: t.update({"conv_in.weight": torch.zeros(3, 3)}), "(3, 3)"),
+    ],
+    ids=["a key is missing", "a key is left over", "a shape is wrong"],
+)
+def test_a_folder_whose_tensors_are_not_its_networks_is_refused(
+    change: Callable[[dict[str, torch.Tensor]], Any], said: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    from tether.base.folder import part_of_folder
+
+    tensors = load_file(tiny_folder / "unet" / "diffusion_pytorch_model.safetensors")
+    change(tensors)
+    save_file(tensors, tmp_path / "diffusion_pytorch_model.safetensors")
+    (tmp_path / "config.json").write_text((tiny_folder / "unet" / "config.json").read_text())
+    assert said in refused(lambda: part_of_folder(tmp_path).land(None))
+
+
+def test_an_index_of_shards_cannot_name_files_elsewhere(tmp_path: Path) -> None:
+    from tether.base.checkpoints import open_shards
+
+    save_file({"a": torch.zeros(2)}, tmp_path / "secret.safetensors")
+    (tmp_path / "in").mkdir()
+    index = tmp_path / "in" / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "../secret.safetensors"}}))
+    assert "outside its folder" in refused(lambda: open_shards(index))

@@ -1,0 +1,114 @@
+"""`tether generate` end to end, on the tiny base."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from tether.base import Base, ControlNet
+from tether.cli import app
+from tether.errors import TetherError
+from tether.images import read_metadata, save_png
+from tether.sampling.request import Request, read_request
+
+
+@pytest.fixture
+def control(tiny_base: Base, tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    control = ControlNet.from_unet(tiny_base.unet)
+    for parameter in control.controlnet_down_blocks.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    control.kind = "canny"
+    control.save(tmp_path / "control")
+    return tmp_path / "control"
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    image = Image.new("RGB", (90, 70), (30, 30, 30))
+    image.paste((220, 60, 60), (20, 20, 60, 50))
+    image.save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def tether(*arguments: object) -> list[str]:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout.splitlines()
+
+
+def test_a_picture_is_repeated_to_the_byte_from_itself_alone(
+    tiny_folder: Path, control: Path, photo: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    command = ("generate", "a red cube", "--base", tiny_folder, "--control", f"{control}={photo}:0.7@0-0.8")
+    lines = tether(*command, "--seed", 7, "--count", 3, "--steps", 3, "--weighting", "cfg-rw", "-o", out, "--json")
+    told = [json.loads(line) for line in lines]
+    assert [one["seed"] for one in told] == [7, 8, 9]
+    assert {(one["width"], one["height"]) for one in told} == {(64, 64)}
+    photo.unlink()
+    for one in told[1:]:
+        (path,) = tether("generate", "--again", one["path"], "-o", tmp_path / "again")
+        assert Path(path).read_bytes() == Path(one["path"]).read_bytes()
+
+
+def test_the_grid_shows_source_condition_and_results(
+    tiny_folder: Path, control: Path, photo: Path, tmp_path: Path
+) -> None:
+    lines = tether(
+        "generate", "x", "--base", tiny_folder, "--control", f"{control}={photo}", "--steps", 2, "--count", 2,
+        "-o", tmp_path / "out", "--grid",
+    )  # fmt: skip
+    sheet = Image.open(lines[-1])
+    assert sheet.width == 4 * 70 + 6
+    cells = [np.asarray(sheet.crop((6 + 70 * k, 6, 70 + 70 * k, 70))) for k in range(4)]
+    assert set(np.unique(cells[1])) == {0, 255}
+    assert np.array_equal(cells[2], np.asarray(Image.open(lines[0])))
+    assert np.array_equal(cells[3], np.asarray(Image.open(lines[1])))
+
+
+def test_a_ready_condition_is_used_as_it_is(tiny_folder: Path, control: Path, tmp_path: Path) -> None:
+    edges = Image.fromarray((np.random.default_rng(0).random((64, 64, 1)) > 0.9).repeat(3, 2).astype(np.uint8) * 255)
+    save_png(edges, tmp_path / "edges.png")
+    (path,) = tether(
+        "generate", "x", "--base", tiny_folder, "--condition", f"{control}={tmp_path / 'edges.png'}", "--steps", 2,
+        "-o", tmp_path / "out",
+    )  # fmt: skip
+    kept = read_request(Path(path)).controls[0].condition
+    assert np.array_equal(np.asarray(kept), np.asarray(edges))
+
+
+def test_image_to_image_and_inpainting_run_and_repeat(tiny_folder: Path, photo: Path, tmp_path: Path) -> None:
+    Image.new("L", (90, 70), 255).save(tmp_path / "mask.png")
+    for extra in ((), ("--mask", tmp_path / "mask.png")):
+        (path,) = tether(
+            "generate", "x", "--base", tiny_folder, "--init", photo, "--denoise", 0.7, "--steps", 4, *extra,
+            "-o", tmp_path / "out", "--scheduler", "ddim",
+        )  # fmt: skip
+        (again,) = tether("generate", "--again", path, "-o", tmp_path / "again")
+        assert Path(path).read_bytes() == Path(again).read_bytes()
+
+
+def test_a_request_that_was_tampered_with_is_refused(tmp_path: Path) -> None:
+    request = json.loads(Request(prompt="x").model_dump_json())
+    for change, words in (({"surprise": 1}, "surprise"), ({"count": 0}, "count"), ({"init": "no picture"}, "init")):
+        save_png(Image.new("RGB", (8, 8)), tmp_path / "a.png", {"tether": json.dumps(request | change)})
+        with pytest.raises(TetherError, match=words) as caught:
+            read_request(tmp_path / "a.png")
+        assert "\n" not in str(caught.value)
+
+
+def test_metadata_survives_the_round_trip(tmp_path: Path) -> None:
+    request = Request(prompt="ünï", seed=3, count=2, init=Image.new("RGB", (8, 8), "red"))
+    save_png(Image.new("RGB", (8, 8)), tmp_path / "a.png", request.metadata(1))
+    assert "tether" in read_metadata(tmp_path / "a.png")
+    read = read_request(tmp_path / "a.png")
+    assert (read.prompt, read.seed, read.index) == ("ünï", 3, 1)
+    assert read.init is not None
+    assert read.init.getpixel((4, 4)) == (255, 0, 0)

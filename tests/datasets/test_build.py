@@ -1,0 +1,295 @@
+"""A build leaves out what is bad, says why, can be killed at any moment, and always ends in the same bytes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tether.annotators import annotate
+from tether.datasets.build import build_dataset
+from tether.datasets.check import check_dataset, open_dataset, show_dataset
+from tether.datasets.manifest import hash_file
+from tether.errors import TetherError
+
+from .conftest import as_folder, picture, png, triples
+
+KILLED = Path(__file__).with_name("killed.py")
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {path.name: hash_file(path) for path in sorted(folder.iterdir())}
+
+
+def quarantined(out: Path) -> dict[str, tuple[str, str]]:
+    lines = (out / "quarantine.jsonl").read_text(encoding="utf-8").splitlines()
+    return {line["key"]: (line["reason"], line["detail"]) for line in map(json.loads, lines)}
+
+
+def add(folder: Path, name: str, data: bytes, words: str | bytes = "words") -> None:
+    (folder / name).write_bytes(data)
+    (folder / name).with_suffix(".txt").write_bytes(words if isinstance(words, bytes) else words.encode())
+
+
+def test_each_kind_of_bad_sample_is_quarantined_with_its_reason(photos: Path, tmp_path: Path) -> None:
+    deep = io.BytesIO()
+    Image.fromarray(np.full((64, 64), 40000, np.uint16)).save(deep, "PNG")
+    add(photos, "a-torn.png", png(picture(20))[:90])
+    add(photos, "b-none.jpg", b"these are words")
+    add(photos, "c-small.png", png(picture(21, 72, 24)))
+    add(photos, "d-deep.png", deep.getvalue())
+    add(photos, "e-mask.png", png(picture(22).convert("1")))
+    add(photos, "f-twin.png", png(picture(3)))
+    add(photos, "g-silent.png", png(picture(23)), " \n ")
+    picture(24).save(photos / "h-alone.png")
+    add(photos, "i-latin.png", png(picture(25)), "café".encode("latin-1"))
+    manifest = build_dataset(photos, tmp_path / "out", "canny", min_side=32, workers=0)
+    found = quarantined(tmp_path / "out")
+    assert {key: reason for key, (reason, _) in found.items()} == {
+        "a-torn.png": "unreadable",
+        "b-none.jpg": "unreadable",
+        "c-small.png": "too small",
+        "d-deep.png": "wrong mode",
+        "e-mask.png": "wrong mode",
+        "f-twin.png": "duplicate",
+        "g-silent.png": "empty caption",
+        "h-alone.png": "empty caption",
+        "i-latin.png": "unreadable",
+    }
+    assert "3.png" in found["f-twin.png"][1]
+    assert "UTF-8" in found["i-latin.png"][1]
+    assert manifest.samples == 10
+    assert manifest.quarantined == {
+        "duplicate": 1,
+        "empty caption": 2,
+        "too small": 1,
+        "unreadable": 3,
+        "wrong mode": 2,
+    }
+
+
+def test_a_bad_condition_is_quarantined_with_its_reason(tmp_path: Path) -> None:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    as_folder(folder)
+    picture(7, 64, 64).save(folder / "0.condition.png")
+    (folder / "1.condition.png").write_bytes(b"no picture")
+    (folder / "2.condition.png").unlink()
+    build_dataset(folder, tmp_path / "out", "anything", workers=0)
+    reasons = {key: reason for key, (reason, _) in quarantined(tmp_path / "out").items()}
+    assert reasons == {"0.png": "condition size", "1.png": "condition unreadable", "2.png": "condition unreadable"}
+
+
+def test_a_duplicate_is_found_across_shards(photos: Path, tmp_path: Path) -> None:
+    add(photos, "z.png", png(picture(0)))
+    build_dataset(photos, tmp_path / "out", "canny", shard_size=2, workers=0)
+    assert quarantined(tmp_path / "out")["z.png"] == ("duplicate", "the same pixels as 0.png")
+
+
+def test_the_samples_of_a_dataset_are_those_of_its_source(laid_out: Path, tmp_path: Path) -> None:
+    build_dataset(laid_out, tmp_path / "out", "mine", workers=0)
+    _, reader = open_dataset(tmp_path / "out")
+    for index, (image, condition, words) in enumerate(triples()):
+        sample = reader.sample(index)
+        assert sample.caption == words
+        assert isinstance(sample.image, bytes)
+        assert isinstance(sample.condition, bytes)
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(sample.image)).convert("RGB")), np.asarray(image))
+        shown = Image.open(io.BytesIO(sample.condition)).convert("RGB")
+        assert np.array_equal(np.asarray(shown), np.asarray(condition))
+
+
+def test_conditions_are_annotated_at_the_size_that_is_kept(photos: Path, tmp_path: Path) -> None:
+    build_dataset(photos, tmp_path / "out", "canny", options={"low": 50, "high": 90}, size=32, workers=0)
+    _, reader = open_dataset(tmp_path / "out")
+    for index in range(len(reader)):
+        sample = reader.sample(index)
+        assert isinstance(sample.image, bytes)
+        assert isinstance(sample.condition, bytes)
+        image = Image.open(io.BytesIO(sample.image)).convert("RGB")
+        assert image.size == (36, 32)
+        edges = annotate("canny", image, low=50, high=90)
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(sample.condition)).convert("RGB")), np.asarray(edges))
+
+
+def test_jpeg_stays_jpeg_and_the_rest_stays_lossless(tmp_path: Path) -> None:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    for k, name in enumerate(("a.jpg", "b.png", "c.webp")):
+        picture(k).save(folder / name)
+        (folder / name).with_suffix(".txt").write_text("words")
+    build_dataset(folder, tmp_path / "out", "canny", workers=0)
+    with tarfile.open(tmp_path / "out" / "shard-00000.tar") as archive:
+        assert [name for name in archive.getnames() if name.endswith((".jpg", "0.png", "1.png", "2.png"))] == [
+            "00000000.jpg",
+            "00000001.png",
+            "00000002.png",
+        ]
+
+
+def test_a_finished_dataset_is_left_as_it_is(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = build_dataset(photos, out, "canny", shard_size=4, workers=0)
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert build_dataset(photos, out, "canny", shard_size=4, workers=0) == first
+    assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == before
+    assert sorted(before) == ["manifest.json", "quarantine.jsonl", *[f"shard-0000{k}.tar" for k in range(3)]]
+
+
+def test_what_does_not_fit_is_refused_in_one_line(photos: Path, tmp_path: Path) -> None:
+    build_dataset(photos, tmp_path / "out", "canny", workers=0)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "bad").mkdir()
+    picture(0).save(tmp_path / "bad" / "a.png")
+    cases = [
+        (photos, "out", "canny", {"size": 32}, "size 512 instead of 32"),
+        (photos, "full", "canny", {}, "not empty"),
+        (photos, "file", "canny", {}, "is a file"),
+        (photos, "new", "cany", {}, "did you mean canny"),
+        (photos, "new", "canny", {"options": {"hue": 1}}, "no option 'hue'"),
+        (photos, "new", "canny", {"size": 0}, "at least 8"),
+        (photos, "new", "canny", {"shard_size": 0}, "at least 1"),
+        (tmp_path / "bad", "new", "canny", {}, "no sample is good"),
+    ]
+    for source, out, kind, settings, told in cases:
+        with pytest.raises(TetherError, match=told) as caught:
+            build_dataset(source, tmp_path / out, kind, workers=0, **settings)
+        assert "\n" not in str(caught.value)
+
+
+def test_progress_ends_with_every_sample(photos: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    build_dataset(photos, tmp_path / "out", "canny", shard_size=4, workers=0, on_progress=lambda *at: seen.append(at))
+    assert seen == [(done, 10) for done in range(1, 11)]
+
+
+def test_a_build_killed_at_any_moment_goes_on_to_the_same_bytes(photos: Path, tmp_path: Path) -> None:
+    add(photos, "5.png", png(picture(2)))  # a duplicate across shards
+    command = [sys.executable, str(KILLED), "build", str(photos), str(tmp_path / "runs")]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["unlike"] == []
+    # Settings, three shards and their records, quarantine, manifest; before and after each gets its name.
+    assert told["moments"] == 2 * (1 + 3 * 2 + 1 + 1)
+    assert len(told["files"]) == 5
+
+
+PARALLEL = """
+import sys
+from tether.datasets.build import build_dataset
+if __name__ == "__main__":
+    build_dataset(sys.argv[1], sys.argv[2], "canny", shard_size=2, workers=2)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for child processes as Linux shows them")
+def test_workers_change_no_byte_and_die_with_a_killed_parent(photos: Path, tmp_path: Path) -> None:
+    for k in range(10, 40):
+        add(photos, f"{k}.png", png(picture(k)))
+    script = tmp_path / "parallel.py"
+    script.write_text(PARALLEL)
+    out = tmp_path / "out"
+    run = subprocess.Popen([sys.executable, str(script), str(photos), str(out)], env=ENVIRONMENT)
+    while run.poll() is None and not (out / "shard-00000.tar").exists():
+        time.sleep(0.001)
+    children = [int(child) for child in Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()]
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    deadline = time.monotonic() + 60
+    while alive := [child for child in children if _runs(child)]:
+        assert time.monotonic() < deadline, f"workers {alive} outlived their parent"
+        time.sleep(0.05)
+    assert not (out / "manifest.json").exists(), "it was finished before it could be killed"
+    build_dataset(photos, out, "canny", shard_size=2, workers=2)
+    build_dataset(photos, tmp_path / "alone", "canny", shard_size=2, workers=0)
+    assert hashes(out) == hashes(tmp_path / "alone")
+
+
+def _runs(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_going_on_with_other_settings_is_refused(photos: Path, tmp_path: Path) -> None:
+    class Stopped(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        if done > 5:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        build_dataset(photos, tmp_path / "out", "canny", shard_size=4, workers=0, on_progress=stop)
+    with pytest.raises(TetherError, match="unfinished run with options None instead of"):
+        build_dataset(photos, tmp_path / "out", "canny", options={}, shard_size=4, workers=0)
+    with pytest.raises(TetherError, match="unfinished: run the same build again"):
+        check_dataset(tmp_path / "out")
+
+
+def test_check_finds_nothing_in_a_good_dataset(photos: Path, tmp_path: Path) -> None:
+    build_dataset(photos, tmp_path / "out", "canny", workers=0)
+    report = check_dataset(tmp_path / "out")
+    assert report.faults == ()
+    assert report.manifest.samples == 10
+
+
+@pytest.mark.parametrize("damage", ["bit", "cut", "gone", "more", "quarantine"])
+def test_check_finds_every_damage(photos: Path, tmp_path: Path, damage: str) -> None:
+    out = tmp_path / "out"
+    build_dataset(photos, out, "canny", shard_size=4, workers=0)
+    shard = out / "shard-00001.tar"
+    data = bytearray(shard.read_bytes())
+    if damage == "bit":
+        data[len(data) // 2] ^= 1
+        shard.write_bytes(data)
+    elif damage == "cut":
+        shard.write_bytes(data[:-1000])
+    elif damage == "gone":
+        shard.unlink()
+    elif damage == "more":
+        (out / "shard-00009.tar").write_bytes(data)
+    else:
+        (out / "quarantine.jsonl").write_text("{}\n")
+    told = {"bit": "SHA-256", "cut": "bytes instead of", "gone": "missing", "more": "not in the manifest"}
+    faults = check_dataset(out).faults
+    assert len(faults) == 1
+    assert told.get(damage, "quarantine.jsonl has changed") in faults[0]
+
+
+def test_a_manifest_that_was_edited_is_refused(photos: Path, tmp_path: Path) -> None:
+    build_dataset(photos, tmp_path / "out", "canny", workers=0)
+    path = tmp_path / "out" / "manifest.json"
+    path.write_text(path.read_text().replace('"samples": 10', '"samples": 11', 1))
+    with pytest.raises(TetherError, match="damaged or was changed"):
+        check_dataset(tmp_path / "out")
+
+
+def test_the_contact_sheet_shows_picture_and_condition_beside_each_other(tmp_path: Path) -> None:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    as_folder(folder)
+    build_dataset(folder, tmp_path / "out", "mine", workers=0)
+    sheet = np.asarray(show_dataset(tmp_path / "out", count=1))
+    image, condition, _ = triples()[0]
+    shown = [np.asarray(image), np.asarray(condition)]
+    windows = np.lib.stride_tricks.sliding_window_view(sheet, (64, 72, 3))[:, :, 0]
+    places = [np.argwhere((windows == one).all(axis=(2, 3, 4))).tolist() for one in shown]
+    assert [len(found) for found in places] == [1, 1]
+    assert places[0][0][0] == places[1][0][0]
+    assert places[1][0][1] - places[0][0][1] >= 72

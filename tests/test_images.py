@@ -1,0 +1,205 @@
+"""Every odd file that people have gives the right picture, or one clear line."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tether import images
+from tether.errors import TetherError
+from tether.images import (
+    contact_sheet,
+    fit,
+    fit_condition,
+    from_pixels,
+    open_image,
+    read_metadata,
+    save_png,
+    to_condition,
+    to_pixels,
+)
+
+
+def written(path: Path, image: Image.Image, **options: object) -> Path:
+    image.save(path, **options)
+    return path
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(TetherError) as caught:
+        open_image(path)
+    assert "\n" not in str(caught.value)
+    assert path.name in str(caught.value)
+    return str(caught.value)
+
+
+def test_missing_empty_folder_text_and_truncated_files_are_refused(tmp_path: Path) -> None:
+    assert "no file" in refused(tmp_path / "none.png")
+    (tmp_path / "empty.png").touch()
+    assert "empty" in refused(tmp_path / "empty.png")
+    assert "folder" in refused(tmp_path)
+    (tmp_path / "text.png").write_text("not a picture, only words" * 20)
+    assert "no picture" in refused(tmp_path / "text.png")
+    rng = np.random.default_rng(0)
+    whole = written(tmp_path / "whole.png", Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)))
+    (tmp_path / "cut.png").write_bytes(whole.read_bytes()[:3000])
+    assert "damaged" in refused(tmp_path / "cut.png")
+    jpeg = written(tmp_path / "whole.jpg", Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)))
+    (tmp_path / "cut.jpg").write_bytes(jpeg.read_bytes()[:1500])
+    assert "damaged" in refused(tmp_path / "cut.jpg")
+
+
+def test_a_header_that_claims_too_much_is_refused_before_anything_is_decoded(tmp_path: Path) -> None:
+    small = written(tmp_path / "bomb.png", Image.new("L", (8, 8)))
+    data = bytearray(small.read_bytes())
+    data[16:24] = (60_000).to_bytes(4, "big") * 2
+    import zlib
+
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    small.write_bytes(data)
+    assert "million" in refused(small)
+
+
+def test_vector_and_document_formats_are_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "a.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
+    assert "no picture" in refused(tmp_path / "a.eps")
+
+
+def test_one_pixel_and_very_wide_pictures_are_read(tmp_path: Path) -> None:
+    one = open_image(written(tmp_path / "one.png", Image.new("RGB", (1, 1), (9, 8, 7))))
+    assert (one.size, one.getpixel((0, 0))) == ((1, 1), (9, 8, 7))
+    wide = open_image(written(tmp_path / "wide.png", Image.new("RGB", (20_000, 30), (200, 10, 10))))
+    assert wide.width == images.WORKING_SIDE
+    assert wide.getpixel((100, 3)) == (200, 10, 10)
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16)[None].repeat(4, axis=0)
+    read = np.asarray(open_image(written(tmp_path / "ramp.png", Image.fromarray(ramp))))
+    assert np.abs(read[0, :, 0].astype(int) - np.arange(256)).max() <= 1
+    tiff = np.asarray(open_image(written(tmp_path / "float.tiff", Image.fromarray((ramp / 65535).astype(np.float32)))))
+    assert np.abs(tiff[0, :, 0].astype(int) - np.arange(256)).max() <= 1
+
+
+def test_cmyk_is_converted(tmp_path: Path) -> None:
+    red = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
+    for name in ("red.jpg", "red.tiff"):
+        r, g, b = open_image(written(tmp_path / name, red)).getpixel((8, 8))  # type: ignore[misc]
+        assert r > 225 and g < 40 and b < 40
+
+
+def test_palette_and_transparency_lie_on_white(tmp_path: Path) -> None:
+    palette = Image.new("RGB", (8, 8), (10, 200, 30)).convert("P", palette=Image.Palette.ADAPTIVE)
+    assert open_image(written(tmp_path / "p.png", palette)).getpixel((4, 4)) == (10, 200, 30)
+    half = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    half.paste((0, 0, 255, 255), (0, 0, 4, 8))
+    read = open_image(written(tmp_path / "rgba.png", half))
+    assert read.getpixel((6, 4)) == (255, 255, 255)
+    assert read.getpixel((1, 4)) == (0, 0, 255)
+    grey = open_image(written(tmp_path / "la.png", Image.new("LA", (8, 8), (0, 128))))
+    assert abs(grey.getpixel((4, 4))[0] - 127) <= 1  # type: ignore[index]
+    palette.info["transparency"] = 0
+    assert open_image(written(tmp_path / "pt.png", palette, transparency=0)).getpixel((4, 4)) == (255, 255, 255)
+
+
+def test_of_an_animation_the_first_frame_is_taken(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ((255, 0, 0), (0, 255, 0))]
+    for name in ("a.gif", "a.webp", "a.png"):
+        options = {"lossless": True} if name.endswith("webp") else {}
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], duration=50, **options)
+        assert open_image(tmp_path / name).getpixel((4, 4)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation_is_applied(tmp_path: Path, orientation: int) -> None:
+    upright = np.zeros((32, 48, 3), np.uint8)
+    upright[:16, :24] = 255  # the upper left corner is white
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright, 1),
+        7: np.rot90(upright, 2).transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = written(tmp_path / "photo.jpg", Image.fromarray(np.ascontiguousarray(stored)), exif=exif, quality=95)
+    read = np.asarray(open_image(path)).astype(int)
+    assert read.shape == upright.shape
+    assert np.abs(read - upright).mean() < 4
+
+
+def test_pixels_round_trip_exactly() -> None:
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
+    image = Image.fromarray(levels)
+    assert np.array_equal(np.asarray(from_pixels(to_pixels(image))[0]), levels)
+    assert to_pixels(image).min() == -1
+    assert to_pixels(image).max() == 1
+    assert to_condition(image).min() == 0
+    assert torch.equal(to_condition(image) * 2 - 1, to_pixels(image))
+
+
+def test_the_three_rules_of_fitting() -> None:
+    wide = Image.new("RGB", (200, 100), (255, 0, 0))
+    wide.paste((0, 0, 255), (50, 0, 150, 100))
+    assert fit(wide, 50, 50, "crop").getpixel((0, 25)) == (0, 0, 255)
+    assert fit(wide, 50, 50, "stretch").getpixel((0, 25)) == (255, 0, 0)
+    padded = fit(wide, 50, 50, "pad")
+    assert padded.getpixel((25, 2)) == (255, 255, 255)
+    assert padded.getpixel((25, 25)) == (0, 0, 255)
+    assert {fit(wide, 40, 24, rule).size for rule in ("crop", "stretch", "pad")} == {(40, 24)}  # type: ignore[arg-type]
+    with pytest.raises(TetherError, match="crop"):
+        fit(wide, 50, 50, "squeeze")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("factor", [2, 3, 5, 8])
+def test_lines_of_a_map_survive_when_it_is_reduced(factor: int) -> None:
+    side = 64 * factor
+    map_ = np.zeros((side, side, 3), np.uint8)
+    map_[side // 3] = 255
+    map_[:, side // 4] = 255
+    reduced = np.asarray(fit_condition(Image.fromarray(map_), 64, 64))[..., 0]
+    assert set(np.unique(reduced)) == {0, 255}
+    assert (reduced[64 // 3] == 255).all()
+    assert (reduced[:, 64 // 4] == 255).all()
+    assert (reduced == 255).sum() == 64 + 63
+
+
+def test_a_png_carries_its_text_and_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    save_png(Image.new("RGB", (8, 8), "red"), path, {"tether": "ünï {}" * 1000})
+    assert read_metadata(path) == {"tether": "ünï {}" * 1000}
+    before = path.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(images.os, "fsync", full)
+    with pytest.raises(TetherError, match="No space left"):
+        save_png(Image.new("RGB", (8, 8), "blue"), path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_a_file_without_our_text_has_none(tmp_path: Path) -> None:
+    assert read_metadata(written(tmp_path / "a.png", Image.new("RGB", (8, 8)))) == {}
+    with pytest.raises(TetherError, match="PNG"):
+        read_metadata(written(tmp_path / "a.jpg", Image.new("RGB", (8, 8))))
+
+
+def test_a_contact_sheet_holds_every_picture() -> None:
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+    sheet = contact_sheet([[Image.new("RGB", (20, 20), c) for c in colours], [Image.new("RGB", (10, 20), colours[0])]])
+    found = {sheet.getpixel((6 + 26 * k + 10, 16)) for k in range(3)}
+    assert found == set(colours)
+    assert sheet.getpixel((16, 42)) == colours[0]

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tether.errors import TetherError
+from tether.training.config import TrainConfig
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
+    config = TrainConfig(out=tmp_path / "run", steps=7, min_snr=5.0, betas=(0.9, 0.99), trackers=("wandb",))
+    config.save(tmp_path / "config.yaml")
+    assert TrainConfig.load(tmp_path / "config.yaml") == config
+
+
+def test_overrides_win_and_none_is_no_override(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("out: run\nsteps: 7\nbatch_size: 3\n")
+    config = TrainConfig.load(tmp_path / "config.yaml", steps=9, batch_size=None)
+    assert (config.steps, config.batch_size) == (9, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("out: run\nlearningrate: 1\n", "learningrate"),
+        ("out: run\nsteps: many\n", "steps"),
+        ("out: run\nsteps: 0\n", "steps"),
+        ("out: run\nlearning_rate: .nan\n", "learning_rate"),
+        ("out: run\nsteps: 5\nwarmup_steps: 5\n", "warmup_steps"),
+        ("out: run\nbetas: [0.9, 1.0]\n", "betas"),
+        ("steps: 5\n", "out"),
+        ("- a\n- b\n", "config.yaml"),
+        ("a: [\n", "config.yaml"),
+    ],
+)
+def test_a_wrong_file_is_refused_in_one_line_that_names_what_is_wrong(tmp_path: Path, text: str, named: str) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(TetherError, match=named) as caught:
+        TrainConfig.load(tmp_path / "config.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(TetherError, match="cannot read"):
+        TrainConfig.load(tmp_path / "none.yaml")

@@ -1,0 +1,63 @@
+"""Many processes are one run."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+def run_two(server: Any, out: Path, **settings: Any) -> None:
+    port = str(free_port())
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared |= {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"}
+    both = [server.start(out, shared | {"RANK": str(r), "LOCAL_RANK": str(r)}, **settings) for r in range(2)]
+    assert [training.wait() for training in both] == [0, 0]
+
+
+@pytest.mark.parametrize("extra", [{}, {"gradient_accumulation": 2, "ema": 0.9}], ids=["plain", "accumulated"])
+def test_two_processes_at_half_the_batch_have_the_losses_of_one(
+    server: Any, tmp_path: Path, extra: dict[str, Any]
+) -> None:
+    assert server.start(tmp_path / "one", steps=10, batch_size=4, **extra).wait() == 0
+    run_two(server, tmp_path / "two", steps=10, batch_size=2, **extra)
+    losses = [json.loads((tmp_path / name / "losses.json").read_text()) for name in ("one", "two")]
+    assert len(losses[0]) == 10
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    checkpoints = [tmp_path / name / "checkpoints" / "step-00000010" / "model.safetensors" for name in ("one", "two")]
+    ours, theirs = (load_file(path) for path in checkpoints)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(theirs[name], ours[name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_run_of_two_processes_goes_on_with_one(server: Any, tmp_path: Path) -> None:
+    assert server.start(tmp_path / "one", steps=8, batch_size=4).wait() == 0
+    run_two(server, tmp_path / "moved", steps=4, batch_size=2)
+    first = json.loads((tmp_path / "moved" / "losses.json").read_text())
+    assert server.start(tmp_path / "moved", steps=8, batch_size=2, gradient_accumulation=2).wait() == 0
+    rest = json.loads((tmp_path / "moved" / "losses.json").read_text())
+    assert first + rest == pytest.approx(json.loads((tmp_path / "one" / "losses.json").read_text()), rel=1e-4)
+
+
+def test_two_processes_that_stop_and_go_on_have_the_bits_of_two_that_do_not(server: Any, tmp_path: Path) -> None:
+    run_two(server, tmp_path / "whole", steps=6, batch_size=2, ema=0.9)
+    run_two(server, tmp_path / "stopped", steps=2, batch_size=2, ema=0.9)
+    run_two(server, tmp_path / "stopped", steps=6, batch_size=2, ema=0.9)
+    for part in ("model", "average", "optimizer"):
+        ours, theirs = (
+            load_file(tmp_path / name / "checkpoints" / "step-00000006" / f"{part}.safetensors")
+            for name in ("whole", "stopped")
+        )
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)

@@ -1,0 +1,141 @@
+"""A whole run on a tiny base: from drawn circles to a folder that others open."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from tether.base import ControlNet, load_base
+from tether.datasets.build import build_dataset
+from tether.errors import TetherError
+from tether.sampling import Pipeline
+from tether.training.config import TrainConfig
+from tether.training.data import open_data
+from tether.training.events import Progress
+from tether.training.run import dry_run, train
+
+
+@pytest.fixture(scope="module")
+def circles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("circles") / "data"
+    build_dataset("circles", folder, "canny", size=64, count=24, workers=0)
+    return folder
+
+
+def config(folder: Path, base: Path, data: Path, **settings: Any) -> TrainConfig:
+    small = {
+        "steps": 4,
+        "batch_size": 2,
+        "crops": 2,
+        "learning_rate": 1e-3,
+        "checkpoint_every": 2,
+        "watch_every": 2,
+        "watch_pictures": 2,
+        "watch_steps": 2,
+        "precision": "no",
+        "device": "cpu",
+        "trackers": (),
+        "ema": 0.9,
+    }
+    return TrainConfig.of(small | {"out": folder / "run", "base": str(base), "data": str(data)} | settings)
+
+
+def test_a_run_makes_a_control_that_draws_and_the_same_command_again_finds_it_finished(
+    tiny_folder: Path, circles: Path, tmp_path: Path
+) -> None:
+    settings = config(tmp_path, tiny_folder, circles)
+    told: list[Progress] = []
+    stages: set[str] = set()
+    result = train(settings, on_progress=told.append, on_stage=lambda stage, done, total: stages.add(stage))
+    out = settings.out
+    assert result.outcome.reason == "finished"
+    assert [look.step for look in result.outcome.curve] == [0, 2, 4]
+    assert all(0 <= look.obedience <= 1 and 0 <= look.without_prompt <= 1 for look in result.outcome.curve)
+    assert [p.step for p in told] == [1, 2, 3, 4]
+    assert stages == {"caching"}
+    assert TrainConfig.load(out / "config.yaml") == settings
+    with Image.open(out / "samples" / "with-prompt.png") as sheet:
+        assert sheet.height == 5 * (64 + 2)  # conditions, originals and three looks
+
+    control = ControlNet.load(out / "control")
+    assert control.kind == "canny"
+    (picture,) = Pipeline(load_base(tiny_folder), [control])("a circle", [Image.new("RGB", (64, 64))], steps=1)
+    assert isinstance(picture, Image.Image)
+
+    again: list[Progress] = []
+    found = train(settings, on_progress=again.append)
+    assert again == []
+    assert found.outcome == result.outcome
+    assert json.loads((out / "result.json").read_text())["outcome"]["base_hash"] == result.outcome.base_hash
+
+
+def test_a_run_in_two_sittings_makes_the_control_of_one(tiny_folder: Path, circles: Path, tmp_path: Path) -> None:
+    shared = {"cache": str(tmp_path / "cache"), "watch_every": 0}
+    train(config(tmp_path / "one", tiny_folder, circles, **shared))
+    train(config(tmp_path / "two", tiny_folder, circles, **shared, steps=2))
+    train(config(tmp_path / "two", tiny_folder, circles, **shared, steps=4))
+    one, two = (ControlNet.load(tmp_path / name / "run" / "control").state_dict() for name in ("one", "two"))
+    assert [name for name in one if not torch.equal(one[name], two[name])] == []
+
+
+def test_an_unlocked_decoder_is_saved_as_a_denoiser(tiny_folder: Path, circles: Path, tmp_path: Path) -> None:
+    settings = config(tmp_path, tiny_folder, circles, unlock_decoder=True, watch_every=0, steps=2)
+    train(settings)
+    from diffusers import UNet2DConditionModel
+
+    trained = UNet2DConditionModel.from_pretrained(settings.out / "unet").state_dict()
+    before = load_base(tiny_folder).unet.state_dict()
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], trained[name])}
+    assert changed == {"up_blocks", "conv_norm_out", "conv_out"}
+
+
+def test_other_settings_in_the_folder_of_a_run_are_refused(tiny_folder: Path, circles: Path, tmp_path: Path) -> None:
+    train(config(tmp_path, tiny_folder, circles, watch_every=0, steps=1, warmup_steps=0))
+    with pytest.raises(TetherError, match="learning_rate"):
+        train(config(tmp_path, tiny_folder, circles, watch_every=0, steps=1, learning_rate=0.1))
+
+
+def test_no_training_sees_the_validation_samples_and_an_epoch_sees_all_others_once(
+    tiny_folder: Path, circles: Path, tmp_path: Path
+) -> None:
+    settings = config(tmp_path, tiny_folder, circles, empty_prompts=0.5)
+    base = load_base(tiny_folder)
+    data = open_data(settings, base)
+    count = len(data.batches.samples)  # type: ignore[attr-defined]
+    seen = [data.batches(range(n, n + 1)).names[0] for n in range(2 * (count - 2))]
+    first, second = seen[: count - 2], seen[count - 2 :]
+    assert len(set(first)) == count - 2
+    assert set(first) == set(second)
+    assert first != second
+    held_back = set(data.batches.samples.names) - set(first)  # type: ignore[attr-defined]
+    assert len(held_back) == len(data.validation) == 2
+
+    batch = data.batches(range(16))
+    empty = base.encode_prompts([""]).states[0]
+    dropped = [torch.allclose(states, empty, atol=1e-2) for states in batch.text_states]
+    assert 2 <= sum(dropped) <= 14
+    assert batch.conditions.shape == (16, 3, 64, 64)
+    assert torch.equal(data.batches(range(3, 5)).latents, batch.latents[3:5])
+
+
+def test_a_dry_run_counts_parameters_memory_and_time_and_writes_nothing(
+    tiny_folder: Path, circles: Path, tmp_path: Path
+) -> None:
+    settings = config(tmp_path, tiny_folder, circles, steps=10)
+    plan = dry_run(settings)
+    base = load_base(tiny_folder)
+    control = ControlNet.from_unet(base.unet)
+    trained = sum(p.numel() for p in control.parameters())
+    assert plan.trained == trained
+    assert plan.locked == sum(p.numel() for p in base.unet.parameters())
+    assert plan.samples == 20
+    assert plan.memory["control"] == plan.memory["gradients"] == plan.memory["average"] == 4 * trained
+    assert plan.memory["optimizer"] == pytest.approx(8 * trained, rel=0.01)
+    assert plan.memory["activations"] > 0
+    assert plan.seconds == 10 * plan.seconds_a_step > 0
+    assert not settings.out.exists()
