@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import DDIMScheduler
-from tether.annotators.canny import random_canny
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import tether
 from common import SHARES, Prefetch, cosine, load_state, save_state
+from tether.annotators.canny import random_canny
 from tether.base import ControlNet
 from tether.control import predict_noise
 from tether.training.objective import diffusion_loss, drop_prompts

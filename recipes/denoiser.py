@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -112,6 +113,8 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--latents", type=Path, default=Path("data/latents.npz"))
     parser.add_argument("--out", type=Path, default=Path("runs/base"))
+    parser.add_argument("--start", type=Path, help="a base to go on from, as src/tether/weights/base")
+    parser.add_argument("--noise-offset", type=float, default=0.0)
     arguments = parser.parse_args()
 
     with np.load(arguments.latents) as pack:
@@ -121,12 +124,17 @@ def main() -> None:
     shares = np.array([SHARES[name] for name in counts]) / sum(SHARES[name] for name in counts)
 
     tokens_folder = arguments.out / "tokenizer"
+    if arguments.start and not tokens_folder.exists():
+        shutil.copytree(arguments.start / "tokenizer", tokens_folder)
     if tokens_folder.exists():
         tokenizer = CLIPTokenizer.from_pretrained(tokens_folder)
     else:
         tokenizer = train_tokenizer([words for row in captions for words in row], tokens_folder)
     torch.manual_seed(SEED)
     unet, text = build(tokenizer)
+    if arguments.start:
+        unet = UNet2DConditionModel.from_pretrained(arguments.start / "unet", torch_dtype=torch.float32)
+        text = CLIPTextModel.from_pretrained(arguments.start / "text_encoder", dtype=torch.float32)
     unet.to(memory_format=torch.channels_last)
     both = nn.ModuleList([unet, text])
     average = torch.optim.swa_utils.AveragedModel(
@@ -170,6 +178,7 @@ def main() -> None:
                 schedule,
                 generator=generator,
                 min_snr_gamma=5.0,
+                noise_offset=arguments.noise_offset,
             )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)

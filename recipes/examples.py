@@ -9,9 +9,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from common import DATA, load_drawings
 from PIL import Image
 
+from common import DATA, load_drawings
 from tether.datasets.emoji import is_held_out, place
 
 EXAMPLES = Path(__file__).parents[1] / "src/tether/examples"

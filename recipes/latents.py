@@ -4,7 +4,8 @@
 
 First the autoencoder's latents are standardised: the mean and the standard deviation of each of the 4 channels
 over the training pictures are folded into `quant_conv` and `post_quant_conv`, so that every channel has mean 0 and
-variance 1 (`scaling_factor` is then 1). Pictures round-trip exactly as before.
+variance 1 (`scaling_factor` is then 1). Pictures round-trip exactly as before. To go on training the shipped base, give
+its own autoencoder, which is standardised already: `--vae src/tether/weights/base/vae`.
 """
 
 from __future__ import annotations
@@ -79,8 +80,9 @@ def main() -> None:
         captions += pictures.scene_captions
         counts["scenes"] = len(pictures.scenes)
 
-    order = np.random.default_rng(8).permutation(len(pixels))[:1024]
-    standardise(vae, encode(vae, [pixels[i] for i in order]))
+    if vae.config.scaling_factor != 1.0:  # 1 says that it has been done
+        order = np.random.default_rng(8).permutation(len(pixels))[:1024]
+        standardise(vae, encode(vae, [pixels[i] for i in order]))
     vae.save_pretrained(arguments.base / "vae")
     latents = encode(vae, pixels)
     print(f"{len(latents)} latents, mean {latents.mean():.3f}, std {latents.std():.3f}, {counts}")

@@ -19,15 +19,15 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+import tether
+from common import HELD_OUT_SCENES, SIZE, Pictures, load_drawings, to_tensor
 from tether.annotators.canny import edge_map
+from tether.datasets.emoji import caption, compose, is_held_out
 from tether.datasets.scenes import COLOURS, recolour, render, sample_scene
 from tether.datasets.scenes import caption as scene_caption
 from tether.evaluation.edges import edge_f1
 from tether.images import contact_sheet, from_pixels, save_png
-
-import tether
-from common import HELD_OUT_SCENES, SIZE, Pictures, load_drawings, to_tensor
-from tether.datasets.emoji import caption, compose, is_held_out
 
 
 def held_out_pictures(count: int) -> list[tuple[Image.Image, str]]:

@@ -11,9 +11,9 @@ from multiprocessing import Pool
 from pathlib import Path
 
 import numpy as np
-from tether.datasets.scenes import caption, render, sample_scene
 
 from common import HELD_OUT_SCENES, SIZE
+from tether.datasets.scenes import caption, render, sample_scene
 
 CAPTIONS = 6
 

@@ -1,7 +1,7 @@
 """Files <-> pictures <-> tensors: the only place where uint8 RGB and files are handled.
 
-Reading takes what people have (16 bits, CMYK, palettes, transparency, animations, EXIF rotation) and gives 8-bit RGB, or
-one line that says what is wrong. Sizes are read from the header before anything is decoded.
+Reading takes what people have (16 bits, CMYK, palettes, transparency, animations, EXIF rotation) and gives 8-bit RGB,
+or one line that says what is wrong. Sizes are read from the header before anything is decoded.
 """
 
 from __future__ import annotations
@@ -67,9 +67,8 @@ def open_image(source: Path | str | IO[bytes]) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(source, formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
-                    raise TetherError(
-                        f"{name} has {image.width}x{image.height} pixels: at most {MAX_PIXELS // 10**6} million are read"
-                    )
+                    size = f"{image.width}x{image.height} pixels"
+                    raise TetherError(f"{name} has {size}: at most {MAX_PIXELS // 10**6} million are read")
                 return _to_rgb(image)
     except Image.DecompressionBombError:
         raise TetherError(f"{name} is too large: at most {MAX_PIXELS // 10**6} million pixels are read") from None

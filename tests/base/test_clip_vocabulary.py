@@ -23,7 +23,7 @@ def test_the_file_is_the_published_one_and_carries_its_licence() -> None:
 @pytest.mark.parametrize(
     ("text", "ids"),
     [
-        # Recorded with openai/clip-vit-large-patch14's tokenizer; they are in its documentation and tests.
+        # What the tokenizer published with CLIP gives.
         ("a photo of a cat", [49406, 320, 1125, 539, 320, 2368, 49407]),
         ("a photo of a dog", [49406, 320, 1125, 539, 320, 1929, 49407]),
         ("", [49406, 49407]),

@@ -25,7 +25,10 @@ from tether.base.writing import write_safetensors
 from tether.errors import TetherError
 
 SMALL = {"block_out_channels": (64, 128), "layers_per_block": 1, "cross_attention_dim": 64}
-BLOCKS = {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}
+BLOCKS = {
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+}
 LINEAR = {"use_linear_projection": True, "attention_head_dim": (1, 2)}
 UNETS: dict[str, dict[str, Any]] = {
     "sd1": SMALL | BLOCKS | {"attention_head_dim": 8},
@@ -63,8 +66,13 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp(family) / "base"
     torch.manual_seed(0)
     UNet2DConditionModel(sample_size=8, **UNETS[family]).half().save_pretrained(folder / "unet")
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    AutoencoderKL(block_out_channels=(32, 32), layers_per_block=2, **blocks).half().save_pretrained(folder / "vae")
+    AutoencoderKL(
+        block_out_channels=(32, 32),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        layers_per_block=2,
+        scaling_factor=family_settings(family)["vae"]["scaling_factor"],
+    ).half().save_pretrained(folder / "vae")
     first = text_config("gelu" if family == "sd2" else "quick_gelu", 64)
     CLIPTextModel(first).half().save_pretrained(folder / "text_encoder")
     clip_tokenizer("!" if family == "sd2" else "<|endoftext|>").save_pretrained(folder / "tokenizer")
@@ -170,7 +178,7 @@ def test_a_released_control_has_the_names_that_other_programs_look_for(control: 
     convert(tmp_path / "one", tmp_path / "two.safetensors", to="released")
     names = load_file(tmp_path / "two.safetensors").keys()
     assert all(name.startswith("control_model.") for name in names)
-    expected = "time_embed.0.weight zero_convs.0.0.weight input_hint_block.14.bias middle_block_out.0.weight".split()
+    expected = ("time_embed.0.weight", "zero_convs.0.0.weight", "input_hint_block.14.bias", "middle_block_out.0.weight")
     assert {f"control_model.{name}" for name in expected} <= names
 
 
@@ -223,7 +231,8 @@ def test_a_full_disk_leaves_nothing_behind_and_the_old_file_whole(
 ) -> None:
     control.save(tmp_path / "one")
     target = tmp_path / "out" / f"two{ending}"
-    convert(tmp_path / "one", target, to="released" if ending else "diffusers")
+    layout: Any = "released" if ending else "diffusers"
+    convert(tmp_path / "one", target, to=layout)
     before = sorted((path, path.stat().st_size) for path in target.parent.rglob("*"))
     program = (
         "import resource\n"
@@ -231,7 +240,7 @@ def test_a_full_disk_leaves_nothing_behind_and_the_old_file_whole(
         "from tether.errors import TetherError\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
         "try:\n"
-        f"    convert({str(tmp_path / 'one')!r}, {str(target)!r}, to={'released' if ending else 'diffusers'!r}, force=True)\n"
+        f"    convert({str(tmp_path / 'one')!r}, {str(target)!r}, to={layout!r}, force=True)\n"
         "except TetherError as error:\n"
         "    print(error)\n"
     )

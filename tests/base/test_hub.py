@@ -67,7 +67,9 @@ def test_what_is_here_comes_before_the_hub(tmp_path: Path, monkeypatch: pytest.M
     assert hub.find("owner/name", "base") == Path("owner/name")
 
 
-@pytest.mark.parametrize("ref", ["/nowhere/at/all", "./nowhere", "../x/y", "one", "a/b.safetensors", "a/b/", "a//b", ""])
+@pytest.mark.parametrize(
+    "ref", ["/nowhere/at/all", "./nowhere", "../x/y", "one", "a/b.safetensors", "a/b/", "a//b", ""]
+)
 def test_what_is_neither_a_path_nor_a_name_never_reaches_the_hub(ref: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def reached(*_: object, **__: object) -> None:
         raise AssertionError("asked the hub")

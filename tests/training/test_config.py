@@ -20,6 +20,13 @@ def test_overrides_win_and_none_is_no_override(tmp_path: Path) -> None:
     assert (config.steps, config.batch_size) == (9, 3)
 
 
+def test_the_learning_rate_is_that_of_the_base_where_none_is_given() -> None:
+    out = Path("run")
+    assert TrainConfig(out=out).learning_rate == 4e-4
+    assert TrainConfig(out=out, base="some/sd15").learning_rate == 1e-5
+    assert TrainConfig(out=out, learning_rate=1e-3).learning_rate == 1e-3
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [

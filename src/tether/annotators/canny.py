@@ -1,6 +1,7 @@
 """Canny edges (Canny 1986), OpenCV's: white lines one pixel wide on black.
 
-A pixel is an edge when its gradient is a maximum across the edge and above `high`, or above `low` and joined to one that is.
+A pixel is an edge when its gradient is a maximum across the edge and above `high`, or above `low` and joined to one
+that is.
 """
 
 from __future__ import annotations

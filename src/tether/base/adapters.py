@@ -130,11 +130,12 @@ def _pipeline(base: Base) -> Any:
     if base.text_encoder_2 is None:
         return StableDiffusionPipeline(
             **parts,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,  # type: ignore[arg-type]
+            safety_checker=None,  # type: ignore[arg-type]
+            feature_extractor=None,  # type: ignore[arg-type]
+            requires_safety_checker=False,
         )
-    return StableDiffusionXLPipeline(**parts, text_encoder_2=base.text_encoder_2, tokenizer_2=base.tokenizer_2)
+    parts |= {"text_encoder_2": base.text_encoder_2, "tokenizer_2": base.tokenizer_2}
+    return StableDiffusionXLPipeline(**parts)
 
 
 def _rows(base: Base, checkpoint: Checkpoint) -> tuple[list[tuple[str, Tensor]], str | None]:

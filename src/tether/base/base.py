@@ -64,7 +64,9 @@ class Base:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """Moves or casts every network in place and returns the base."""
-        changes: dict[str, Any] = {name: value for name, value in (("device", device), ("dtype", dtype)) if value is not None}
+        changes: dict[str, Any] = {
+            name: value for name, value in (("device", device), ("dtype", dtype)) if value is not None
+        }
         for module in self.modules():
             module.to(**changes)
         return self

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,8 @@ class ControlPart:
         what: how messages call it.
         words: what it is, for people.
         kind: what its conditions are, or None.
+        notes: what was left behind, for people.
+        cls: which class its network is made of.
     """
 
     config: dict[str, Any]
@@ -73,8 +76,10 @@ class ControlPart:
     words: str
     kind: str | None = None
     notes: list[str] = field(default_factory=list)
+    cls: type[control.ControlNet] = control.ControlNet
 
-    def network(self, cls: type[control.ControlNet] = control.ControlNet) -> control.ControlNet:
+    @cached_property
+    def network(self) -> control.ControlNet:
         """The network without numbers (on "meta").
 
         Raises:
@@ -82,7 +87,7 @@ class ControlPart:
         """
         try:
             with torch.device("meta"):
-                return cls.from_config(self.config)
+                return self.cls.from_config(self.config)
         except (KeyError, ValueError, TypeError, IndexError, AttributeError, RuntimeError, ZeroDivisionError) as error:
             line = (str(error) or type(error).__name__).splitlines()[0]
             raise TetherError(f"{self.what} has settings that describe no ControlNet: {line[:160]}") from None
@@ -93,7 +98,7 @@ class ControlPart:
         Raises:
             TetherError: naming what is missing, left over or of another shape.
         """
-        check_fits_network(self.network().state_dict(), self.tensors, self.what)
+        check_fits_network(self.network.state_dict(), self.tensors, self.what)
 
 
 def guess_kind(name: str) -> str | None:
@@ -110,7 +115,12 @@ def is_control_folder(folder: Path) -> bool:
 
 
 def control_of(
-    path: Path, *, base_unet: Mapping[str, Tensor] | None = None, kind: str | None = None, name: str | None = None
+    path: Path,
+    *,
+    base_unet: Mapping[str, Tensor] | None = None,
+    kind: str | None = None,
+    name: str | None = None,
+    cls: type[control.ControlNet] = control.ControlNet,
 ) -> ControlPart:
     """Opens a control's folder or file.
 
@@ -119,14 +129,17 @@ def control_of(
         base_unet: the state dict of the denoiser that a "difference" file is a difference to.
         kind: what its conditions are; from its notes or its name when left out.
         name: what it is called, where the path does not say (a name on the hub).
+        cls: which class its network is made of.
 
     Raises:
         TetherError: where it is no control, or damaged, or a difference and there is no base.
     """
     part = _of_folder(path) if path.is_dir() else _of_file(path, base_unet)
     part.kind = kind or part.kind or guess_kind(name or "") or guess_kind(path.stem if path.is_file() else path.name)
+    part.cls = cls
     if path.is_file() and part.kind == "shuffle":
         part.config["global_pool_conditions"] = True
+    vars(part).pop("network", None)  # made before all of this was known
     part.check()
     return part
 
@@ -165,7 +178,7 @@ def _of_file(path: Path, base_unet: Mapping[str, Tensor] | None) -> ControlPart:
     rest = dict(checkpoint.tensors)
     own = {name.removeprefix(recognised.prefix): t for name, t in rest.items() if name.startswith(recognised.prefix)}
     marked = own.pop(DIFFERENCE, None) is not None or rest.pop(DIFFERENCE, None) is not None
-    part.tensors, used = to_diffusers(control_pairs(recognised.shape, part.network().state_dict()), own)
+    part.tensors, used = to_diffusers(control_pairs(recognised.shape, part.network.state_dict()), own)
     strange = [name for name in own if name not in used]
     if recognised.prefix:
         beside = (name for name in rest if not name.startswith(recognised.prefix))

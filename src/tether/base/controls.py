@@ -69,8 +69,8 @@ class ControlNet(control.ControlNet):
         own = str(ref) in shipped_controls()
         path = shipped(f"control-{ref}") if own else find(ref, f"control (shipped: {_shipped_words()})", revision)
         unet = None if base is None else base.unet.state_dict()
-        part = control_of(path, base_unet=unet, kind=kind or (str(ref) if own else None), name=str(ref))
-        loaded = part.network(cls)
+        part = control_of(path, base_unet=unet, kind=kind or (str(ref) if own else None), name=str(ref), cls=cls)
+        loaded = part.network
         assert isinstance(loaded, cls)
         land(loaded, part.tensors, dtype, part.what)
         loaded.kind, loaded.name = part.kind, str(ref)

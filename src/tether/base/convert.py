@@ -25,6 +25,7 @@ from tether.base.layouts.vae import vae_pairs
 from tether.base.load import SHIPPED, base_parts
 from tether.base.parts import Part, Parts
 from tether.base.recognise import recognise
+from tether.base.single_file import family_settings
 from tether.base.transfer import transferred
 from tether.base.writing import replacing, write_json, write_safetensors, write_torch
 from tether.errors import TetherError
@@ -123,7 +124,7 @@ def _check_target(target: Path, to: str, force: bool) -> None:
 
 
 def _write_control(control: ControlPart, target: Path, to: Layout, dtype: torch.dtype | None, force: bool) -> Converted:
-    network = control.network()
+    network = control.network
     with replacing(target, force=force) as part:
         if to == "diffusers":
             part.mkdir()
@@ -189,6 +190,12 @@ def _write_base_file(parts: Parts, target: Path, dtype: torch.dtype | None, forc
 def _texts(parts: Parts, linear: bool) -> dict[str, tuple[Any, Part]]:
     """Prefix -> pairs and encoder, for one or two text encoders."""
     first, second = parts.text_encoder, parts.text_encoder_2
+    family = "sdxl" if second is not None else "sd2" if linear else "sd1"
+    scale, usual = parts.vae.config.get("scaling_factor", 0.18215), family_settings(family)["vae"]["scaling_factor"]
+    if scale != usual:
+        raise TetherError(
+            f"{parts.vae.what} has scaling_factor={scale}, which the released layout cannot say (it means {usual})"
+        )
     expected = {"quick_gelu": "CLIP", "gelu": "OpenCLIP"}
     wanted = {"text encoder": (first, "gelu" if linear and second is None else "quick_gelu")}
     if second is not None:

@@ -47,9 +47,12 @@ def find(ref: str | Path, what: str, revision: str | None = None) -> Path:
     Raises:
         TetherError: where it is neither, or the hub does not give it.
     """
-    path = Path(ref).expanduser()
-    if path.exists():
-        return path
+    try:
+        path = Path(ref).expanduser()
+        if str(ref) and path.exists():
+            return path
+    except (OSError, RuntimeError):  # a name too long for a file, or a ~user who is not
+        pass
     name = NAME.fullmatch(str(ref))
     if name is None or str(ref).startswith((".", "/")) or (name["file"] or "").endswith("/"):
         raise TetherError(f"no {what} at {ref}: there is no such file or folder, and it is no name on the hub")

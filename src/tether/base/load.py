@@ -68,7 +68,7 @@ def base_parts(
 
 def _name(ref: str | Path, path: Path) -> str:
     """How messages call it: a folder's name, a file's without its ending, the hub's name."""
-    if not Path(ref).expanduser().exists():
+    if path != Path(ref).expanduser():
         return str(ref)
     return path.name if path.is_dir() else path.stem
 

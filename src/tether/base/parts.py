@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,15 @@ class Part:
     tensors: dict[str, Tensor]
     what: str
 
+    @cached_property
+    def network(self) -> nn.Module:
+        """The network that the settings describe, without numbers.
+
+        Raises:
+            TetherError: where they describe none.
+        """
+        return make_network(self.config, self.what)
+
     def named_for(self, network: nn.Module) -> dict[str, Tensor]:
         """The tensors under the network's own names."""
         if any(name.startswith("text_model.") for name in self.tensors):
@@ -98,8 +108,7 @@ class Part:
         Raises:
             TetherError: naming what is missing, left over or of another shape.
         """
-        network = make_network(self.config, self.what)
-        check_fits_network(network.state_dict(), self.named_for(network), self.what)
+        check_fits_network(self.network.state_dict(), self.named_for(self.network), self.what)
 
     def land(self, dtype: torch.dtype | None) -> Any:
         """The network with its weights, in memory once.
@@ -107,8 +116,9 @@ class Part:
         Raises:
             TetherError: as `check`, or where a number is broken.
         """
-        network = make_network(self.config, self.what)
+        network = self.network
         land(network, self.named_for(network), dtype, self.what)
+        del self.network  # it is not without numbers any more
         return network.eval()
 
 

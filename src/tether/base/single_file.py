@@ -25,7 +25,7 @@ from tether.base.layouts import to_diffusers
 from tether.base.layouts.text import clip_pairs, open_clip_layers, open_clip_pairs, text_config
 from tether.base.layouts.unet import unet_pairs
 from tether.base.layouts.vae import vae_config, vae_pairs
-from tether.base.parts import Part, Parts, make_network
+from tether.base.parts import Part, Parts
 from tether.base.recognise import UNET, Recognised, prediction_of, recognise
 from tether.errors import TetherError
 
@@ -152,18 +152,19 @@ def _unet(path: Path, recognised: Recognised, settings: Mapping[str, Any], rest:
         kind.replace("Down", "Up", 1) if kind == "DownBlock2D" else "CrossAttnUpBlock2D"
         for kind in reversed(config["down_block_types"])
     ]
-    what = f"{path} (denoiser)"
-    names = make_network(config, what).state_dict()
-    return Part(config, _taken(unet_pairs(shape, names), rest, UNET), what)
+    unet = Part(config, {}, f"{path} (denoiser)")
+    unet.tensors = _taken(unet_pairs(shape, unet.network.state_dict()), rest, UNET)
+    return unet
 
 
 def _vae(path: Path, settings: Mapping[str, Any], rest: dict[str, Tensor], prefix: str = VAE) -> Part:
     if not any(name.startswith(prefix) for name in rest):
         raise TetherError("it has no autoencoder: give one with --vae")
     config = vae_config(rest, prefix) | settings["vae"]
-    what = f"{path} (autoencoder)"
-    names = make_network(config, what).state_dict()
-    return Part(config, _taken(vae_pairs(len(config["block_out_channels"]), names), rest, prefix), what)
+    vae = Part(config, {}, f"{path} (autoencoder)")
+    pairs = vae_pairs(len(config["block_out_channels"]), vae.network.state_dict())
+    vae.tensors = _taken(pairs, rest, prefix)
+    return vae
 
 
 def _scaled(given: Part | None, own: Part | None, settings: Mapping[str, Any]) -> Part:

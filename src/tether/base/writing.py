@@ -104,7 +104,7 @@ def write_safetensors(
         for name in names:
             tensor = cast(tensors[name].detach(), dtype, name, "the source").cpu().contiguous()
             if tensor.numel():
-                file.write(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+                file.write(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))  # type: ignore[arg-type]
             pages.give_back(tensors[name])
     return 8 + len(header) + place
 

@@ -23,7 +23,9 @@ def build(
     count: Annotated[
         int | None, typer.Option(help="Samples that emoji3d, scenes or circles draw.", show_default=False)
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes; one a core when left out.", show_default=False)] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes; one a core when left out.", show_default=False)
+    ] = None,
 ) -> None:
     """Annotate, check and pack pictures; bad ones are set aside with their reasons."""
     from tether.cli.progress import count_bar
@@ -59,6 +61,7 @@ def check(data: Annotated[Path, typer.Argument(help="A built dataset.")]) -> Non
 
     report = check_dataset(data)
     if report.faults:
-        more = f" (and {len(report.faults) - 1} more)" if len(report.faults) > 1 else ""
-        raise TetherError(f"{data}: {report.faults[0]}{more}; delete it and build it again")
+        first, *others = report.faults
+        more = f" (and {len(others)} more)" if others else ""
+        raise TetherError(f"{data}: {first}{more}; delete it and build it again")
     print(f"{data}: {report.manifest.samples} samples, all as the manifest says")

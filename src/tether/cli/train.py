@@ -26,9 +26,7 @@ def train(
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.", show_default=False)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples a process and pass.", show_default=False)] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of the optimiser.", show_default=False)] = None,
-    checkpoint_every: Annotated[
-        int | None, typer.Option(help="Steps between checkpoints.", show_default=False)
-    ] = None,
+    checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.", show_default=False)] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.", show_default=False)] = None,
     only_middle: Annotated[bool, typer.Option("--only-middle", help="Control the middle block only.")] = False,
     unlock_decoder: Annotated[bool, typer.Option("--unlock-decoder", help="Train the base's decoder too.")] = False,

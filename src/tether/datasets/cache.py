@@ -60,7 +60,8 @@ SMALLEST_SHARD, MOST_SHARDS = 64, 256
 READERS = 4
 """Threads that decode and crop while the autoencoder works."""
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ def _picture(value: Any, folder: Path) -> bytes | Path | None:
 
 def _open_parquet(path: Path) -> Any:
     try:
-        import pyarrow.parquet as parquet
+        import pyarrow.parquet as parquet  # type: ignore[import-not-found]
     except ImportError:
         raise TetherError("parquet files need pyarrow: pip install 'tether-control[parquet]'") from None
     try:

@@ -116,9 +116,11 @@ class Trainer:
             base.to(device)
         self.objective = make_objective(base, control, config)
         self.checkpointed = [control, base.unet] if config.gradient_checkpointing else []
-        self.model = self.accelerator.prepare(self.objective)
+        optimizer = make_optimizer(config, [p for p in self.objective.parameters() if p.requires_grad])
+        # Together, so that an optimiser of sharded parameters gets the shards; unwrapped, as scaling is done here.
+        self.model, wrapped = self.accelerator.prepare(self.objective, optimizer)
+        self.optimizer: torch.optim.Optimizer = wrapped.optimizer
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = make_optimizer(config, self.parameters)
         self.average = MovingAverage(self.parameters, config.ema) if config.ema else None
 
         self.step, self.samples = 0, 0

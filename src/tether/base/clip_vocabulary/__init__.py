@@ -32,7 +32,7 @@ def clip_tokenizer(pad_token: str = END) -> CLIPTokenizer:
     words = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(merge) for merge in merges), START, END]
     return CLIPTokenizer(
         vocab={word: k for k, word in enumerate(words)},
-        merges=merges,
+        merges=merges,  # type: ignore[arg-type]
         unk_token=END,
         bos_token=START,
         eos_token=END,

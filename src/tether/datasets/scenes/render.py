@@ -30,8 +30,8 @@ class Scene:
     Attributes:
         image: uint8 `(H, W, 3)` RGB.
         depth: float32 `(H, W)`, distance along the camera's axis; inf for the background.
-        normals: float32 `(H, W, 3)`, unit vectors in camera space (x right, y up, z into the scene, so what faces the camera has z < 0); 0 for the
-            background.
+        normals: float32 `(H, W, 3)`, unit vectors in camera space (x right, y up, z into the scene, so
+            what faces the camera has z < 0); 0 for the background.
         instance: int32 `(H, W)`: 0 background, 1 floor, 2 + k for `spec.objects[k]`.
         classes: int32 `(H, W)`: places in `CLASS_NAMES`.
         keypoints: one float32 `(18, 3)` a mannequin: x, y in pixels and 1 where the joint is inside the picture and
