@@ -91,6 +91,8 @@ def build(config: Mapping[str, Any]) -> ControlNetModel:
 def complete(model: ControlNetModel, config: Mapping[str, Any]) -> dict[str, Any]:
     """`config` with every setting spelled out as `model` has it, as a plain dict that diffusers accepts."""
     settings = {name: model.config[name] for name in _settings(ControlNetModel)}
+    # Lists, as JSON has them, so that a config is the same before it is written and after it is read.
+    settings = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
     if config.get("hint", "released") != "released":
         settings["hint"] = config["hint"]
     return {"_class_name": "ControlNetModel", "_diffusers_version": diffusers.__version__} | settings
