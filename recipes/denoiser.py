@@ -2,8 +2,9 @@
 
     python recipes/denoiser.py --steps 5000 --out runs/base                 (again: continues)
 
-Loss: epsilon prediction on SD's noise schedule with min-SNR weights (gamma 5; Hang et al. 2023); 10% of the captions
-are empty, for classifier-free guidance. An exponential moving average of the weights is what is kept.
+Loss: epsilon prediction on SD's noise schedule, weighted as v-prediction would be (`diffusion_loss` says why: with
+min-SNR weights the words were hardly followed after 4,800 steps); 10% of the captions are empty, for classifier-free
+guidance. An exponential moving average of the weights is what is kept.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from common import SHARES, Prefetch, cosine, load_state, save_state
+from common import SHARES, Prefetch, channels_last, cosine, load_state, save_state
 from tether.training.objective import diffusion_loss
 
 BATCH, SEED, TOKENS, WIDTH = 32, 2, 48, 256
@@ -115,10 +116,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/base"))
     parser.add_argument("--start", type=Path, help="a base to go on from, as src/tether/weights/base")
     parser.add_argument("--noise-offset", type=float, default=0.0)
+    parser.add_argument("--compile", action="store_true", help="torch.compile: two minutes first, then 0.77x the time")
     arguments = parser.parse_args()
 
     with np.load(arguments.latents) as pack:
-        latents = torch.from_numpy(pack["latents"])
+        latents = pack["latents"]
         captions, counts = json.loads(str(pack["captions"])), json.loads(str(pack["counts"]))
     starts = dict(zip(counts, np.cumsum([0, *counts.values()]).tolist(), strict=False))
     shares = np.array([SHARES[name] for name in counts]) / sum(SHARES[name] for name in counts)
@@ -161,8 +163,9 @@ def main() -> None:
         words = [captions[row][int(rng.integers(len(captions[row])))] for row in rows]
         words = ["" if rng.random() < 0.1 else w for w in words]
         ids = tokenizer(words, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt")
-        return latents[rows].float().contiguous(memory_format=torch.channels_last), ids.input_ids
+        return channels_last(latents[rows]), ids.input_ids
 
+    predict = torch.compile(unet) if arguments.compile else unet
     batches, started, losses = Prefetch(batch, first), time.time(), []
     for step in range(first, arguments.steps):
         for group in optimiser.param_groups:
@@ -173,11 +176,11 @@ def main() -> None:
         with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16):
             states = text(ids).last_hidden_state
             loss = diffusion_loss(
-                lambda noisy, t: unet(noisy, t, states).sample,  # noqa: B023
+                lambda noisy, t: predict(noisy, t, states).sample,  # noqa: B023
                 clean,
                 schedule,
                 generator=generator,
-                min_snr_gamma=5.0,
+                velocity_cap=50.0,
                 noise_offset=arguments.noise_offset,
             )
         loss.backward()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from tether.base import Base, ControlNet
@@ -112,3 +113,47 @@ def test_metadata_survives_the_round_trip(tmp_path: Path) -> None:
     assert (read.prompt, read.seed, read.index) == ("ünï", 3, 1)
     assert read.init is not None
     assert read.init.getpixel((4, 4)) == (255, 0, 0)
+
+
+def test_each_picture_may_have_its_own_seed(tiny_folder: Path, tmp_path: Path) -> None:
+    command = ("generate", "x", "--base", tiny_folder, "--steps", 2, "-o")
+    paths = tether(*command, tmp_path / "out", "--seed", "9,4")
+    assert [Path(path).stem for path in paths] == ["x-9", "x-4"]
+    (alone,) = tether(*command, tmp_path / "alone", "--seed", 4)
+    both = [np.asarray(Image.open(path), int) for path in (paths[1], alone)]
+    assert np.abs(both[0] - both[1]).max() <= 1
+    (again,) = tether("generate", "--again", paths[1], "-o", tmp_path / "again")
+    assert Path(again).read_bytes() == Path(paths[1]).read_bytes()
+
+
+def test_a_preview_is_written_while_a_picture_is_drawn(tiny_folder: Path, tmp_path: Path) -> None:
+    preview = tmp_path / "preview.png"
+    tether("generate", "x", "--base", tiny_folder, "--steps", 2, "-o", tmp_path / "out", "--preview", preview)
+    assert Image.open(preview).width >= 64
+
+
+def test_low_memory_draws_the_same_pictures_one_by_one(tiny_folder: Path, tmp_path: Path) -> None:
+    command = ("generate", "x", "--base", tiny_folder, "--steps", 2, "--count", 2, "-o")
+    usual = tether(*command, tmp_path / "usual")
+    spared = tether(*command, tmp_path / "spared", "--low-memory")
+    for one, other in zip(usual, spared, strict=True):
+        assert np.abs(np.asarray(Image.open(one), int) - np.asarray(Image.open(other), int)).max() <= 1
+    assert read_request(Path(spared[1])).seeds == [1]
+
+
+def test_a_lora_and_a_new_word_change_the_picture(tiny_folder: Path, tiny_base: Base, tmp_path: Path) -> None:
+    command = ("generate", "a <thing>", "--base", tiny_folder, "--steps", 2, "-o", tmp_path / "out")
+    width = tiny_base.text_encoder.config.hidden_size
+    save_file({"emb_params": torch.randn(1, width)}, tmp_path / "thing.safetensors")
+    (plain,) = tether(*command)
+    (worded,) = tether(*command, "--embedding", tmp_path / "thing.safetensors")
+    assert Path(plain).read_bytes() != Path(worded).read_bytes()
+    name = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    side = tiny_base.unet.get_submodule(name.removeprefix("unet.")).weight.shape[0]
+    lora = {f"{name}.lora_A.weight": torch.randn(2, side), f"{name}.lora_B.weight": torch.randn(side, 2)}
+    save_file(lora, tmp_path / "style.safetensors")
+    (styled,) = tether(*command, "--lora", f"{tmp_path / 'style.safetensors'}:0.5")
+    assert Path(styled).read_bytes() != Path(plain).read_bytes()
+    assert read_request(Path(styled)).loras == [f"{tmp_path / 'style.safetensors'}:0.5"]
+    (again,) = tether("generate", "--again", styled, "-o", tmp_path / "again")
+    assert Path(again).read_bytes() == Path(styled).read_bytes()

@@ -55,6 +55,20 @@ def test_a_denoiser_that_knows_the_answer_has_no_loss(prediction_type: str) -> N
     assert diffusion_loss(perfect, latents, known).item() == pytest.approx(0, abs=1e-6)
 
 
+def test_velocity_weights_make_the_error_of_noise_that_of_velocity() -> None:
+    known, t = schedule(), torch.tensor([20, 500, 900])
+    alpha = known.alphas_cumprod[t].view(-1, 1, 1, 1)
+    latents, noise, wrong = torch.randn(3, 3, 4, 8, 8)
+    noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+    foreseen = (noisy - (1 - alpha).sqrt() * wrong) / alpha.sqrt()
+    velocities = [alpha.sqrt() * n - (1 - alpha).sqrt() * x for n, x in ((noise, latents), (wrong, foreseen))]
+    as_velocity = (velocities[0] - velocities[1]).square().mean((1, 2, 3))
+    as_noise = (noise - wrong).square().mean((1, 2, 3))
+    weights = loss_weights(known.alphas_cumprod, t, "epsilon", None, velocity_cap=1e6)
+    torch.testing.assert_close(weights * as_noise, as_velocity, rtol=1e-3, atol=0)
+    assert loss_weights(known.alphas_cumprod, t, "epsilon", None, velocity_cap=3).tolist()[1:] == [3, 3]
+
+
 def test_min_snr_weights_are_those_of_the_paper() -> None:
     alphas = torch.tensor([0.99, 0.5, 0.1])  # SNR 99, 1, 1/9
     t = torch.arange(3)

@@ -39,6 +39,8 @@ class Base:
         zero_empty_negative: guide away from zero states, and not from those of "", when there is no negative
             prompt; SDXL was trained so (`force_zeros_for_empty_prompt` in its index).
         source: where it was read from.
+        execution_device: where it computes, if its parts wait elsewhere until they are needed
+            (`tether.base.memory.reduce_memory`).
     """
 
     unet: UNet2DConditionModel
@@ -52,6 +54,7 @@ class Base:
     family: str = "custom"
     zero_empty_negative: bool = False
     source: Path | None = field(default=None, repr=False)
+    execution_device: torch.device | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for module in self.modules():
@@ -73,7 +76,8 @@ class Base:
 
     @property
     def device(self) -> torch.device:
-        return self.unet.device
+        """Where it computes."""
+        return self.execution_device or self.unet.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -106,7 +110,7 @@ class Base:
 
         Without a generator these are the posterior's means, with one a sample of it.
         """
-        posterior = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist  # type: ignore[union-attr]
+        posterior = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist  # type: ignore[union-attr]
         latents = posterior.mode() if generator is None else posterior.sample(generator)
         shift = self.vae.config.get("shift_factor") or 0.0
         return ((latents - shift) * self.vae.config["scaling_factor"]).to(self.dtype)
@@ -115,5 +119,5 @@ class Base:
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Latents `(B, 4, h, w)` -> pixels `(B, 3, 8h, 8w)` in [-1, 1], float32."""
         shift = self.vae.config.get("shift_factor") or 0.0
-        latents = latents.to(self.vae.device, self.vae.dtype) / self.vae.config["scaling_factor"] + shift
+        latents = latents.to(self.device, self.vae.dtype) / self.vae.config["scaling_factor"] + shift
         return self.vae.decode(latents).sample.float().clamp(-1, 1)  # type: ignore[union-attr]

@@ -82,7 +82,11 @@ def _chunks(tokenizer: Any, prompt: str) -> list[tuple[list[int], list[float]]]:
 
 
 def _encode_with(
-    encoder: Any, chunked: list[list[tuple[list[int], list[float]]]], layer: int | None, final_norm: bool
+    encoder: Any,
+    chunked: list[list[tuple[list[int], list[float]]]],
+    layer: int | None,
+    final_norm: bool,
+    device: torch.device,
 ) -> tuple[Tensor, Tensor | None]:
     """States `(B, T, D)` of one encoder, and the first chunks' projected states `(B, P)` where it has a projection.
 
@@ -90,7 +94,7 @@ def _encode_with(
     """
     rows = [ids for chunks in chunked for ids, _ in chunks]
     shares = [weights for chunks in chunked for _, weights in chunks]
-    output = encoder(torch.tensor(rows, device=encoder.device), output_hidden_states=layer is not None)
+    output = encoder(torch.tensor(rows, device=device), output_hidden_states=layer is not None)
     states = output.last_hidden_state if layer is None else output.hidden_states[layer]
     if layer is not None and final_norm:
         states = encoder.final_layer_norm(states)
@@ -123,11 +127,14 @@ def encode_prompts(base: Base, prompts: list[str], clip_skip: int = 0) -> TextSt
     """
     if base.text_encoder_2 is None:
         layer = None if clip_skip == 0 else -1 - clip_skip
-        states, _ = _encode_with(base.text_encoder, _all_chunks(base.tokenizer, prompts), layer, final_norm=True)
+        chunks = _all_chunks(base.tokenizer, prompts)
+        states, _ = _encode_with(base.text_encoder, chunks, layer, True, base.device)
         return TextStates(states.to(base.dtype))
     layer = -2 - clip_skip
-    first, _ = _encode_with(base.text_encoder, _all_chunks(base.tokenizer, prompts), layer, final_norm=False)
-    second, pooled = _encode_with(base.text_encoder_2, _all_chunks(base.tokenizer_2, prompts), layer, final_norm=False)
+    first, _ = _encode_with(base.text_encoder, _all_chunks(base.tokenizer, prompts), layer, False, base.device)
+    second, pooled = _encode_with(
+        base.text_encoder_2, _all_chunks(base.tokenizer_2, prompts), layer, False, base.device
+    )
     return TextStates(torch.cat([first, second], dim=-1).to(base.dtype), pooled)
 
 

@@ -47,7 +47,7 @@ def demo(
         for prompt in prompts:
             control = ControlRequest(ref="canny", condition=condition, source=name)
             request = Request(prompt=prompt, controls=[control], seed=seed, size=(side, side))
-            row += [open_image(path) for path in draw(request, pipeline, out)]
+            row += draw(request, pipeline, out)
         rows.append(row)
         labels.append(prompts)
     count = sum(len(prompts) for prompts in labels)

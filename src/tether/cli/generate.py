@@ -15,8 +15,11 @@ import typer
 from tether.errors import TetherError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from PIL import Image
 
+    from tether.sampling import Pipeline, Step
     from tether.sampling.request import ControlRequest, Request
 
 __all__ = ["generate"]
@@ -59,6 +62,21 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2] or match[1])
 
 
+def parse_seeds(text: str) -> int | list[int]:
+    """Reads one seed, or seeds with commas between."""
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise TetherError(f"{text!r} is no seed: write a number from 0, or numbers with commas between")
+    seeds = [int(part) for part in text.split(",")]
+    return seeds if len(seeds) > 1 else seeds[0]
+
+
+def parse_lora(text: str) -> tuple[str, float]:
+    """Reads `REF[:STRENGTH]`, as style.safetensors:0.8."""
+    match = re.fullmatch(r"(.+?)(?::(-?\d*\.?\d+))?", text)
+    assert match is not None
+    return match[1], float(match[2] or 1)
+
+
 def parse_weighting(text: str) -> str | list[float]:
     """A weighting's name, or comma-separated weights, one a connection."""
     if "," not in text:
@@ -84,7 +102,9 @@ def generate(
         typer.Option(help="The same with a ready condition map in place of a photo. Repeatable.", show_default=False),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path("out"),
-    seed: Annotated[int, typer.Option(help="Seed of the first picture; picture k has seed + k.")] = 0,
+    seed: Annotated[
+        str, typer.Option(help="Seed of the first picture, picture k has seed + k; or one a picture: 7,21,4.")
+    ] = "0",
     count: Annotated[int, typer.Option(help="Number of pictures.", min=1, max=1000)] = 1,
     steps: Annotated[int, typer.Option(help="Denoising steps.")] = 20,
     guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance.")] = 5.0,
@@ -105,8 +125,17 @@ def generate(
         Path | None,
         typer.Option(help="White where --init is drawn anew, black where it stays.", show_default=False),
     ] = None,
-    base: Annotated[str, typer.Option(help="The base: tether (shipped), or a path.")] = "tether",
+    base: Annotated[
+        str, typer.Option(help="The base: tether (shipped), a diffusers folder, a single file, or a name on the hub.")
+    ] = "tether",
     vae: Annotated[str | None, typer.Option(help="Another autoencoder for the base.", show_default=False)] = None,
+    lora: Annotated[
+        list[str] | None, typer.Option(help="REF[:STRENGTH]: a LoRA for the base. Repeatable.", show_default=False)
+    ] = None,
+    embedding: Annotated[
+        list[str] | None,
+        typer.Option(help="A textual-inversion embedding; its word is printed. Repeatable.", show_default=False),
+    ] = None,
     grid: Annotated[
         bool, typer.Option("--grid", help="Also write a contact sheet: source, condition, results.")
     ] = False,
@@ -114,7 +143,15 @@ def generate(
     again: Annotated[
         Path | None, typer.Option(help="Repeat a PNG that Tether wrote, to the byte.", show_default=False)
     ] = None,
+    preview: Annotated[
+        Path | None,
+        typer.Option(help="A PNG, written anew after every step, of what is being drawn.", show_default=False),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps, ...")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    low_memory: Annotated[
+        bool, typer.Option("--low-memory", help="One picture at a time, in tiles; on a GPU, one network at a time.")
+    ] = False,
 ) -> None:
     """Draw pictures from a prompt, inside the lines of control pictures."""
     if (prompt is None) == (again is None):
@@ -122,7 +159,7 @@ def generate(
     arguments = [(parse_control(text), True) for text in control or []]
     arguments += [(parse_control(text), False) for text in condition or []]
 
-    from tether.images import open_image
+    from tether.images import contact_sheet, open_image, save_png
     from tether.sampling.request import Request, read_request
 
     sources: list[list[Image.Image]] = []
@@ -131,13 +168,19 @@ def generate(
         request = read_request(again)
         only = request.index
     else:
+        seeds = parse_seeds(seed)
+        if count != 1 and not isinstance(seeds, int):
+            raise TetherError("--seed already names every picture: leave --count out")
         request = Request(
             prompt=prompt or "",
             negative_prompt=negative,
             base=base,
             vae=vae,
-            seed=seed,
-            count=count,
+            loras=lora or [],
+            embeddings=embedding or [],
+            dtype=_one_of("--dtype", dtype, ("float32", "bfloat16", "float16")),  # type: ignore[arg-type]
+            seed=seeds,
+            count=count if isinstance(seeds, int) else len(seeds),
             steps=steps,
             guidance_scale=guidance,
             scheduler=scheduler,
@@ -147,7 +190,7 @@ def generate(
             mask=None if mask is None else open_image(mask),
             versions=_versions(),
         )
-    pipeline = _pipeline(request, [argument.ref for argument, _ in arguments], device)
+    pipeline = _pipeline(request, [argument.ref for argument, _ in arguments], device, low_memory)
     if again is None:
         side = pipeline.base.sample_size
         wanted = request.size = parse_size(size) if size else (side, side)
@@ -155,50 +198,73 @@ def generate(
             entry, source = _control(argument, photo, loaded.kind, wanted, request.fit, parse_weighting(weighting))
             request.controls.append(entry)
             sources.append([source, entry.condition])
-    draw(request, pipeline, out, only=only, sheet=sources if grid else None, as_json=as_json)
+    requests = _one_a_picture(request) if low_memory and only is None else [request]
+    pictures = [
+        picture
+        for part in requests
+        for picture in draw(part, pipeline, out, only=only, preview=preview, as_json=as_json)
+    ]
+    if grid:
+        rows = [[*row, *pictures] for row in sources] or [pictures]
+        path = free_path(out, f"{slug(request.prompt)}-{request.seeds[0]}-sheet")
+        save_png(contact_sheet(rows), path, {})
+        print(path, file=sys.stderr if as_json else sys.stdout)
 
 
 def draw(
     request: Request,
-    pipeline: object,
+    pipeline: Pipeline,
     out: Path,
     *,
     only: int | None = None,
-    sheet: list[list[Image.Image]] | None = None,
+    preview: Path | None = None,
     as_json: bool = False,
-) -> list[Path]:
-    """Runs a request and writes its pictures; with `only` just that one, with `sheet` a contact sheet too."""
+) -> list[Image.Image]:
+    """Runs a request, writes its pictures, prints where, and returns them; with `only` just that one."""
     from tether.cli.progress import step_bar
-    from tether.images import contact_sheet, save_png
+    from tether.images import save_png
 
     out.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    with step_bar(request.steps) as on_step:
-        pictures = request.run(pipeline, on_step)  # type: ignore[arg-type]
+    with step_bar() as bar:
+        pictures = request.run(pipeline, _on_step(bar, pipeline, preview))
     seconds = time.perf_counter() - started
-    paths = []
-    for index, picture in enumerate(pictures):
-        if only is not None and index != only:
-            continue
-        path = free_path(out, f"{slug(request.prompt)}-{request.seed + index}")
+    kept = [(index, picture) for index, picture in enumerate(pictures) if only in (None, index)]
+    for index, picture in kept:
+        seed = request.seeds[index]
+        path = free_path(out, f"{slug(request.prompt)}-{seed}")
         save_png(picture, path, request.metadata(index))
-        paths.append(path)
         if as_json:
-            line = {
-                "path": str(path),
-                "seed": request.seed + index,
-                "width": picture.width,
-                "height": picture.height,
-            }
+            line = {"path": str(path), "seed": seed, "width": picture.width, "height": picture.height}
             print(json.dumps({**line, "prompt": request.prompt, "seconds": round(seconds / len(pictures), 3)}))
         else:
             print(path)
-    if sheet is not None:
-        path = free_path(out, f"{slug(request.prompt)}-{request.seed}-sheet")
-        rows = [[*row, *pictures] for row in sheet] or [pictures]
-        save_png(contact_sheet(rows), path, {})
-        print(path, file=sys.stderr if as_json else sys.stdout)
-    return paths
+    return [picture for _, picture in kept]
+
+
+def _one_a_picture(request: Request) -> list[Request]:
+    """The same pictures, each as a batch of its own."""
+    return [request.model_copy(update={"seed": seed, "count": 1}) for seed in request.seeds]
+
+
+def _on_step(
+    bar: Callable[[Step], None] | None, pipeline: Pipeline, preview: Path | None
+) -> Callable[[Step], None] | None:
+    """What is called after each step: the bar, and a preview where one is wished for."""
+    if preview is None:
+        return bar
+    from tether.images import contact_sheet, save_png
+    from tether.sampling.preview import LatentPreview
+
+    look, factor = LatentPreview(pipeline.base), pipeline.base.latent_factor
+
+    def on_step(step: Step) -> None:
+        if bar is not None:
+            bar(step)
+        seen = [one.resize((one.width * factor, one.height * factor)) for one in look(step.denoised)]
+        save_png(contact_sheet([seen]), preview, {})
+
+    return on_step
 
 
 def slug(text: str) -> str:
@@ -214,14 +280,25 @@ def free_path(folder: Path, stem: str) -> Path:
     return path
 
 
-def _pipeline(request: Request, refs: list[str], device: str):
+def _pipeline(request: Request, refs: list[str], device: str, low_memory: bool) -> Pipeline:
     """The pipeline that a request needs; `refs` name its controls where the request does not yet."""
+    import torch
+
     from tether.base import ControlNet, load_base
+    from tether.base.adapters import add_embedding, add_lora
+    from tether.base.memory import reduce_memory
     from tether.sampling import Pipeline
 
-    loaded = load_base(request.base, vae=request.vae, device=device)
+    where = "cpu" if low_memory else device
+    loaded = load_base(request.base, vae=request.vae, device=where, dtype=getattr(torch, request.dtype))
+    for text in request.loras:
+        add_lora(loaded, *parse_lora(text))
+    for ref in request.embeddings:
+        print(f"{ref}: write {add_embedding(loaded, ref)}", file=sys.stderr)
+    if low_memory:
+        reduce_memory(loaded, device)
     names = refs or [control.ref for control in request.controls]
-    return Pipeline(loaded, [ControlNet.load(name) for name in names])
+    return Pipeline(loaded, [ControlNet.load(name, base=loaded, dtype=loaded.dtype) for name in names])
 
 
 def _control(

@@ -30,13 +30,13 @@ def _bar() -> Iterator[Bar | None]:
 
 
 @contextmanager
-def step_bar(steps: int) -> Iterator[Callable[[Step], None] | None]:
+def step_bar() -> Iterator[Callable[[Step], None] | None]:
     """Yields an `on_step` callback that moves a bar."""
     with _bar() as bar:
         if bar is None:
             yield None
             return
-        task = bar.add_task("drawing", total=steps)
+        task = bar.add_task("drawing", total=None)
         yield lambda step: bar.update(task, completed=step.index + 1, total=step.total)
 
 

@@ -33,12 +33,14 @@ class Step:
         total: number of steps in the whole trajectory.
         timestep: the timestep just denoised.
         latents: `(B, 4, h, w)` after the step.
+        denoised: `(B, 4, h, w)`, the clean latents that the denoiser foresees at this step; what a preview shows.
     """
 
     index: int
     total: int
     timestep: float
     latents: Tensor
+    denoised: Tensor
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,8 @@ def denoise(
         if inpainting is not None and base.unet.config["in_channels"] == latents.shape[1]:
             latents = _keep_known(scheduler, latents, inpainting, noise, timesteps, index)
         if on_step is not None:
-            on_step(Step(index, len(timesteps), float(timestep), latents))
+            denoised = _denoised(scheduler, model_input, prediction, float(timestep))
+            on_step(Step(index, len(timesteps), float(timestep), latents, denoised))
     return latents
 
 
@@ -169,6 +172,18 @@ def _predict(
         if added:
             extra = {key: torch.cat([added[0][key], added[1][key]]) for key in added[1]}
     return predict_noise(base.unet, model_input, timestep, states, residuals, extra)
+
+
+def _denoised(scheduler: Any, model_input: Tensor, prediction: Tensor, timestep: float) -> Tensor:
+    """z_0 out of z_t = sqrt(ā) z_0 + sqrt(1 - ā) ε and the prediction of ε or of v = sqrt(ā) ε - sqrt(1 - ā) z_0.
+
+    Every scheduler's scaled model input is z_t in this form; ā is interpolated where a timestep is a fraction.
+    """
+    alphas, below = scheduler.alphas_cumprod, min(int(timestep), len(scheduler.alphas_cumprod) - 2)
+    alpha = float(torch.lerp(alphas[below], alphas[below + 1], timestep - below))
+    if scheduler.config.prediction_type == "v_prediction":
+        return alpha**0.5 * model_input - (1 - alpha) ** 0.5 * prediction
+    return (model_input - (1 - alpha) ** 0.5 * prediction) / alpha**0.5
 
 
 def _keep_known(

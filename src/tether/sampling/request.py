@@ -73,6 +73,7 @@ class ControlRequest(BaseModel):
 class Request(BaseModel):
     """A batch of pictures to draw; see `Pipeline.__call__` for what the values mean.
 
+    `loras` are REF or REF:STRENGTH, `seed` is the first of `count` seeds or a list of them all.
     `index` is the place, in the batch, of the picture that carries the request: a picture is repeated to the byte by
     drawing its whole batch again, because arithmetic on another batch size rounds differently.
     """
@@ -83,8 +84,11 @@ class Request(BaseModel):
     negative_prompt: str = ""
     base: str = "tether"
     vae: str | None = None
+    loras: list[str] = Field(default_factory=list)
+    embeddings: list[str] = Field(default_factory=list)
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     controls: list[ControlRequest] = Field(default_factory=list)
-    seed: int = 0
+    seed: int | list[int] = 0
     count: int = Field(default=1, ge=1)
     index: int = Field(default=0, ge=0)
     steps: int = 20
@@ -96,6 +100,11 @@ class Request(BaseModel):
     strength: float = 0.6
     mask: Picture | None = None
     versions: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def seeds(self) -> list[int]:
+        """One seed a picture."""
+        return [self.seed + k for k in range(self.count)] if isinstance(self.seed, int) else self.seed
 
     def run(self, pipeline: Pipeline, on_step: Callable[[Step], None] | None = None) -> list[Image.Image]:
         """Draws the batch with a pipeline that holds this request's base and controls."""

@@ -38,18 +38,26 @@ DECODER_PARTS = ("up_blocks", "conv_norm_out", "conv_out")
 """The modules of a UNet that come after its middle: what `unlock_decoder` trains."""
 
 
-def loss_weights(alphas_cumprod: Tensor, timesteps: Tensor, prediction_type: str, gamma: float | None) -> Tensor:
-    """w(t) for timesteps `(B,)`: ones without a gamma, min-SNR's weights with one.
+def loss_weights(
+    alphas_cumprod: Tensor,
+    timesteps: Tensor,
+    prediction_type: str,
+    gamma: float | None,
+    velocity_cap: float | None = None,
+) -> Tensor:
+    """w(t) for timesteps `(B,)`: ones without a gamma, min-SNR's weights with one; `velocity_cap` of `diffusion_loss`.
 
     Raises:
         ValueError: where the prediction type is neither "epsilon" nor "v_prediction".
     """
     if prediction_type not in ("epsilon", "v_prediction"):
         raise ValueError(f"prediction_type must be epsilon or v_prediction, not {prediction_type!r}")
-    if gamma is None:
-        return torch.ones(timesteps.shape)
     alphas = alphas_cumprod[timesteps.cpu()].double()
     snr = alphas / (1 - alphas)
+    if velocity_cap is not None and prediction_type == "epsilon":
+        return ((snr + 1) / snr).clamp(max=velocity_cap).float()
+    if gamma is None:
+        return torch.ones(timesteps.shape)
     clipped = snr.clamp(max=gamma)
     return (clipped / snr if prediction_type == "epsilon" else clipped / (snr + 1)).float()
 
@@ -61,6 +69,7 @@ def diffusion_loss(
     *,
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
     min_snr_gamma: float | None = None,
+    velocity_cap: float | None = None,
     noise_offset: float = 0.0,
     per_sample: bool = False,
 ) -> Tensor:
@@ -73,6 +82,9 @@ def diffusion_loss(
         generator: source of the noise and the timesteps, on the CPU; or one a sample, which makes a sample's
             loss independent of the batch that it comes in.
         min_snr_gamma: γ of min-SNR weighting (5 in the paper); None weighs every timestep alike.
+        velocity_cap: weigh errors of ε as v-prediction would, (SNR + 1)/SNR (Salimans & Ho 2022), up to this value.
+            Plain errors of ε are small where the noise is strong, which is where a picture's colours and layout are
+            decided: a small model then hardly learns them from the words.
         noise_offset: deviation of one more noise value a channel that is the same over the whole picture.
         per_sample: return one loss a sample, `(B,)`, in place of their mean.
 
@@ -90,7 +102,8 @@ def diffusion_loss(
     noise, timesteps = torch.empty_like(latents, dtype=torch.float32).copy_(noise), timesteps.to(device)
     noisy = schedule.add_noise(latents.float(), noise, timesteps)
     prediction_type = schedule.config.prediction_type
-    weights = loss_weights(schedule.alphas_cumprod, timesteps, prediction_type, min_snr_gamma).to(device)
+    weights = loss_weights(schedule.alphas_cumprod, timesteps, prediction_type, min_snr_gamma, velocity_cap)
+    weights = weights.to(device)
     target = noise if prediction_type == "epsilon" else schedule.get_velocity(latents.float(), noise, timesteps)
     error = (predict(noisy.to(latents.dtype), timesteps).float() - target).square().mean(dim=(1, 2, 3))
     losses = weights * error

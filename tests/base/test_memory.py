@@ -1,0 +1,46 @@
+"""Drawing in less memory changes the way, not the picture."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+import tether
+from tether.base import Base
+from tether.base.memory import OneAtATime, reduce_memory, slice_attention
+
+
+def draw(base: Base) -> np.ndarray:
+    return np.asarray(tether.Pipeline(base)("a red cube", seed=3, steps=3)[0], float)
+
+
+def test_the_picture_stays_the_same(tiny_base: Base) -> None:
+    before = draw(tiny_base)
+    assert np.abs(draw(reduce_memory(tiny_base)) - before).max() <= 1
+    assert tiny_base.vae.use_tiling
+    assert tiny_base.execution_device is None
+
+
+def test_sliced_attention_gives_the_same_noise(tiny_base: Base) -> None:
+    inputs = torch.randn(1, 4, 8, 8), torch.tensor(5), tiny_base.encode_prompts(["x"]).states
+    before = tiny_base.unet(*inputs).sample
+    slice_attention(tiny_base.unet)
+    torch.testing.assert_close(tiny_base.unet(*inputs).sample, before, rtol=1e-4, atol=1e-5)
+
+
+def test_only_the_network_at_work_is_on_the_device(tiny_base: Base) -> None:
+    before = draw(tiny_base)
+    moves: list[tuple[str, str]] = []
+    for part in tiny_base.modules():
+        name, move = type(part).__name__, part.to
+        part.to = lambda where, name=name, move=move: moves.append((name, str(where))) or move("cpu")  # type: ignore
+    reduce_memory(tiny_base, torch.device("cpu", 0))
+    assert tiny_base.device == torch.device("cpu", 0)
+    assert isinstance(tiny_base.unet._hf_hook, OneAtATime)
+    assert np.abs(draw(tiny_base) - before).max() <= 1
+    there = [name for name, where in moves if where == "cpu:0"]
+    assert there[0] == "CLIPTextModel"
+    assert there[-1] == "AutoencoderKL"
+    assert set(there[1:-1]) == {"UNet2DConditionModel"}
+    first_unet = moves.index(("UNet2DConditionModel", "cpu:0"))
+    assert ("CLIPTextModel", "cpu") in moves[:first_unet]
