@@ -2,7 +2,8 @@
 
     python recipes/control.py --steps 1300 --out runs/control               (again: continues)
 
-The objective is the paper's: SD's loss with the condition added, half of the prompts empty. Every sample's edges come
+The objective is the paper's, SD's loss with the condition added and half of the prompts empty, weighted as in
+recipes/denoiser.py: where the noise is strong, the condition decides most. Every sample's edges come
 from OpenCV's Canny with random thresholds, so that the thresholds of those who use it work.
 """
 
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import tether
-from common import SHARES, Prefetch, cosine, load_state, save_state
+from common import SHARES, Prefetch, channels_last, cosine, load_state, save_state
 from tether.annotators.canny import random_canny
 from tether.base import ControlNet
 from tether.control import predict_noise
@@ -35,11 +36,12 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--base", default="tether")
     parser.add_argument("--latents", type=Path, default=Path("data/latents.npz"))
+    parser.add_argument("--start", type=Path, help="a control to go on from, as one moved from an older base")
     parser.add_argument("--out", type=Path, default=Path("runs/control"))
     arguments = parser.parse_args()
 
     with np.load(arguments.latents) as pack:
-        latents, pixels = torch.from_numpy(pack["latents"]), pack["pixels"]
+        latents, pixels = pack["latents"], pack["pixels"]
         captions, counts = json.loads(str(pack["captions"])), json.loads(str(pack["counts"]))
     starts = dict(zip(counts, np.cumsum([0, *counts.values()]).tolist(), strict=False))
     shares = np.array([SHARES[name] for name in counts]) / sum(SHARES[name] for name in counts)
@@ -47,7 +49,9 @@ def main() -> None:
     base = tether.load_base(arguments.base)
     base.unet.to(memory_format=torch.channels_last)
     torch.manual_seed(SEED)
-    control = ControlNet.from_unet(base.unet)
+    control = ControlNet.load(arguments.start) if arguments.start else ControlNet.from_unet(base.unet)
+    control.requires_grad_(True).train()
+    control.kind = "canny"
     control.to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(control.parameters(), arguments.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     schedule = DDIMScheduler.from_config(base.noise_schedule)
@@ -62,9 +66,8 @@ def main() -> None:
         names = rng.choice(list(counts), BATCH, p=shares)
         rows = [starts[str(name)] + int(rng.integers(counts[str(name)])) for name in names]
         words = [captions[row][int(rng.integers(len(captions[row])))] for row in rows]
-        edges = np.stack([random_canny(pixels[row], rng) for row in rows])
-        conditions = torch.from_numpy(edges).float().div_(255).unsqueeze(1).expand(-1, 3, -1, -1)
-        return latents[rows].float().contiguous(memory_format=torch.channels_last), conditions, words
+        edges = np.stack([random_canny(pixels[row], rng) for row in rows])[:, None] / 255
+        return channels_last(latents[rows]), channels_last(edges.repeat(3, axis=1)), words
 
     batches, started, losses = Prefetch(batch, first), time.time(), []
     for step in range(first, arguments.steps):
@@ -80,7 +83,7 @@ def main() -> None:
                 residuals = control(noisy, t, states, hint)  # noqa: B023
                 return predict_noise(base.unet, noisy, t, states, residuals)  # noqa: B023
 
-            loss = diffusion_loss(predict, clean, schedule, generator=generator)
+            loss = diffusion_loss(predict, clean, schedule, generator=generator, velocity_cap=50.0)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(control.parameters(), 1.0)
         optimiser.step()

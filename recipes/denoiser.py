@@ -116,7 +116,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/base"))
     parser.add_argument("--start", type=Path, help="a base to go on from, as src/tether/weights/base")
     parser.add_argument("--noise-offset", type=float, default=0.0)
-    parser.add_argument("--compile", action="store_true", help="torch.compile: two minutes first, then 0.77x the time")
     arguments = parser.parse_args()
 
     with np.load(arguments.latents) as pack:
@@ -165,7 +164,6 @@ def main() -> None:
         ids = tokenizer(words, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt")
         return channels_last(latents[rows]), ids.input_ids
 
-    predict = torch.compile(unet) if arguments.compile else unet
     batches, started, losses = Prefetch(batch, first), time.time(), []
     for step in range(first, arguments.steps):
         for group in optimiser.param_groups:
@@ -176,7 +174,7 @@ def main() -> None:
         with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16):
             states = text(ids).last_hidden_state
             loss = diffusion_loss(
-                lambda noisy, t: predict(noisy, t, states).sample,  # noqa: B023
+                lambda noisy, t: unet(noisy, t, states).sample,  # noqa: B023
                 clean,
                 schedule,
                 generator=generator,

@@ -53,7 +53,7 @@ def test_what_is_wrong_is_said_in_one_line(square: Image.Image, kind: str, optio
 def test_one_pixel_and_every_mode_are_annotated(square: Image.Image) -> None:
     assert annotate("canny", Image.new("L", (1, 1))).size == (1, 1)
     assert annotate("canny", square.convert("L")).mode == "RGB"
-    assert annotator_names() == ["canny"]
+    assert "canny" in annotator_names()
 
 
 def test_random_thresholds_depend_on_the_generator_alone(square: Image.Image) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["annotate", "annotator", "annotator_names"]
 
-FAMILIES = {"canny": "tether.annotators.canny"}
+FAMILIES = {"canny": "tether.annotators.canny", "scribble": "tether.annotators.scribble"}
 
 
 def annotator_names() -> list[str]:

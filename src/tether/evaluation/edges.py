@@ -1,10 +1,15 @@
-"""Do the edges of a picture lie where the condition wanted them?
+"""Do the edges, or the strokes, of a picture lie where the condition wanted them?
 
     precision = share of the picture's edge pixels with a wanted one within 2 px
     recall    = share of the wanted edge pixels with one of the picture's within 2 px
     F1        = 2 precision recall / (precision + recall)
 
 The tolerance, a Euclidean distance, forgives what the latents' 8 px grid cannot place.
+
+A picture's edges are found by the annotator that makes conditions. Strokes have a width, which says nothing about the
+picture, and the wider they were the easier they would be met: what is compared are their middle lines,
+
+    S = U_k (A - k B) less (A - k B) o B            erosion by k discs B, less its opening (Lantuéjoul's skeleton)
 """
 
 from __future__ import annotations
@@ -14,11 +19,13 @@ import numpy as np
 from PIL import Image
 
 from tether.annotators.canny import edge_map
+from tether.annotators.scribble import scribble_map
 from tether.errors import TetherError
 
-__all__ = ["canny_obedience", "edge_f1"]
+__all__ = ["canny_obedience", "edge_f1", "middle_lines", "scribble_obedience"]
 
 TOLERANCE = 2
+_CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 
 def edge_f1(found: np.ndarray, wanted: np.ndarray, tolerance: int = TOLERANCE) -> float:
@@ -50,9 +57,35 @@ def canny_obedience(picture: Image.Image, condition: Image.Image) -> float:
 
     A condition of another size is brought to the picture's.
     """
+    return edge_f1(edge_map(np.asarray(picture.convert("RGB"))), _wanted(picture, condition))
+
+
+def scribble_obedience(picture: Image.Image, condition: Image.Image) -> float:
+    """`edge_f1` of the middle lines of a picture's scribble by default options and of a condition's white strokes.
+
+    A condition of another size is brought to the picture's.
+    """
+    found = scribble_map(np.asarray(picture.convert("RGB")))
+    return edge_f1(middle_lines(found), middle_lines(_wanted(picture, condition)))
+
+
+def middle_lines(strokes: np.ndarray) -> np.ndarray:
+    """The skeleton of strokes `(H, W)`, true on their middle lines, which may have gaps of a pixel."""
+    left = (np.asarray(strokes) != 0).astype(np.uint8)
+    middle = np.zeros(left.shape, bool)
+    # A stroke that the frame cuts off goes on outside of it.
+    while left.any() and not left.all():
+        smaller = cv2.erode(left, _CROSS, borderType=cv2.BORDER_REPLICATE)
+        middle |= (left > 0) & (cv2.dilate(smaller, _CROSS, borderType=cv2.BORDER_REPLICATE) == 0)
+        left = smaller
+    return middle | (left > 0)
+
+
+def _wanted(picture: Image.Image, condition: Image.Image) -> np.ndarray:
+    """Where a condition is white, at the picture's size."""
     if condition.size != picture.size:
         condition = condition.resize(picture.size, Image.Resampling.NEAREST)
-    return edge_f1(edge_map(np.asarray(picture.convert("RGB"))), np.asarray(condition.convert("L")) >= 128)
+    return np.asarray(condition.convert("L")) >= 128
 
 
 def _widened(edges: np.ndarray, radius: int) -> np.ndarray:

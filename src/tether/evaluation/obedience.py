@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 from PIL import Image
 
-from tether.evaluation.edges import canny_obedience
+from tether.evaluation.edges import canny_obedience, scribble_obedience
 
 __all__ = ["OBEDIENCE", "Obedience", "obedience_metric"]
 
 Obedience = Callable[[Image.Image, Image.Image], float]
 """(picture, condition) -> from 0, ignored, to 1, obeyed."""
 
-OBEDIENCE: dict[str, Obedience] = {"canny": canny_obedience}
+OBEDIENCE: dict[str, Obedience] = {"canny": canny_obedience, "scribble": scribble_obedience}
 """The metric of each kind of condition that has one."""
 
 
