@@ -62,4 +62,4 @@ def _without_specks(lines: np.ndarray, least: float) -> np.ndarray:
     _, labels, about, _ = cv2.connectedComponentsWithStats(lines.astype(np.uint8), connectivity=8)
     kept = about[:, cv2.CC_STAT_AREA] >= least
     kept[0] = False  # label 0 is where no line is
-    return kept[labels].astype(np.uint8)
+    return kept[np.asarray(labels, np.int32)].astype(np.uint8)
