@@ -118,6 +118,46 @@ def test_clipping_scales_the_step_as_pytorch_does(tiny: ModuleType, tmp_path: Pa
     torch.testing.assert_close(updates[0], updates[1], rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("settings", [{}, {"precision": "bf16"}, {"optimizer": "adafactor"}], ids=str)
+def test_without_clipping_no_two_gradients_are_there_at_once_and_the_run_is_the_same_to_the_bit(
+    tiny: ModuleType, tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = {}
+    for streams in (True, False):
+        monkeypatch.setattr(Trainer, "streams", streams)
+        trainer = tiny.make_trainer(tmp_path / str(streams), steps=3, max_grad_norm=0.0, **settings)
+        gradients, norms = [], []
+
+        def count(optimizer: torch.optim.Optimizer, *_: object, trainer: Trainer = trainer) -> None:
+            gradients.append(sum(p.grad is not None for p in trainer.parameters))  # noqa: B023
+
+        trainer.optimizer.register_step_pre_hook(count)
+        trainer.on_progress = lambda progress: norms.append(progress.gradient_norm)  # noqa: B023
+        trainer.fit()
+        runs[streams] = weights(trainer), gradients, norms
+    one, all_ = (set(runs[streams][1]) for streams in (True, False))
+    assert one == {1}
+    assert all_ == {len(trainer.parameters)}
+    assert torch.equal(runs[True][0], runs[False][0])
+    assert runs[True][2] == pytest.approx(runs[False][2], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "streams"),
+    [
+        ({}, False),
+        ({"max_grad_norm": 0.0}, True),
+        ({"max_grad_norm": 0.0, "gradient_accumulation": 2}, False),
+        ({"max_grad_norm": 0.0, "precision": "fp16"}, False),
+    ],
+    ids=str,
+)
+def test_gradients_are_used_one_by_one_only_where_none_must_wait_for_others(
+    tiny: ModuleType, tmp_path: Path, settings: dict[str, Any], streams: bool
+) -> None:
+    assert tiny.make_trainer(tmp_path, **settings).streams == streams
+
+
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [
@@ -137,11 +177,12 @@ def test_learning_rates_warm_up_and_fall_to_the_floor(
     )
 
 
+@pytest.mark.parametrize("clip", [1.0, 0.0])
 @pytest.mark.parametrize("bad", ["latents", "text_states"])
 def test_a_loss_that_is_no_number_stops_before_the_update_and_names_the_samples(
-    tiny: ModuleType, tmp_path: Path, bad: str
+    tiny: ModuleType, tmp_path: Path, bad: str, clip: float
 ) -> None:
-    trainer = tiny.make_trainer(tmp_path, steps=8, checkpoint_every=2)
+    trainer = tiny.make_trainer(tmp_path, steps=8, checkpoint_every=2, max_grad_norm=clip)
 
     def batches(samples: range) -> Batch:
         batch = tiny.batches(samples)

@@ -109,7 +109,7 @@ class MultiwordTokenizer:
 
 
 def _open(ref: str | Path, what: str) -> Checkpoint:
-    path = find(ref, what)
+    path = find(ref, what, any_file=True)
     if path.is_dir():
         files = sorted(path.glob("*.safetensors")) or sorted(path.glob("*.bin"))
         if len(files) != 1:

@@ -31,6 +31,8 @@ SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt", ".bin")
 
 MAX_HEADER = 16 * 2**20
 """SDXL's header is 0.3 MB. JSON of 16 MB takes a second to read and no more memory than a picture."""
+MAX_DIMENSIONS, MAX_NAME = 64, 250
+"""PyTorch's own limit; and letters of a tensor's name."""
 
 ITEM_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1,
@@ -154,13 +156,17 @@ def _check_place(path: Path, name: str, entry: Any, room: int) -> None:
     try:
         kind, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
         sides = [*shape, begin, end]
-        if any(not isinstance(side, int) or isinstance(side, bool) or side < 0 for side in sides):
+        if len(shape) > MAX_DIMENSIONS or len(name) > MAX_NAME or not isinstance(kind, str):
+            raise TypeError
+        if any(not isinstance(side, int) or isinstance(side, bool) or not 0 <= side < 2**63 for side in sides):
             raise TypeError
     except (KeyError, TypeError, ValueError):
-        raise TetherError(f"{path} is damaged: its header does not say where {name} is") from None
+        raise TetherError(f"{path} is damaged: its header does not say where {name[:MAX_NAME]} is") from None
     if kind not in ITEM_BYTES:
-        raise TetherError(f"{path} holds {name} as {kind}, which is not supported: save it as F16, BF16 or F32")
+        raise TetherError(f"{path} holds {name} as {kind[:20]}, which is not supported: save it as F16, BF16 or F32")
     if begin > end or end > room:
         raise TetherError(f"{path} is cut short: {name} ends at byte {end:,}, the tensors at {room:,}")
     if math.prod(shape) * ITEM_BYTES[kind] != end - begin:
-        raise TetherError(f"{path} lies about {name}: {shape} of {kind} are not the {end - begin:,} bytes it has")
+        raise TetherError(
+            f"{path} lies about {name}: {str(shape)[:100]} of {kind} are not the {end - begin:,} bytes it has"
+        )

@@ -135,7 +135,8 @@ def control_of(
         TetherError: where it is no control, or damaged, or a difference and there is no base.
     """
     part = _of_folder(path) if path.is_dir() else _of_file(path, base_unet)
-    part.kind = kind or part.kind or guess_kind(name or "") or guess_kind(path.stem if path.is_file() else path.name)
+    # The file's own name first: folders above it may be called after anything.
+    part.kind = kind or part.kind or guess_kind(path.stem if path.is_file() else path.name) or guess_kind(name or "")
     part.cls = cls
     if path.is_file() and part.kind == "shuffle":
         part.config["global_pool_conditions"] = True

@@ -128,7 +128,7 @@ def _write_control(control: ControlPart, target: Path, to: Layout, dtype: torch.
     with replacing(target, force=force) as part:
         if to == "diffusers":
             part.mkdir()
-            size = write_safetensors(part / NETWORK_WEIGHTS, control.tensors, dtype)
+            size = write_safetensors(part / NETWORK_WEIGHTS, control.tensors, dtype, give_back=True)
             write_json(part / "config.json", network.config)
             if control.kind is not None:
                 write_json(part / NOTES, {"kind": control.kind})
@@ -153,14 +153,14 @@ def _write_base_folder(parts: Parts, target: Path, dtype: torch.dtype | None, fo
         for name, network in parts.networks().items():
             weights = TEXT_WEIGHTS if name.startswith("text_encoder") else NETWORK_WEIGHTS
             write_json(folder / name / "config.json", network.config)
-            size += write_safetensors(folder / name / weights, network.tensors, dtype)
+            size += write_safetensors(folder / name / weights, network.tensors, dtype, give_back=True)
         parts.tokenizer.save_pretrained(folder / "tokenizer")
         if parts.tokenizer_2 is not None:
             parts.tokenizer_2.save_pretrained(folder / "tokenizer_2")
         write_json(folder / "scheduler" / "scheduler_config.json", parts.scheduler)
         write_json(folder / "model_index.json", parts.index)
         if parts.released_only:
-            size += write_safetensors(folder / RELEASED_ONLY, parts.released_only, dtype)
+            size += write_safetensors(folder / RELEASED_ONLY, parts.released_only, dtype, give_back=True)
     count = sum(len(network.tensors) for network in parts.networks().values())
     return Converted(parts.words, target, count, size, parts.notes)
 
@@ -238,5 +238,5 @@ def _spread(value: Any, levels: int) -> Any:
 
 def _write_file(path: Path, tensors: dict[str, Tensor], dtype: torch.dtype | None, metadata: dict[str, str]) -> int:
     if path.suffix == ".safetensors":
-        return write_safetensors(path, tensors, dtype, metadata)
+        return write_safetensors(path, tensors, dtype, metadata, give_back=True)
     return write_torch(path, tensors, dtype)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,8 @@ def parts_of_folder(folder: Path, *, vae: Part | None = None, prediction_type: s
         vae = part_of_folder(folder / "vae")
     elif "scaling_factor" not in vae.config and (folder / "vae" / "config.json").is_file():
         own = read_json(folder / "vae" / "config.json")
-        vae.config["scaling_factor"] = own.get("scaling_factor", 0.18215)
+        # A new part: the one that was checked has made its network, without the scale.
+        vae = replace(vae, config=vae.config | {"scaling_factor": own.get("scaling_factor", 0.18215)})
     released_only = folder / RELEASED_ONLY
     family = _family(unet.config, second)
     return Parts(

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import (
     CLIPTextConfig,
@@ -31,6 +32,18 @@ __all__ = ["Part", "Parts", "make_network"]
 
 MAX_DEPTH = 100
 MAX_SIDE = 2**20
+
+NO_NETWORK = (
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    ZeroDivisionError,
+    RuntimeError,
+    StrictDataclassError,
+)
+"""What diffusers and transformers raise at settings that make no sense."""
 
 
 def make_network(config: Mapping[str, Any], what: str) -> nn.Module:
@@ -57,8 +70,9 @@ def make_network(config: Mapping[str, Any], what: str) -> nn.Module:
             if kind in ("CLIPTextModel", "CLIPTextModelWithProjection", "CLIPModel"):
                 text = CLIPTextConfig.from_dict(settings)
                 return (CLIPTextModelWithProjection if kind.endswith("Projection") else CLIPTextModel)(text)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, ZeroDivisionError, RuntimeError) as error:
-        raise TetherError(f"{what} has settings that describe no network: {str(error).splitlines()[0][:160]}") from None
+    except NO_NETWORK as error:
+        line = (str(error) or type(error).__name__).strip().splitlines()[0]
+        raise TetherError(f"{what} has settings that describe no network: {line[:160]}") from None
     raise TetherError(f"{what} is a {kind}: that is no part of Stable Diffusion 1.x, 2.x or XL")
 
 

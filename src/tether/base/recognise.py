@@ -36,6 +36,8 @@ HINT_RELEASED, HINT_DIFFUSERS = "input_hint_block.0.weight", "controlnet_cond_em
 OTHERS = (
     ("lora_controlnet", "a Control-LoRA"),
     ("task_embedding", "a ControlNet-Union"),
+    ("edm_vpred.", "a model of EDM's noise schedule (CosXL)"),
+    ("edm_mean", "a model of EDM's noise schedule (Playground 2.5)"),
     ("lora_unet_", "a LoRA (load it on top of a base)"),
     ("lora_te", "a LoRA (load it on top of a base)"),
     (".lora_down.", "a LoRA (load it on top of a base)"),
@@ -59,6 +61,8 @@ OTHERS = (
     ("encoder.down", "an autoencoder alone (give it as --vae)"),
 )
 """Part of a tensor's name -> what has it; the first that is found is said."""
+LOOKALIKES = 4
+"""The first so many look like what is supported in all their other tensors."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ def recognise(checkpoint: Checkpoint, wanted: Literal["base", "control"] | None 
     tensors, path = checkpoint.tensors, checkpoint.path
     control = next((prefix for prefix in ("control_model.", "") if prefix + HINT_RELEASED in tensors), None)
     has_base = f"{UNET}input_blocks.0.0.weight" in tensors
-    odd = next((words for part, words in OTHERS[:2] if any(part in name for name in tensors)), None)
+    odd = next((words for part, words in OTHERS[:LOOKALIKES] if any(part in name for name in tensors)), None)
     if odd or (control is None and not has_base and HINT_DIFFUSERS not in tensors):
         raise TetherError(f"{path} is {odd or _other(checkpoint)}: supported are {SUPPORTED}")
     try:
@@ -170,9 +174,9 @@ def prediction_of(checkpoint: Checkpoint, recognised: Recognised) -> tuple[str, 
         return "epsilon", "all of its kind do"
     # 2.0-base was saved at step 875,000 and 2.1-base at 220,000; 2.0-v at 140,000 and 2.1-v at 110,000.
     known = {875_000: "epsilon", 220_000: "epsilon", 140_000: "v_prediction", 110_000: "v_prediction"}
-    step = int(checkpoint.numbers.get("global_step", 0))
+    step = checkpoint.numbers.get("global_step", 0)  # whatever number a file gives
     if step in known:
-        return known[step], f"Stability saved it at step {step:,}"
+        return known[int(step)], f"Stability saved it at step {int(step):,}"
     last = len(recognised.shape.channels) * (recognised.shape.layers + 1) - 1
     bias = checkpoint.tensors.get(f"{UNET}output_blocks.{last}.1.transformer_blocks.0.norm1.bias")
     if bias is not None and float(bias.float().std(correction=0)) > 0.09:

@@ -47,8 +47,9 @@ DROPPED = {
 
 UNUSED = re.compile(
     r"betas|alphas_cumprod(_prev)?|sqrt_.*|log_one_minus_alphas_cumprod|posterior_.*|lvlb_weights|logvar|scale_factor"
-    r"|denoiser\.sigmas|v_pred|ztsnr|edm_v?pred\..*"
+    r"|denoiser\.sigmas|v_pred|ztsnr"
     r"|.*\.logit_scale|.*\.position_ids|.*\.attn_mask"
+    r"|(cond_stage_model|conditioner\.embedders\.0)\.transformer\.text_projection\.weight"
 )
 """Names of tensors that belong to the released layout and that nothing reads: kept when a base is converted."""
 
@@ -187,7 +188,7 @@ def _texts(path: Path, recognised: Recognised, rest: dict[str, Tensor]) -> list[
 
 
 def _clip(path: Path, rest: dict[str, Tensor], prefix: str) -> Part:
-    names = [name.removeprefix(prefix) for name in rest if name.startswith(prefix) and not UNUSED.fullmatch(name)]
+    names = [n.removeprefix(prefix) for n in rest if n.startswith(prefix) and not UNUSED.fullmatch(n)]
     bare = not any(name.startswith("text_model.") for name in names)
     tensors = _taken(clip_pairs([f"text_model.{name}" for name in names] if bare else names, bare), rest, prefix)
     return Part(text_config(tensors, "quick_gelu"), tensors, f"{path} (text encoder)")

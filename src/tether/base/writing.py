@@ -70,14 +70,18 @@ def write_safetensors(
     tensors: Mapping[str, Tensor],
     dtype: torch.dtype | None = None,
     metadata: Mapping[str, str] | None = None,
+    *,
+    give_back: bool = False,
 ) -> int:
     """Writes tensors in the order of their names, and returns how many bytes the file has.
 
     Args:
         path: the file; no file may be there.
-        tensors: mapped or not; their numbers are checked.
+        tensors: their numbers are checked.
         dtype: what those of floating point are cast to; None leaves each as it is.
         metadata: strings to go with them.
+        give_back: give the pages of mapped tensors back once they are written. Only for tensors that nobody has
+            changed since they were opened: a page that is given back is read from its file again.
 
     Raises:
         TetherError: where a tensor is broken or does not fit the type.
@@ -105,7 +109,8 @@ def write_safetensors(
             tensor = cast(tensors[name].detach(), dtype, name, "the source").cpu().contiguous()
             if tensor.numel():
                 file.write(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))  # type: ignore[arg-type]
-            pages.give_back(tensors[name])
+            if give_back:
+                pages.give_back(tensors[name])
     return 8 + len(header) + place
 
 

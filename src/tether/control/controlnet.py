@@ -153,6 +153,11 @@ class ControlNet(nn.Module):
         """Whether the residuals are averaged over space."""
         return bool(self.config["global_pool_conditions"])
 
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether activations are recomputed in the backward pass."""
+        return any(getattr(module, "gradient_checkpointing", False) for module in self.modules())
+
     def enable_gradient_checkpointing(self) -> None:
         """Recompute activations in the backward pass instead of keeping them: less memory, more time."""
         self._set_gradient_checkpointing(True)

@@ -61,7 +61,8 @@ class TrainConfig(BaseModel):
             nothing is said, as for the released models, and 4e-4 on the shipped base.
         optimizer: "adamw", "adamw8bit" (needs bitsandbytes and CUDA) or "adafactor".
         betas, weight_decay: of AdamW.
-        max_grad_norm: gradients are scaled down to this norm; 0 leaves them alone.
+        max_grad_norm: gradients are scaled down to this norm; 0 leaves them alone, as the released code does, and then
+            no more than one of them is in memory at a time where a step is one forward pass of one process.
         ema: decay of the exponential moving average of the weights; 0 keeps none. With one, it is the result.
         precision: "bf16", "fp16", "no" (float32), or "auto": bf16 where the machine computes in it.
         device: "auto" takes what accelerate finds, "cpu" the processor.

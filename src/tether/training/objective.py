@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from tether.base import Base
 from tether.control import ControlNet, predict_noise
-from tether.training.locked import locked_convolutions
+from tether.training.locked import locked_convolutions, uncopied_weights
 
 __all__ = [
     "DECODER_PARTS",
@@ -147,6 +147,8 @@ def fingerprint(modules: Mapping[str, nn.Module]) -> str:
     digest = hashlib.sha256()
     for prefix, module in modules.items():
         for name, tensor in module.state_dict(keep_vars=False).items():
+            if tensor.is_meta:  # it was let go: nothing can change it
+                continue
             digest.update(f"{prefix}.{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             flat = tensor.detach().cpu().contiguous().reshape(-1)
             digest.update(memoryview(flat.view(torch.uint8).numpy()))
@@ -208,13 +210,16 @@ class ControlObjective(nn.Module):
             generators: one a sample: of its noise and timestep.
             added: SDXL's added conditions.
         """
-        hint = self.control.encode(conditions)
+        # Recomputed activations are not kept either way, and must be computed as they were the first time.
+        recomputed = self.base.unet.is_gradient_checkpointing or self.control.is_gradient_checkpointing
+        with nullcontext() if recomputed else uncopied_weights():
+            hint = self.control.encode(conditions)
 
         def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
-            residuals = self.control(noisy, timesteps, text_states, hint, added)
-            # Recomputed activations are not kept either way, and must be computed as they were the first time.
-            with nullcontext() if self.base.unet.is_gradient_checkpointing else locked_convolutions():
-                return predict_noise(self.base.unet, noisy, timesteps, text_states, residuals, added)
+            with nullcontext() if recomputed else uncopied_weights():
+                residuals = self.control(noisy, timesteps, text_states, hint, added)
+                with nullcontext() if recomputed else locked_convolutions():
+                    return predict_noise(self.base.unet, noisy, timesteps, text_states, residuals, added)
 
         return diffusion_loss(
             predict,

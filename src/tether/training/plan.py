@@ -149,4 +149,5 @@ def _random_batch(base: Base, control: ControlNet, config: TrainConfig) -> Batch
 
 
 def _bytes(module: nn.Module) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in (*module.parameters(), *module.buffers()))
+    tensors = [tensor for tensor in (*module.parameters(), *module.buffers()) if not tensor.is_meta]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

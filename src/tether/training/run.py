@@ -33,7 +33,7 @@ from tether.training.plan import Plan, measure
 from tether.training.trainer import Trainer, resolve_precision
 from tether.training.watch import PictureWatcher
 
-__all__ = ["Result", "dry_run", "train"]
+__all__ = ["Result", "dry_run", "prepare_base", "train"]
 
 CONFIG, RESULT = "config.yaml", "result.json"
 
@@ -76,7 +76,7 @@ def train(
         config.save(config.out / CONFIG)
     base, control = _open(config)
     data = open_data(config, base, on_stage)
-    _compute_in(base, config)
+    prepare_base(base, config)
     watcher = None
     if config.watch_every:
         watcher = PictureWatcher(
@@ -106,7 +106,7 @@ def train(
 def dry_run(config: TrainConfig) -> Plan:
     """What the run will take: one update is made on random numbers, and nothing is written."""
     base, control = _open(config)
-    _compute_in(base, config)
+    prepare_base(base, config)
     return measure(base, control, config)
 
 
@@ -124,8 +124,16 @@ def _open(config: TrainConfig) -> tuple[Base, ControlNet]:
     return base, control
 
 
-def _compute_in(base: Base, config: TrainConfig) -> None:
-    """Casts the locked base, in memory, to the type of the computation: half the memory, and no cast a step."""
+def prepare_base(base: Base, config: TrainConfig) -> None:
+    """Makes a base as small as a run allows; call it when all latents and text states are cached.
+
+    It is cast, in memory, to the type of the computation: half the memory, and no cast a step. Where no validation
+    picture will be drawn, its autoencoder and text encoders lose their weights (they go to "meta").
+    """
+    if not config.watch_every:
+        for module in base.modules():
+            if module is not base.unet:
+                module.to("meta")
     dtype = resolve_precision(config.precision, base.device)
     if dtype is not None:
         base.to(dtype=dtype)

@@ -136,6 +136,16 @@ class Trainer:
         return self.config.gradient_accumulation * (self.config.raise_accumulation if raised else 1)
 
     @property
+    def streams(self) -> bool:
+        """Whether each gradient is used and freed as soon as the backward pass has it, so that never all are there.
+
+        That is so where nothing must be known of all of them first: neither their norm, to clip by, nor those of
+        other forward passes or processes, nor whether scaling has made one of them infinite.
+        """
+        alone = self.accumulation == self.accelerator.num_processes == 1
+        return alone and not self.config.max_grad_norm and not self.scaler.is_enabled()
+
+    @property
     def checkpoints(self) -> Path:
         return self.config.out / "checkpoints"
 
@@ -195,21 +205,28 @@ class Trainer:
             group["lr"] = rate
         plan = self._plan(self.samples)
         following = self._plan(self.samples + self._samples_a_step)
-        losses, names = [], []
+        losses, names, norm, streams = [], [], 0.0, self.streams
         for index, samples in enumerate(plan):
             batch = feed(samples, [*plan[index + 1 :], *following]).to(self.accelerator.device)
             names += batch.names or [str(number) for number in samples]
             last = index == len(plan) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 each = self._losses(batch, samples)
-                self.scaler.scale(each.mean() / len(plan)).backward()
+                if streams:
+                    self._check_loss(each.mean().item(), each.detach(), names)
+                    norm = self._stream(each.mean())
+                else:
+                    self.scaler.scale(each.mean() / len(plan)).backward()
             losses.append(each.detach())
 
         told = torch.tensor([float(leave.is_set())], device=self.accelerator.device)
         everywhere = self.accelerator.gather(torch.cat([*losses, told])).view(-1, len(names) + 1)  # type: ignore[union-attr]
         loss = everywhere[:, :-1].mean().item()
-        self._check_loss(loss, torch.cat(losses), names)
-        norm = self._update()
+        if not streams:
+            self._check_loss(loss, torch.cat(losses), names)
+            norm = self._update()
+        if self.average is not None:
+            self.average.update(self.step)
         self.step, self.samples = self.step + 1, self.samples + self._samples_a_step
         return loss, norm, bool(everywhere[:, -1].any())
 
@@ -222,8 +239,26 @@ class Trainer:
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.accelerator.device.type, self.dtype) if self.dtype else nullcontext()
 
+    def _stream(self, loss: Tensor) -> float:
+        """The backward pass; each parameter is updated when its gradient is there. Returns the gradients' norm."""
+        squares: list[Tensor] = []
+
+        def update(parameter: Tensor) -> None:
+            assert parameter.grad is not None
+            squares.append(torch.linalg.vector_norm(parameter.grad.float()).square())
+            self.optimizer.step()  # passes over all parameters without a gradient
+            parameter.grad = None
+
+        hooks = [parameter.register_post_accumulate_grad_hook(update) for parameter in self.parameters]
+        try:
+            loss.backward()
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return float(torch.stack(squares).sum().sqrt())
+
     def _update(self) -> float:
-        """Clips, steps, averages. Returns the gradients' norm before clipping."""
+        """Clips and steps. Returns the gradients' norm before clipping."""
         self.scaler.unscale_(self.optimizer)
         limit = self.config.max_grad_norm
         if self.sharded and limit:
@@ -235,8 +270,6 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.average is not None:
-            self.average.update(self.step)
         return float(norm)  # type: ignore[arg-type]
 
     @property
