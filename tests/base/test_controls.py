@@ -124,3 +124,35 @@ def test_nothing_at_that_name_is_said_in_one_line(ref: str) -> None:
 def test_the_folder_of_a_base_is_no_control(tiny_folder: Path) -> None:
     with pytest.raises(TetherError, match="folder of a base"):
         ControlNet.load(tiny_folder)
+
+
+def test_saving_changes_nothing_in_memory(tmp_path: Path) -> None:
+    """A loaded control's weights are mapped from its file; those that were trained since must not be read again."""
+    control_for().save(tmp_path / "a")
+    control = ControlNet.load(tmp_path / "a")
+    with torch.no_grad():
+        for parameter in control.parameters():
+            parameter.add_(1)
+    before = {name: tensor.clone() for name, tensor in control.state_dict().items()}
+    control.save(tmp_path / "b")
+    assert [name for name, tensor in control.state_dict().items() if not torch.equal(tensor, before[name])] == []
+
+
+def test_a_folder_of_other_things_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "precious.txt").write_text("x")
+    with pytest.raises(TetherError, match="not replaced"):
+        control_for().save(tmp_path / "models")
+    assert [path.name for path in tmp_path.rglob("*")] == ["models", "precious.txt"]
+
+
+def test_the_kind_is_guessed_from_the_file_before_the_folders_above_it(tmp_path: Path) -> None:
+    from tether.base.convert import convert
+
+    (tmp_path / "canny-tests").mkdir()
+    control_for().save(tmp_path / "mine")
+    path = tmp_path / "canny-tests" / "control_v11e_sd15_shuffle.safetensors"
+    convert(tmp_path / "mine", path, to="released")
+    loaded = ControlNet.load(path)
+    assert loaded.kind == "shuffle"
+    assert loaded.pools_globally

@@ -139,6 +139,13 @@ MALFORMED: dict[str, Builder] = {
     "offsets past the end": written("past.safetensors", header_of({"a": entry("F32", [2**40], 0, 2**42)}, bytes(64))),
     "offsets backwards": written("back.safetensors", header_of({"a": entry("F32", [4], 32, 16)}, bytes(64))),
     "negative shape": written("minus.safetensors", header_of({"a": entry("F32", [-4, -4], 0, 64)}, bytes(64))),
+    "shape of 300,000 sides": written(
+        "sides.safetensors", header_of({"a": entry("F32", [9] * 300_000, 0, 16)}, bytes(16))
+    ),
+    "a side of 4,000 digits": written(
+        "digits.safetensors", header_of({"a": entry("F32", [10**4000] * 64, 0, 16)}, bytes(16))
+    ),
+    "a name of 1 MB": written("name.safetensors", header_of({"a" * 2**20: entry("F32", [5], 0, 16)}, bytes(16))),
     "unknown type": written("type.safetensors", header_of({"a": entry("F4711", [4], 0, 16)}, bytes(16))),
     "entry without a place": written("place.safetensors", header_of({"a": {"dtype": "F32"}}, bytes(16))),
     "tensors that overlap": written(
@@ -262,6 +269,14 @@ def test_a_number_too_large_for_the_wanted_type_is_refused(tiny_folder: Path) ->
     part.tensors["decoder.conv_in.bias"] = torch.full_like(part.tensors["decoder.conv_in.bias"], 1e5)
     part.land(torch.bfloat16)
     assert "float16" in refused(lambda: part.land(torch.float16))
+
+
+@pytest.mark.parametrize("change", [{"hidden_size": "wide"}, {"hidden_size": -4}, {"num_hidden_layers": None}])
+def test_settings_of_no_text_encoder_are_refused(change: dict[str, Any], tiny_folder: Path) -> None:
+    from tether.base.parts import make_network
+
+    config = json.loads((tiny_folder / "text_encoder" / "config.json").read_text())
+    assert "describe no network" in refused(lambda: make_network(config | change, "a folder"))
 
 
 @pytest.mark.parametrize(

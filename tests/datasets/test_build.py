@@ -12,11 +12,13 @@ import tarfile
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from tether.annotators import annotate
+from tether.datasets import samples
 from tether.datasets.build import build_dataset
 from tether.datasets.check import check_dataset, open_dataset, show_dataset
 from tether.datasets.manifest import hash_file
@@ -89,6 +91,44 @@ def test_a_bad_condition_is_quarantined_with_its_reason(tmp_path: Path) -> None:
     build_dataset(folder, tmp_path / "out", "anything", workers=0)
     reasons = {key: reason for key, (reason, _) in quarantined(tmp_path / "out").items()}
     assert reasons == {"0.png": "condition size", "1.png": "condition unreadable", "2.png": "condition unreadable"}
+
+
+def test_names_and_captions_that_are_no_utf8_stop_nothing(photos: Path, tmp_path: Path) -> None:
+    """Names of files may be any bytes, and captions that were cut off hold half a character."""
+    odd = os.fsdecode(b"caf\xe9.png")
+    try:
+        add(photos, odd, png(picture(20)))
+        add(photos, os.fsdecode(b"\xff.png"), b"no picture")
+    except OSError:
+        pytest.skip("this file system knows UTF-8 names only")
+    (photos / "metadata.jsonl").write_text(
+        "".join(
+            json.dumps({"file_name": name, "text": "cut off \ud83d"}) + "\n" for name in (odd, os.fsdecode(b"\xff.png"))
+        )
+    )
+    manifest = build_dataset(photos, tmp_path / "out", "canny", workers=0)
+    assert manifest.samples == 1
+    _, reader = open_dataset(tmp_path / "out")
+    assert reader.sample(0).caption == "cut off ?"
+    assert str(reader.meta(0)["key"]).endswith(odd)
+    assert [reason for reason, _ in quarantined(tmp_path / "out").values()] == ["unreadable"]
+    assert check_dataset(tmp_path / "out").faults == ()
+
+
+def test_an_annotator_that_fails_costs_only_its_own_sample(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> Image.Image:
+        raise cv2.error("OpenCV stumbled")
+
+    def some(kind: str, image: Image.Image, **options: float) -> Image.Image:
+        return (fails if image.getpixel((0, 0)) == bad else annotate)(kind, image, **options)
+
+    bad = picture(3).getpixel((0, 0))
+    monkeypatch.setattr(samples, "annotate", some)
+    options = {"low": 100, "high": 200}
+    assert build_dataset(photos, tmp_path / "out", "canny", options=options, workers=0).samples == 9
+    assert quarantined(tmp_path / "out") == {"3.png": ("unreadable", "OpenCV stumbled")}
 
 
 def test_a_duplicate_is_found_across_shards(photos: Path, tmp_path: Path) -> None:

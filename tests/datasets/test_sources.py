@@ -20,7 +20,7 @@ from tether.datasets.samples import Picture, Rejected, Sample
 from tether.datasets.sources import open_source
 from tether.errors import TetherError
 
-from .conftest import as_folder, as_tar, picture, triples
+from .conftest import as_folder, as_tar, picture, png, triples
 
 
 def pixels(value: Picture | None) -> np.ndarray:
@@ -122,6 +122,60 @@ def test_a_bad_line_costs_only_its_own_sample(tmp_path: Path) -> None:
     assert source[0].caption == "a"
     for index, told in ((1, "line 2"), (2, "line 3"), (3, "no 'file_name'")):
         with pytest.raises(Rejected, match=told):
+            source[index]
+
+
+def test_ends_of_lines_within_a_caption_end_no_record(tmp_path: Path) -> None:
+    picture(0).save(tmp_path / "a.png")
+    words = "one\u2028two\x85three"
+    line = json.dumps({"file_name": "a.png", "text": words}, ensure_ascii=False)
+    (tmp_path / "metadata.jsonl").write_text(f"{line}\r\n{line}\n", encoding="utf-8", newline="")
+    assert [sample.caption for sample in open_source(tmp_path)] == [words, words]
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "{}/secret.png", "a/../../secret.png", "a\0.png"])
+@pytest.mark.parametrize("key", ["file_name", "conditioning_image"])
+def test_a_record_cannot_name_files_elsewhere(name: str, key: str, tmp_path: Path) -> None:
+    picture(0).save(tmp_path / "secret.png")
+    (tmp_path / "in").mkdir()
+    picture(0).save(tmp_path / "in" / "a.png")
+    record = {"file_name": "a.png", "conditioning_image": "a.png", "text": "a", key: name.format(tmp_path)}
+    (tmp_path / "in" / "metadata.jsonl").write_text(json.dumps(record))
+    with pytest.raises(Rejected, match="leads out"):
+        open_source(tmp_path / "in")[0]
+
+
+def test_a_member_that_claims_to_be_huge_costs_only_its_own_sample(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as archive:
+        entry = tarfile.TarInfo("0.png")
+        entry.size = len(data := png(picture(0)))
+        archive.addfile(entry, io.BytesIO(data))
+    huge = tarfile.TarInfo("1.png")
+    huge.size = 2**62
+    with path.open("r+b") as file:
+        file.seek(512 + -(-len(data) // 512) * 512)
+        file.write(huge.tobuf(tarfile.GNU_FORMAT) + b"x" * 100)
+        file.truncate()
+    source = open_source(path)
+    assert np.array_equal(pixels(source[0].image), np.asarray(picture(0)))
+    for index in range(1, len(source)):
+        with pytest.raises(Rejected, match=r"cut off|damaged"):
+            source[index]
+
+
+def test_rows_of_odd_types_cost_only_their_own_samples(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    data = png(picture(0))
+    rows = [{"image": data, "caption": ["one", "two"]}, {"image": data, "caption": []}, {"image": None, "caption": []}]
+    parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    parquet.write_table(arrow.table({"image": [[1, 2]], "caption": [3]}), tmp_path / "b.parquet")
+    parquet.write_table(arrow.table({"other": [1]}), tmp_path / "c.parquet")
+    source = open_source(tmp_path)
+    assert [source[index].caption for index in (0, 1)] == ["one", ""]
+    for index in (2, 3, 4):
+        with pytest.raises(Rejected, match="no picture"):
             source[index]
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from tether.base import Base, ControlNet, load_base
 from tether.base.control_file import control_of
+from tether.base.convert import convert
 from tether.base.single_file import parts_of_file
 from tether.errors import TetherError
 
@@ -511,6 +512,21 @@ def test_a_single_file_opens_offline_and_runs(small: tuple[str, dict[str, Tensor
     assert base.decode_latents(torch.zeros(1, 4, 8, 8)).shape == (1, 3, 16, 16)
 
 
+def test_only_the_autoencoder_that_overflows_in_half_precision_stays_in_single(
+    small: tuple[str, dict[str, Tensor], Path],
+) -> None:
+    family, _, path = small
+    base = load_base(path, dtype=torch.float16)
+    others = {module.dtype for module in base.modules() if module is not base.vae}
+    assert others == {torch.float16}
+    assert base.vae.dtype == (torch.float32 if family == "sdxl" else torch.float16)
+    assert load_base(path, dtype=torch.bfloat16).vae.dtype == torch.bfloat16
+    if family == "sdxl":
+        latents = base.encode_pictures(torch.zeros(1, 3, 16, 16))
+        assert latents.dtype == torch.float16
+        assert base.decode_latents(latents).isfinite().all()
+
+
 def test_a_ckpt_gives_the_same_base_as_safetensors(tmp_path: Path) -> None:
     tensors = numbers(SMALL["sd1"].base())
     torch.save({"state_dict": tensors, "global_step": 470000, "epoch": 1}, tmp_path / "a.ckpt")
@@ -556,6 +572,35 @@ def test_stabilitys_own_sd2_files_are_known_by_their_step(step: int, expected: s
     tensors = {name: tensor.half() for name, tensor in numbers(SMALL["sd2"].base()).items()}
     torch.save({"global_step": step, "state_dict": tensors}, tmp_path / "a.ckpt")
     assert parts_of_file(tmp_path / "a.ckpt").scheduler["prediction_type"] == expected
+
+
+@pytest.mark.parametrize("step", [float("nan"), float("inf")])
+def test_a_step_that_is_no_number_is_passed_over(step: float, tmp_path: Path) -> None:
+    tensors = {name: tensor.half() for name, tensor in numbers(SMALL["sd2"].base()).items()}
+    torch.save({"global_step": step, "state_dict": tensors}, tmp_path / "a.ckpt")
+    assert parts_of_file(tmp_path / "a.ckpt").scheduler["prediction_type"] == "epsilon"
+
+
+def test_a_projection_that_another_program_put_beside_clip_changes_nothing(tmp_path: Path) -> None:
+    shapes = SMALL["sd1"].base()
+    extra = {"cond_stage_model.transformer.text_projection.weight": (64, 64)}
+    parts = parts_of_file(hollow(tmp_path / "a.safetensors", shapes | extra))
+    assert parts.text_encoder.config == parts_of_file(hollow(tmp_path / "b.safetensors", shapes)).text_encoder.config
+    assert extra.keys() <= parts.released_only.keys()
+
+
+@pytest.mark.parametrize("mark", ["edm_vpred.sigma_max", "edm_mean"])
+def test_a_model_of_another_noise_schedule_is_refused_by_name(mark: str, tmp_path: Path) -> None:
+    with pytest.raises(TetherError, match="EDM"):
+        parts_of_file(hollow(tmp_path / "a.safetensors", SMALL["sdxl"].base() | {mark: ()}))
+
+
+def test_an_autoencoder_without_a_scale_takes_that_of_the_folder_it_is_used_in(tmp_path: Path) -> None:
+    save_file(numbers(SMALL["sdxl"].base()), tmp_path / "a.safetensors")
+    convert(tmp_path / "a.safetensors", tmp_path / "folder", to="diffusers")
+    save_file(numbers(autoencoder(32, (1, 1)), seed=7), tmp_path / "vae.safetensors")
+    base = load_base(tmp_path / "folder", vae=tmp_path / "vae.safetensors")
+    assert base.vae.config["scaling_factor"] == 0.13025
 
 
 def test_a_base_without_autoencoder_takes_the_one_that_is_given(tmp_path: Path) -> None:

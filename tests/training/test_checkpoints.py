@@ -118,6 +118,17 @@ def test_what_a_killed_process_left_is_no_checkpoint_and_is_cleared_away(tmp_pat
     assert not left.exists()
 
 
+def test_a_damaged_later_checkpoint_takes_no_whole_ones_place(tmp_path: Path) -> None:
+    (later,) = save(tmp_path, 9)
+    (later / "state.json").write_text("{")
+    for step in (2, 3):
+        save(tmp_path, step, keep=1)
+        found = latest_checkpoint(tmp_path)
+        assert found is not None
+        assert found.step == step
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000003", "step-00000009"]
+
+
 def test_a_step_is_written_anew_over_a_damaged_checkpoint_of_it(tmp_path: Path) -> None:
     (path,) = save(tmp_path, 1)
     (path / "state.json").write_text("{")

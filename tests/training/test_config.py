@@ -14,6 +14,24 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
     assert TrainConfig.load(tmp_path / "config.yaml") == config
 
 
+def test_a_config_that_cannot_be_written_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is written again whenever a run goes on: a kill or a full disk in that moment must not lose the run."""
+    config = TrainConfig(out=tmp_path / "run")
+    config.save(tmp_path / "config.yaml")
+
+    def full(part: Path, text: str, **_: str) -> None:
+        with part.open("w") as file:
+            file.write(text[:20])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(TetherError, match="No space left"):
+            TrainConfig(out=tmp_path / "run", steps=3).save(tmp_path / "config.yaml")
+    assert TrainConfig.load(tmp_path / "config.yaml") == config
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
 def test_overrides_win_and_none_is_no_override(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("out: run\nsteps: 7\nbatch_size: 3\n")
     config = TrainConfig.load(tmp_path / "config.yaml", steps=9, batch_size=None)

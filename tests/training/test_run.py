@@ -83,8 +83,11 @@ def test_a_run_in_two_sittings_makes_the_control_of_one(tiny_folder: Path, circl
     assert [name for name in one if not torch.equal(one[name], two[name])] == []
 
 
-def test_an_unlocked_decoder_is_saved_as_a_denoiser(tiny_folder: Path, circles: Path, tmp_path: Path) -> None:
-    settings = config(tmp_path, tiny_folder, circles, unlock_decoder=True, watch_every=0, steps=2)
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_an_unlocked_decoder_is_saved_as_a_denoiser_whose_encoder_is_the_bases(
+    precision: str, tiny_folder: Path, circles: Path, tmp_path: Path
+) -> None:
+    settings = config(tmp_path, tiny_folder, circles, unlock_decoder=True, watch_every=0, steps=2, precision=precision)
     train(settings)
     from diffusers import UNet2DConditionModel
 
@@ -92,6 +95,11 @@ def test_an_unlocked_decoder_is_saved_as_a_denoiser(tiny_folder: Path, circles: 
     before = load_base(tiny_folder).unet.state_dict()
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], trained[name])}
     assert changed == {"up_blocks", "conv_norm_out", "conv_out"}
+
+
+def test_a_dataset_of_another_condition_is_refused(tiny_folder: Path, circles: Path, tmp_path: Path) -> None:
+    with pytest.raises(TetherError, match="'canny', and 'depth' is to be trained"):
+        train(config(tmp_path, tiny_folder, circles, condition="depth", watch_every=0))
 
 
 def test_other_settings_in_the_folder_of_a_run_are_refused(tiny_folder: Path, circles: Path, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ class ControlNet(control.ControlNet):
         """Writes a diffusers folder that `diffusers.ControlNetModel.from_pretrained` opens; all of it or nothing.
 
         Args:
-            path: the folder; one that is there is replaced as a whole.
+            path: the folder; a control's that is there is replaced as a whole.
             dtype: what the weights are cast to; as they are when left out.
 
         Raises:

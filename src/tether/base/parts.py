@@ -172,11 +172,16 @@ class Parts:
     def land(self, dtype: torch.dtype | None, name: str, source: Path) -> Base:
         """The base, its weights in memory once.
 
+        SDXL's own autoencoder overflows in float16 and says so (`force_upcast`): it is float32 then.
+
         Raises:
             TetherError: as `Part.land`.
         """
+        dtypes = dict.fromkeys(self.networks(), dtype)
+        if dtype == torch.float16 and self.text_encoder_2 is not None and self.vae.config.get("force_upcast", True):
+            dtypes["vae"] = torch.float32
         return Base(
-            **{name: part.land(dtype) for name, part in self.networks().items()},
+            **{name: part.land(dtypes[name]) for name, part in self.networks().items()},
             tokenizer=self.tokenizer,
             tokenizer_2=self.tokenizer_2,
             noise_schedule=self.scheduler,

@@ -2,6 +2,7 @@
 
 Everything goes to a neighbour of the target under another name, is flushed to the disk, and then takes the target's
 name, in one step of the file system. A disk that fills up, or a process that is killed, leaves the target as it was.
+Only a folder takes two steps to replace: killed just between them, the old one is left as `.NAME.XXXX/old` beside it.
 
 A safetensors file is written tensor by tensor, each cast on its way, so that writing takes the memory of one tensor.
 """
@@ -33,6 +34,10 @@ CODES = {
 }  # fmt: skip
 
 
+SETTINGS = ("config.json", "model_index.json")
+"""What the folder of a network or of a base has one of."""
+
+
 @contextmanager
 def replacing(target: Path, *, force: bool) -> Iterator[Path]:
     """A temporary path beside `target`: what is there at the end of the block becomes `target`, all of it or nothing.
@@ -42,10 +47,13 @@ def replacing(target: Path, *, force: bool) -> Iterator[Path]:
         force: replace what is there.
 
     Raises:
-        TetherError: where `target` exists and `force` is false, or writing fails (the disk is full).
+        TetherError: where `target` exists and `force` is false, or is a folder but no model's, or writing fails (the
+            disk is full).
     """
     if target.exists() and not force:
         raise TetherError(f"{target} exists: use --force to replace it")
+    if target.is_dir() and any(target.iterdir()) and not any((target / name).is_file() for name in SETTINGS):
+        raise TetherError(f"{target} is a folder that holds other things than a model: it is not replaced")
     room = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -56,6 +64,7 @@ def replacing(target: Path, *, force: bool) -> Iterator[Path]:
         if target.is_dir():
             os.replace(target, room / "old")
         os.replace(part, target)
+        _flush(target.parent, within=False)
     except OSError as error:
         raise TetherError(f"{target} cannot be written: {error.strerror or error}") from None
     finally:
@@ -135,7 +144,13 @@ def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
-def _flush(part: Path) -> None:
-    for file in [part] if part.is_file() else [path for path in part.rglob("*") if path.is_file()]:
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())
+def _flush(path: Path, within: bool = True) -> None:
+    """Waits until a file, or a folder's list of files and all that is within it, is on the disk."""
+    for each in [path, *(path.rglob("*") if within else ())]:
+        if each.is_dir() and os.name == "nt":
+            continue  # Windows opens no folders
+        descriptor = os.open(each, os.O_RDONLY if each.is_dir() or os.name != "nt" else os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -187,7 +187,7 @@ def _finish(out: Path, settings: dict[str, Any], records: list[dict[str, Any]]) 
         first = quarantined[0]
         raise TetherError(f"no sample is good ({told}); the first, {first['key']}: {first['detail']}")
     lines = "".join(json.dumps(entry, ensure_ascii=False, sort_keys=True) + "\n" for entry in quarantined)
-    write_file(out / QUARANTINE, lambda part: part.write_text(lines, encoding="utf-8"))
+    write_file(out / QUARANTINE, lambda part: part.write_text(lines, encoding="utf-8", errors="backslashreplace"))
     manifest = Manifest(
         settings=settings,
         samples=sum(shard.samples for shard in shards),
@@ -218,6 +218,8 @@ def _work(source: Source, how: Preparation, index: int) -> Prepared | Rejected:
         return fault
     except OSError as error:
         return Rejected("unreadable", f"its file cannot be read: {error.strerror or error}")
+    except (ValueError, MemoryError, cv2.error) as error:  # one odd sample must not stop a million others
+        return Rejected("unreadable", (str(error) or type(error).__name__).strip().splitlines()[0])
 
 
 @contextmanager

@@ -303,7 +303,7 @@ def _fill(
         shards.append(record)
         report(samples.stop)
     for name, text in files.items():
-        write_file(folder / name, lambda part, text=text: part.write_text(text, encoding="utf-8"))
+        write_file(folder / name, lambda part, text=text: part.write_text(text, "utf-8", "backslashreplace"))
     hashes = {name: hash_file(folder / name) for name in files}
     write_manifest(folder, Manifest(settings=settings, samples=count, shards=tuple(shards), files=hashes))
 

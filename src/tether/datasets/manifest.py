@@ -162,7 +162,8 @@ def _flush(path: Path) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON with sorted keys, whole or not at all."""
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    write_file(path, lambda part: part.write_text(text, encoding="utf-8"))
+    # A file's name need not be UTF-8: what is not becomes \udcXX, which JSON reads as what it was.
+    write_file(path, lambda part: part.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
 def _read_json(path: Path) -> Any | None:

@@ -130,7 +130,8 @@ def prepare(sample: Sample, how: Preparation) -> Prepared:
     Raises:
         Rejected: where the sample is bad.
     """
-    caption = " ".join(sample.caption.split())
+    # Half a surrogate pair, as cut-off captions have it, is no character.
+    caption = " ".join(sample.caption.encode("utf-8", "replace").decode().split())
     if not caption:
         raise Rejected("empty caption", "there are no words for the picture")
     image, lossy = _decode(sample.image, min(how.min_side, how.size))

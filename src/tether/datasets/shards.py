@@ -72,8 +72,9 @@ class TarReader:
             return None
         offset, size = member.files[suffix]
         with member.path.open("rb") as file:
+            whole = file.seek(0, 2) >= offset + size  # before room is made for what the tar only claims to hold
             file.seek(offset)
-            data = file.read(size)
+            data = file.read(size) if whole else b""
         if len(data) != size:
             raise Rejected("unreadable", f"{member.path.name} is cut off within {member.name}.{suffix}")
         return data
@@ -82,7 +83,7 @@ class TarReader:
         """What a sample's `.json` says; empty where it has none or a bad one."""
         try:
             meta = json.loads(self.read(index, "json") or b"{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
         return meta if isinstance(meta, dict) else {}
 
@@ -142,7 +143,7 @@ def _members(path: Path) -> list[TarMember]:
                 if entry.isfile() and name and dot:
                     key = f"{folder}/{name}" if folder.strip("./") else name
                     found.setdefault(key, {})[suffix.lower()] = (entry.offset_data, entry.size)
-    except (tarfile.TarError, OSError) as error:
+    except (tarfile.TarError, OSError, ValueError, OverflowError, MemoryError) as error:
         if not found:
             raise TetherError(f"{path} is no plain tar file ({error}): unpack compressed ones first") from None
         found["(the rest)"] = {}
@@ -158,7 +159,7 @@ def write_tar(path: Path, samples: Sequence[tuple[int, Prepared]]) -> None:
                 sample.suffix: sample.image,
                 "condition.png": sample.condition,
                 "txt": sample.caption.encode(),
-                "json": json.dumps(meta, ensure_ascii=False).encode(),
+                "json": json.dumps(meta, ensure_ascii=False).encode("utf-8", "backslashreplace"),
             }
             for suffix, data in files.items():
                 entry = tarfile.TarInfo(f"{number:08d}.{suffix}")

@@ -71,7 +71,7 @@ class FolderSource(Source):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         pictures = sorted(
-            (path for path in folder.rglob("*") if path.suffix[1:].lower() in PICTURE_SUFFIXES and path.is_file()),
+            (path for path in folder.rglob("*") if _is_picture(path)),
             key=lambda path: path.relative_to(folder).as_posix(),
         )
         self.conditions = {
@@ -117,6 +117,17 @@ def _is_condition(path: Path) -> bool:
     return CONDITION in path.name
 
 
+def file_of(folder: Path, name: str) -> Path:
+    """The file in a folder that a record names: a record from elsewhere must not choose among all of this disk's files.
+
+    Raises:
+        Rejected: where the name leads out of the folder.
+    """
+    if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+        raise Rejected("unreadable", f"{name!r} leads out of the folder that names it")
+    return folder / name
+
+
 class RecordSource(Source):
     """Records that name their files.
 
@@ -153,7 +164,8 @@ class RecordSource(Source):
             raise Rejected("unreadable", f"the record has no {self.image[0]!r}")
         if self.has_conditions and condition is None:
             raise Rejected("condition unreadable", f"the record has no {self.condition[0]!r}")
-        return Sample(self.key(index), folder / image, caption_of(record), folder / condition if condition else None)
+        given = file_of(folder, condition) if condition else None
+        return Sample(self.key(index), file_of(folder, image), caption_of(record), given)
 
     def listing(self) -> list[Any]:
         return [record for _, record in self.records]
@@ -184,10 +196,10 @@ def _records(path: Path) -> list[tuple[Path, dict[str, Any] | str]]:
     if text.lstrip().startswith("["):
         try:
             parsed = [r if isinstance(r, dict) else "the record is no JSON object" for r in json.loads(text)]
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise TetherError(f"{path} is no JSON: {error}") from None
     else:
-        for number, line in enumerate(text.splitlines(), start=1):
+        for number, line in enumerate(text.split("\n"), start=1):  # a caption may hold other ends of lines
             if line.strip():
                 parsed.append(_parse(line, f"line {number} of {path.name} is no JSON object"))
     return [(path.parent, record) for record in parsed]
@@ -196,7 +208,7 @@ def _records(path: Path) -> list[tuple[Path, dict[str, Any] | str]]:
 def _parse(line: str, fault: str) -> dict[str, Any] | str:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return fault
     return record if isinstance(record, dict) else fault
 

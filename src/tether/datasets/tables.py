@@ -12,7 +12,7 @@ from typing import Any
 
 from tether.datasets.samples import Rejected, Sample
 from tether.datasets.shards import CAPTION_KEYS
-from tether.datasets.sources import CONDITION_KEYS, Source
+from tether.datasets.sources import CONDITION_KEYS, Source, file_of
 from tether.errors import TetherError
 
 __all__ = ["ParquetSource"]
@@ -78,18 +78,19 @@ class ParquetSource(Source):
             names = [name for name in (self.image, self.caption, self.condition) if name]
             try:
                 table = _open_parquet(self.paths[number]).read_row_group(within, columns=names)
-            except (OSError, ValueError) as error:
-                raise Rejected("unreadable", f"its rows are damaged: {error}") from None
+            except (OSError, ValueError, NotImplementedError) as error:
+                line = (str(error) or type(error).__name__).splitlines()[0]
+                raise Rejected("unreadable", f"its rows are damaged: {line}") from None
             self._loaded = (group, table)
         record = self._loaded[1].slice(row, 1).to_pylist()[0]
         folder = self.paths[number].parent
-        image = _picture(record[self.image], folder)
+        image = _picture(record.get(self.image), folder)
         if image is None:
             raise Rejected("unreadable", "the row has no picture")
-        condition = _picture(record[self.condition], folder) if self.condition else None
+        condition = _picture(record.get(self.condition), folder) if self.condition else None
         if self.condition and condition is None:
             raise Rejected("condition unreadable", "the row has no condition")
-        return Sample(self.key(index), image, record[self.caption] or "", condition)
+        return Sample(self.key(index), image, _words(record.get(self.caption)), condition)
 
     def listing(self) -> list[Any]:
         return [[path.name, size] for path, size in zip(self.paths, self.sizes, strict=True)]
@@ -98,9 +99,15 @@ class ParquetSource(Source):
 def _picture(value: Any, folder: Path) -> bytes | Path | None:
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
-    if isinstance(value, str):
-        return folder / value
-    return value or None
+    if isinstance(value, str) and value:
+        return file_of(folder, value)
+    return value if isinstance(value, bytes) and value else None
+
+
+def _words(value: Any) -> str:
+    """A caption; of several for one picture, the first."""
+    first = next(iter(value), "") if isinstance(value, list) else value
+    return first if isinstance(first, str) else ""
 
 
 def _open_parquet(path: Path) -> Any:
@@ -110,5 +117,5 @@ def _open_parquet(path: Path) -> Any:
         raise TetherError("parquet files need pyarrow: pip install 'tether-control[parquet]'") from None
     try:
         return parquet.ParquetFile(path)
-    except (OSError, ValueError) as error:  # pyarrow's errors are children of these
+    except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's errors are children of these
         raise TetherError(f"{path} is no parquet file: {error}") from None

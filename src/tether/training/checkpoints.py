@@ -100,7 +100,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int, tag: str
         raise TetherError(
             f"cannot write checkpoint {folder / name}: {reason}; {intact}. Make room and run the command again"
         ) from error
-    _drop_old(folder, keep)
+    _drop_old(folder, checkpoint.step, keep)
     return folder / name
 
 
@@ -170,7 +170,9 @@ def _discard(path: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
 
 
-def _drop_old(folder: Path, keep: int) -> None:
-    plain = [path for path in list_checkpoints(folder) if "-" not in path.name.removeprefix("step-")]
+def _drop_old(folder: Path, step: int, keep: int) -> None:
+    """Removes untagged checkpoints up to `step` but for the last; any later ones are damaged ones, passed over."""
+    names = [(path, _NAME.fullmatch(path.name)) for path in list_checkpoints(folder)]
+    plain = [path for path, name in names if name and not name[2] and int(name[1]) <= step]
     for path in plain[:-keep]:
         _discard(path)

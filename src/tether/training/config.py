@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tether.control.hint import HintVariant
+from tether.datasets.manifest import write_file
 from tether.errors import TetherError
 
 __all__ = ["TrainConfig"]
@@ -170,7 +171,7 @@ class TrainConfig(BaseModel):
             TetherError: where the file cannot be read, and as `of`.
         """
         try:
-            settings = yaml.safe_load(Path(path).read_text()) or {}
+            settings = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
         except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
             line = str(error).splitlines()[0]
             raise TetherError(f"cannot read the training config {path}: {line}") from None
@@ -179,9 +180,18 @@ class TrainConfig(BaseModel):
         return cls.of(settings | {name: value for name, value in overrides.items() if value is not None})
 
     def save(self, path: Path) -> None:
-        """Writes the config as YAML, every setting spelled out."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+        """Writes the config as YAML, every setting spelled out; whole or not at all.
+
+        Raises:
+            TetherError: where it cannot be written.
+        """
+        text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+        def write(part: Path) -> None:
+            part.parent.mkdir(parents=True, exist_ok=True)
+            part.write_text(text, encoding="utf-8")
+
+        write_file(path, write)
 
     def check_continues(self, before: TrainConfig) -> None:
         """Raises a TetherError where going on from `before` with this config would be another run."""

@@ -23,6 +23,7 @@ from tether.base import Base
 from tether.datasets.build import build_dataset
 from tether.datasets.cache import build_cache
 from tether.datasets.cached import CachedSamples
+from tether.datasets.manifest import read_manifest
 from tether.errors import TetherError
 from tether.images import from_pixels
 from tether.training.batch import Batch, Batches, sample_generators
@@ -121,7 +122,13 @@ def open_data(config: TrainConfig, base: Base, on_stage: OnStage | None = None) 
 def _built(config: TrainConfig, base: Base, on_stage: OnStage | None) -> Path:
     """The folder of the built dataset that `config.data` is, or is made into."""
     given = Path(config.data)
-    if (given / "manifest.json").is_file():
+    built = read_manifest(given)
+    if built is not None:
+        kind = built.settings.get("condition")
+        if kind != config.condition:
+            raise TetherError(
+                f"{given} was built for the condition {kind!r}, and {config.condition!r} is to be trained"
+            )
         return given
     resolution = config.resolution or base.sample_size
     folder = config.out / "data"

@@ -127,8 +127,9 @@ def _open(config: TrainConfig) -> tuple[Base, ControlNet]:
 def prepare_base(base: Base, config: TrainConfig) -> None:
     """Makes a base as small as a run allows; call it when all latents and text states are cached.
 
-    It is cast, in memory, to the type of the computation: half the memory, and no cast a step. Where no validation
-    picture will be drawn, its autoencoder and text encoders lose their weights (they go to "meta").
+    It is cast, in memory, to the type of the computation: half the memory, and no cast a step. A denoiser that is
+    trained in part is not, for its other part is written as it was. Where no validation picture will be drawn, its
+    autoencoder and text encoders lose their weights (they go to "meta").
     """
     if not config.watch_every:
         for module in base.modules():
@@ -136,7 +137,9 @@ def prepare_base(base: Base, config: TrainConfig) -> None:
                 module.to("meta")
     dtype = resolve_precision(config.precision, base.device)
     if dtype is not None:
-        base.to(dtype=dtype)
+        for module in base.modules():
+            if module is not base.unet or not config.unlock_decoder:
+                module.to(dtype=dtype)
 
 
 def _finished(config: TrainConfig) -> Result | None:
