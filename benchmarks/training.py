@@ -305,10 +305,10 @@ class Parts:
     def _wrap(self, trainer: Any) -> None:
         update, step, stream = trainer._update, trainer._train_step, trainer._stream
 
-        def timed_update() -> float:
+        def timed_update(*arguments: Any) -> float:
             self._end("backward")
             self._start("optimiser")
-            norm = update()
+            norm = update(*arguments)
             self._end("optimiser")
             return norm
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -191,13 +192,39 @@ def test_a_loss_that_is_no_number_stops_before_the_update_and_names_the_samples(
         return batch
 
     trainer.batches = batches
-    with pytest.raises(Diverged, match=r"not finite at step 5.*sample 18.*step-00000004") as caught:
+    with pytest.raises(Diverged, match=r"step 5: .* not finite.*sample 18.*step-00000004") as caught:
         trainer.fit()
     assert caught.value.names == ["sample 18"]
     assert bool(torch.isfinite(weights(trainer)).all())
     last = latest_checkpoint(trainer.checkpoints)
     assert last is not None
     assert last.step == 4
+
+
+@pytest.mark.parametrize("clip", [1.0, 0.0])
+def test_a_gradient_that_is_no_number_stops_before_it_is_saved(tiny: ModuleType, tmp_path: Path, clip: float) -> None:
+    trainer = tiny.make_trainer(tmp_path, steps=8, checkpoint_every=2, max_grad_norm=clip)
+    damage = trainer.control.controlnet_mid_block.weight
+    damage.register_hook(lambda gradient: gradient * float("nan") if trainer.step == 4 else gradient)
+    with pytest.raises(Diverged, match=r"step 5: the loss is finite, its gradient is not; .*step-00000004") as caught:
+        trainer.fit()
+    assert len(caught.value.names) == 4
+    last = latest_checkpoint(trainer.checkpoints)
+    assert last is not None
+    assert last.step == 4
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in last.tensors["model"].values())
+
+
+def test_told_to_leave_at_a_look_it_looks_first(tiny: ModuleType, tmp_path: Path) -> None:
+    looks = lambda step, control: Look(step, step / 10, 0.0)  # noqa: E731
+    trainer = tiny.make_trainer(tmp_path, steps=6, watch_every=2)
+    trainer.watcher = looks
+    trainer.on_progress = lambda progress: signal.raise_signal(signal.SIGINT) if progress.step == 3 else None
+    assert trainer.fit().reason == "interrupted"
+    again = tiny.make_trainer(tmp_path, steps=6, watch_every=2)
+    again.watcher = looks
+    assert trainer.step == 4
+    assert [look.step for look in again.fit().curve] == [0, 2, 4, 6]
 
 
 def test_an_exploding_loss_stops_and_names_the_worst_sample_first(tiny: ModuleType, tmp_path: Path) -> None:

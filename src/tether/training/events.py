@@ -12,7 +12,10 @@ __all__ = ["Diverged", "Look", "Outcome", "Progress", "Watcher"]
 
 
 class Diverged(TetherError):
-    """The loss is no number any more, or has exploded. `names` are the samples of that step, worst first."""
+    """The loss or its gradient is not finite, or the loss has exploded.
+
+    `names` are the samples of that step, worst first.
+    """
 
     def __init__(self, message: str, names: list[str]) -> None:
         super().__init__(message)

@@ -10,6 +10,7 @@ samples seen. That is what a checkpoint holds, and why a run that was killed end
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -155,7 +156,8 @@ class Trainer:
         Goes on from the last whole checkpoint in `out/checkpoints`, where there is one.
 
         Raises:
-            Diverged: when the loss is not finite or has exploded; the checkpoints before stay.
+            Diverged: when the loss or its gradient is not finite, or the loss has exploded; the checkpoints before
+                stay.
             TetherError: when a checkpoint cannot be written.
         """
         self.resume()
@@ -191,12 +193,12 @@ class Trainer:
             rate = learning_rate(config, self.step)
             loss, norm, told_to_leave = self._train_step(feed, rate, leave)
             self._report(loss, rate, norm, (self.samples - first) / (time.monotonic() - started))
-            if told_to_leave:
-                self.save()
-                return "interrupted"
+            # Told to leave, it looks all the same: going on from here it would not, and the curve would lack a point.
             tag = self._look() if config.watch_every and self.step % config.watch_every == 0 else ""
-            if tag or self.step % config.checkpoint_every == 0 or self.step == config.steps:
+            if tag or told_to_leave or self.step % config.checkpoint_every == 0 or self.step == config.steps:
                 self.save(tag)
+            if told_to_leave and self.step < config.steps:
+                return "interrupted"
         return "finished"
 
     def _train_step(self, feed: Prefetch, rate: float, leave: threading.Event) -> tuple[float, float, bool]:
@@ -215,6 +217,7 @@ class Trainer:
                 if streams:
                     self._check_loss(each.mean().item(), each.detach(), names)
                     norm = self._stream(each.mean())
+                    self._check_norm(norm, each.detach(), names)
                 else:
                     self.scaler.scale(each.mean() / len(plan)).backward()
             losses.append(each.detach())
@@ -224,7 +227,7 @@ class Trainer:
         loss = everywhere[:, :-1].mean().item()
         if not streams:
             self._check_loss(loss, torch.cat(losses), names)
-            norm = self._update()
+            norm = self._update(torch.cat(losses), names)
         if self.average is not None:
             self.average.update(self.step)
         self.step, self.samples = self.step + 1, self.samples + self._samples_a_step
@@ -257,7 +260,7 @@ class Trainer:
                 hook.remove()
         return float(torch.stack(squares).sum().sqrt())
 
-    def _update(self) -> float:
+    def _update(self, losses: Tensor, names: list[str]) -> float:
         """Clips and steps. Returns the gradients' norm before clipping."""
         self.scaler.unscale_(self.optimizer)
         limit = self.config.max_grad_norm
@@ -267,6 +270,7 @@ class Trainer:
             norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit or float("inf"))
         else:
             norm = clip_gradients(self.optimizer, self.parameters, limit)
+        self._check_norm(float(norm), losses, names)  # type: ignore[arg-type]
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -293,20 +297,30 @@ class Trainer:
         A fresh control says nothing, so the first losses are the base's own; training only has to keep them.
         """
         limit = self.config.explosion * max(self.first_losses, default=float("inf"))
-        if loss <= limit:  # written so that NaN fails
+        if math.isfinite(loss) and loss <= limit:
             if len(self.first_losses) < _FIRST_LOSSES:
                 self.first_losses.append(loss)
             return
+        what = f"has exploded ({loss:.3g}; at most {limit:.3g} is expected)" if math.isfinite(loss) else "is not finite"
+        raise self._diverged(f"the loss {what}", losses, names)
+
+    def _check_norm(self, norm: float, losses: Tensor, names: list[str]) -> None:
+        """Raises `Diverged` for gradients that are not finite, before anything is saved; a scaler skips those itself.
+
+        A finite loss can have such gradients: where the root of 0 is taken, or a product overflows on its way back.
+        """
+        if not math.isfinite(norm) and not self.scaler.is_enabled():
+            raise self._diverged("the loss is finite, its gradient is not", losses, names)
+
+    def _diverged(self, what: str, losses: Tensor, names: list[str]) -> Diverged:
         told = gather_object(list(zip(names, losses.tolist(), strict=True)))
-        badness = {name: value if value == value else float("inf") for name, value in told}
+        badness = {name: value if math.isfinite(value) else math.inf for name, value in told}
         worst = sorted(badness, key=lambda name: -badness[name])
-        bad = [name for name in worst if badness[name] == float("inf")] or worst
-        what = "exploded" if loss == loss and loss != float("inf") else "is not finite"
+        bad = [name for name in worst if badness[name] == math.inf] or worst
         kept = list_checkpoints(self.checkpoints)
-        raise Diverged(
-            f"the loss {what} at step {self.step + 1} ({loss:.3g}; at most {limit:.3g} is expected); samples: "
-            f"{', '.join(bad[:8])}. The last good checkpoint is {kept[-1] if kept else 'none'}: "
-            "look at these samples, or lower the learning rate",
+        return Diverged(
+            f"step {self.step + 1}: {what}; samples: {', '.join(bad[:8])}. The last good checkpoint is "
+            f"{kept[-1] if kept else 'none'}: look at these samples, or lower the learning rate",
             bad,
         )
 
