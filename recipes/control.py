@@ -27,7 +27,7 @@ from tether.base import ControlNet
 from tether.control import predict_noise
 from tether.training.objective import diffusion_loss, drop_prompts
 
-BATCH, SEED = 24, 3
+BATCH = 24
 
 
 def main() -> None:
@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--latents", type=Path, default=Path("data/latents.npz"))
     parser.add_argument("--start", type=Path, help="a control to go on from, as one moved from an older base")
     parser.add_argument("--out", type=Path, default=Path("runs/control"))
+    parser.add_argument("--seed", type=int, default=3, help="another for every round, or its samples come again")
     arguments = parser.parse_args()
 
     with np.load(arguments.latents) as pack:
@@ -48,7 +49,7 @@ def main() -> None:
 
     base = tether.load_base(arguments.base)
     base.unet.to(memory_format=torch.channels_last)
-    torch.manual_seed(SEED)
+    torch.manual_seed(arguments.seed)
     control = ControlNet.load(arguments.start) if arguments.start else ControlNet.from_unet(base.unet)
     control.requires_grad_(True).train()
     control.kind = "canny"
@@ -62,7 +63,7 @@ def main() -> None:
         first = state["step"]
 
     def batch(step: int) -> tuple[Tensor, Tensor, list[str]]:
-        rng = np.random.default_rng([SEED, step])
+        rng = np.random.default_rng([arguments.seed, step])
         names = rng.choice(list(counts), BATCH, p=shares)
         rows = [starts[str(name)] + int(rng.integers(counts[str(name)])) for name in names]
         words = [captions[row][int(rng.integers(len(captions[row])))] for row in rows]
@@ -74,7 +75,7 @@ def main() -> None:
         for group in optimiser.param_groups:
             group["lr"] = arguments.lr * cosine(step, arguments.steps, warmup=100, floor=0.05)
         clean, conditions, words = batches(step)
-        generator = torch.Generator().manual_seed(SEED * 10**6 + step)
+        generator = torch.Generator().manual_seed(arguments.seed * 10**6 + step)
         with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16):  # as in recipes/denoiser.py
             states = base.encode_prompts(drop_prompts(words, 0.5, generator)).states
             hint = control.encode(conditions)

@@ -79,7 +79,7 @@ def test_saving_again_replaces_the_folder_as_a_whole(tmp_path: Path) -> None:
         ({"cross_attention_dim": 2048}, {"cross_attention_dim": 768}, "2048-wide text states (SDXL)"),
         ({}, {"block_out_channels": (32, 96)}, "blocks of [32, 64] channels, the base sd21 [32, 96]"),
         ({}, {"layers_per_block": 2}, "1 layers a block, the base sd21 2"),
-        ({}, {"in_channels": 9}, "latents of 4 channels, the base sd21 9"),
+        ({"in_channels": 9}, {}, "latents of 9 channels, the base sd21 4"),
     ],
 )
 def test_a_control_that_does_not_fit_is_refused_naming_both(
@@ -91,6 +91,10 @@ def test_a_control_that_does_not_fit_is_refused_naming_both(
         loaded.check_fits(base_with(tiny_base, "sd21", **base))
     assert said in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_base_made_for_inpainting_takes_the_controls_of_its_kind(tiny_base: Base) -> None:
+    control_for().check_fits(base_with(tiny_base, "inpainting", in_channels=9))
 
 
 def test_a_control_that_does_not_fit_is_refused_when_it_is_loaded_for_a_base(tiny_base: Base, tmp_path: Path) -> None:

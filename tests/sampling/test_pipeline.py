@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from diffusers import (
     StableDiffusionControlNetImg2ImgPipeline,
     StableDiffusionControlNetPipeline,
     StableDiffusionPipeline,
+    UNet2DConditionModel,
 )
 from PIL import Image
 
@@ -247,3 +249,10 @@ def test_wrong_arguments_are_refused_in_one_line(tiny_base: Base, options: dict,
     with pytest.raises(TetherError, match=words) as caught:
         tether.Pipeline(tiny_base)(PROMPT, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_a_base_whose_channels_are_neither_latents_nor_those_and_a_mask_is_refused(tiny_base: Base) -> None:
+    base = copy.copy(tiny_base)
+    base.unet = UNet2DConditionModel.from_config({**tiny_base.unet.config, "in_channels": 8})
+    with pytest.raises(TetherError, match="takes 8 channels"):
+        tether.Pipeline(base)(PROMPT, steps=1)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from PIL import Image
 
 from tether.base import ControlNet, load_base
@@ -100,6 +102,15 @@ def test_an_unlocked_decoder_is_saved_as_a_denoiser_whose_encoder_is_the_bases(
 def test_a_dataset_of_another_condition_is_refused(tiny_folder: Path, circles: Path, tmp_path: Path) -> None:
     with pytest.raises(TetherError, match="'canny', and 'depth' is to be trained"):
         train(config(tmp_path, tiny_folder, circles, condition="depth", watch_every=0))
+
+
+def test_a_base_for_inpainting_is_not_trained_on(tiny_folder: Path, circles: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "inpainting"
+    shutil.copytree(tiny_folder, folder)
+    plain = UNet2DConditionModel.from_pretrained(tiny_folder / "unet")
+    UNet2DConditionModel.from_config({**plain.config, "in_channels": 9}).save_pretrained(folder / "unet")
+    with pytest.raises(TetherError, match="made for inpainting"):
+        train(config(tmp_path, folder, circles, watch_every=0))
 
 
 def test_other_settings_in_the_folder_of_a_run_are_refused(tiny_folder: Path, circles: Path, tmp_path: Path) -> None:

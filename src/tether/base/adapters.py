@@ -105,6 +105,8 @@ class MultiwordTokenizer:
         return len(self.tokenizer)
 
     def __getattr__(self, name: str) -> Any:
+        if name == "tokenizer":  # a copy that is being made has none yet
+            raise AttributeError(name)
         return getattr(self.tokenizer, name)
 
 

@@ -117,7 +117,8 @@ class ControlNet(control.ControlNet):
             ("addition_embed_type", "added conditions {}"),
             ("in_channels", "latents of {} channels"),
         ):
-            pair = [_plain(settings[setting]) for settings in (ours, theirs)]
+            # What a denoiser gives are latents; it may take more than those (9 channels, when made for inpainting).
+            pair = [_plain(ours[setting]), _plain(theirs["out_channels" if setting == "in_channels" else setting])]
             if pair[0] != pair[1]:
                 has = words.format(pair[0])
                 raise TetherError(

@@ -23,6 +23,12 @@ def convert(
     base: Annotated[
         str | None, typer.Option(help="The base that a control's difference file belongs to.", show_default=False)
     ] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="A control's conditions (canny, ...), if not noted.", show_default=False)
+    ] = None,
+    prediction_type: Annotated[
+        str | None, typer.Option(help="A base's: epsilon or v_prediction, if wrong or silent.", show_default=False)
+    ] = None,
     transfer_from: Annotated[
         str | None, typer.Option(help="Move a control: the base it was trained on.", show_default=False)
     ] = None,
@@ -35,6 +41,8 @@ def convert(
         raise TetherError(f"--to {to}: choose diffusers or released")
     if dtype not in (None, *DTYPES):
         raise TetherError(f"--dtype {dtype}: choose one of {', '.join(DTYPES)}")
+    if prediction_type not in (None, "epsilon", "v_prediction"):
+        raise TetherError(f"--prediction-type {prediction_type}: choose epsilon or v_prediction")
     import torch
 
     from tether.base.convert import convert as write
@@ -46,6 +54,8 @@ def convert(
         dtype=getattr(torch, dtype) if dtype else None,
         force=force,
         base=base,
+        kind=kind,
+        prediction_type=prediction_type,
         transfer_from=transfer_from,
         transfer_to=transfer_to,
     )

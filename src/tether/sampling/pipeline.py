@@ -221,6 +221,9 @@ class Pipeline:
                 f"{self.base.name} is made for inpainting: give init and mask",
             ),
         ]
+        taken, latents = self.base.unet.config["in_channels"], self.base.vae.config["latent_channels"]
+        unknown = taken not in (latents, 2 * latents + 1)
+        problems.append((unknown, f"{self.base.name} takes {taken} channels: neither latents nor those and a mask"))
         for wrong, line in problems:
             if wrong:
                 raise TetherError(line)

@@ -117,6 +117,8 @@ def _open(config: TrainConfig) -> tuple[Base, ControlNet]:
     if config.start_from is not None:
         control = ControlNet.load(config.start_from, device=device)
         control.check_fits(base)
+    elif base.unet.config["in_channels"] != base.unet.config["out_channels"]:
+        raise TetherError(f"{base.name} takes more than latents (it is made for inpainting): train on a plain base")
     else:
         torch.manual_seed(config.seed)
         control = cast(ControlNet, ControlNet.from_unet(base.unet, hint=config.hint))
