@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from tether.base import Base
-from tether.base.adapters import add_embedding, add_lora
+from tether.base.adapters import MultiwordTokenizer, add_embedding, add_lora
 from tether.errors import TetherError
 
 LAYER = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -81,6 +82,12 @@ def test_an_embedding_adds_its_rows_as_a_word(form: str, tiny_base: Base, tmp_pa
     torch.testing.assert_close(table[ids[1:]], rows)
     plain, with_word = tiny_base.encode_prompts(["a b", f"a {word}"]).states
     assert not torch.equal(plain, with_word)
+
+
+def test_a_tokenizer_with_words_of_many_entries_can_be_copied(tiny_base: Base) -> None:
+    tokenizer = MultiwordTokenizer(tiny_base.tokenizer, {"<cube>": ["red", "cube"]})
+    text = "a <cube>, a red cube"
+    assert copy.deepcopy(tokenizer)(text) == tokenizer(text) == tiny_base.tokenizer("a red cube, a red cube")
 
 
 def test_an_embedding_of_another_width_or_a_taken_word_is_refused(tiny_base: Base, tmp_path: Path) -> None:
