@@ -203,6 +203,7 @@ def test_what_does_not_fit_is_refused_in_one_line(photos: Path, tmp_path: Path) 
         (photos, "new", "canny", {"size": 0}, "at least 8"),
         (photos, "new", "canny", {"shard_size": 0}, "at least 1"),
         (tmp_path / "bad", "new", "canny", {}, "no sample is good"),
+        (photos, "photos/new", "canny", {}, "lies in"),
     ]
     for source, out, kind, settings, told in cases:
         with pytest.raises(TetherError, match=told) as caught:

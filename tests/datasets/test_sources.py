@@ -20,7 +20,7 @@ from tether.datasets.samples import Picture, Rejected, Sample
 from tether.datasets.sources import open_source
 from tether.errors import TetherError
 
-from .conftest import as_folder, as_tar, picture, png, triples
+from .conftest import as_folder, as_imagefolder, as_tar, picture, png, triples
 
 
 def pixels(value: Picture | None) -> np.ndarray:
@@ -66,6 +66,23 @@ def test_the_fingerprint_changes_with_the_source(tmp_path: Path) -> None:
     before = open_source(folder).fingerprint()
     (folder / "1.txt").write_text("other words")
     assert open_source(folder).fingerprint() != before
+
+
+def test_the_fingerprint_changes_with_a_file_that_a_record_names(tmp_path: Path) -> None:
+    folder = as_imagefolder(tmp_path)
+    before = open_source(folder).fingerprint()
+    assert open_source(folder).fingerprint() == before
+    picture(50, 90, 70).save(folder / "train" / "1.png")
+    assert open_source(folder).fingerprint() != before
+
+
+def test_an_archive_deeper_down_does_not_hide_pictures(tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    (pictures / "old").mkdir(parents=True)
+    as_tar(pictures / "old")
+    assert open_source(pictures).kind == "webdataset"
+    as_folder(pictures)
+    assert open_source(pictures).kind == "folder"
 
 
 @pytest.mark.parametrize("name", ["emoji3d", "scenes", "circles"])

@@ -38,7 +38,7 @@ from tether.datasets.manifest import (
 )
 from tether.datasets.samples import Preparation, Prepared, Rejected, prepare
 from tether.datasets.shards import write_tar
-from tether.datasets.sources import Source, open_source
+from tether.datasets.sources import BUILTIN, Source, open_source
 from tether.errors import TetherError
 
 __all__ = ["Progress", "build_dataset"]
@@ -93,6 +93,8 @@ def build_dataset(
         raise TetherError(f"shard_size is {shard_size} and workers {workers}: give at least 1 and 0")
     how = Preparation(condition, options, size, min_side)
     if not isinstance(source, Source):
+        if str(source) not in BUILTIN and out.resolve().is_relative_to(Path(source).resolve()):
+            raise TetherError(f"{out} lies in {source}, and would be read as a source: give a folder elsewhere")
         source = open_source(source, size=size, count=count)
     how.check_condition(source.has_conditions)
     settings = {

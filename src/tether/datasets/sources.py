@@ -168,7 +168,19 @@ class RecordSource(Source):
         return Sample(self.key(index), file_of(folder, image), caption_of(record), given)
 
     def listing(self) -> list[Any]:
-        return [record for _, record in self.records]
+        return [[record, self._sizes(folder, record)] for folder, record in self.records]
+
+    def _sizes(self, folder: Path, record: dict[str, Any] | str) -> list[int | None]:
+        """Bytes of the files that a record names; None where one cannot be had."""
+        if isinstance(record, str):
+            return []
+        sizes: list[int | None] = []
+        for name in (_first(record, self.image), _first(record, self.condition)):
+            try:
+                sizes.append(None if name is None else file_of(folder, name).stat().st_size)
+            except (OSError, Rejected):
+                sizes.append(None)
+        return sizes
 
 
 def _first(record: dict[str, Any], keys: tuple[str, ...]) -> str | None:
@@ -270,7 +282,10 @@ def open_source(ref: str | Path, *, size: int = 512, count: int | None = None) -
 
 
 def _open(path: Path) -> Source:
-    """The first kind of source whose files are there."""
+    """The first kind of source whose files are there.
+
+    Archives deeper down count only where there are no pictures: a stray one must not hide them.
+    """
     kinds: list[tuple[str, Callable[[list[Path]], Source]]] = [
         ("prompt.json", lambda found: promptfile(found[0])),
         ("metadata.jsonl", metadata),
@@ -280,7 +295,9 @@ def _open(path: Path) -> Source:
     for pattern, make in kinds:
         found = [path] if path.is_file() and path.match(pattern) else []
         if path.is_dir():
-            found = sorted(path.glob(pattern)) or sorted(path.rglob(pattern))
+            found = sorted(path.glob(pattern))
+            if not found and (pattern.endswith((".json", ".jsonl")) or not any(map(_is_picture, path.rglob("*")))):
+                found = sorted(path.rglob(pattern))
         if found:
             return make(found)
     if path.is_dir():
