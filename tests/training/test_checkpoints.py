@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 from pathlib import Path
@@ -55,6 +56,17 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
     assert found is not None
     assert found.step == 1
     assert "step-00000002" in caplog.text
+
+
+def test_a_manifest_without_the_model_is_torn(tmp_path: Path) -> None:
+    save(tmp_path, 1, 2)
+    path = tmp_path / "step-00000002" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["files"]["model.safetensors"]
+    path.write_text(json.dumps(manifest))
+    found = latest_checkpoint(tmp_path)
+    assert found is not None
+    assert found.step == 1
 
 
 def test_all_damaged_is_as_none(tmp_path: Path) -> None:

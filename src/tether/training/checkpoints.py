@@ -128,6 +128,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
                 raise TetherError(f"checkpoint {path} is corrupt: {name} is not what was written")
         state = json.loads((path / "state.json").read_text())
         stems = [name.removesuffix(".safetensors") for name in manifest["files"] if name.endswith(".safetensors")]
+        if "model" not in stems:
+            raise TetherError(f"checkpoint {path} is torn: its manifest names no model.safetensors")
         return Checkpoint(state.pop("step"), {stem: load_file(_path(path, stem)) for stem in stems}, state)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise TetherError(f"checkpoint {path} is torn: {str(error).splitlines()[0]}") from error
