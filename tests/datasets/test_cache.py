@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tether.base import Base
 from tether.datasets.build import build_dataset
 from tether.datasets.cache import Cache, build_cache, check_cache
 from tether.datasets.cached import CachedSamples
 from tether.errors import TetherError
+from tether.images import fit_condition
 
 KILLED = Path(__file__).with_name("killed.py")
 CROPS = 3
@@ -134,3 +136,23 @@ def test_crops_of_one_seed_are_the_same_and_of_another_are_not(data: Path, tiny_
 
     assert np.array_equal(crops(1), crops(1))
     assert not np.array_equal(crops(1), crops(2))
+
+
+def test_the_place_of_a_mirrored_crop_is_that_in_the_mirrored_picture(
+    data: Path, mirrored: Path, tiny_base: Base, tmp_path: Path
+) -> None:
+    samples = CachedSamples(cached(data, tiny_base, tmp_path / "cache"))
+    pictures = {path.stem: Image.open(path).convert("RGB") for path in mirrored.glob("?.png")}
+    flips = 0
+    for number in range(CROPS * len(samples)):
+        sample = samples[number]
+        *_, side, flip, _, _ = samples._latents.read("crops", number % len(samples))[sample["crop"]].tolist()
+        top, left = (round(float(place) * side / 64) for place in sample["time_ids"][2:4])
+        picture = pictures[Path(sample["name"]).stem]
+        if flip:
+            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        cut = fit_condition(picture.crop((left, top, left + side, top + side)), 64, 64, "stretch")
+        same = (np.asarray(cut) == sample["condition"].permute(1, 2, 0).numpy()).all(axis=2)
+        assert same.mean() > 0.8  # nearest pixels: mirrored before or after they are chosen, some are others
+        flips += flip
+    assert flips > 0

@@ -56,7 +56,8 @@ class ControlNet(control.ControlNet):
                 layout (whole, pruned, without prefix, or a difference) or in diffusers' layout, or a name on the hub
                 ("owner/name", "owner/name/file.safetensors", with "@revision" or without).
             base: the base it will be used with: what a difference file is added to; tensors that are equal to the
-                base's, as those of an untrained control are, are then shared with it.
+                base's, as those of an untrained control are, are then shared with it, so a control that
+                is to be trained is opened without it.
             kind: what its conditions are; from its notes, or guessed from its name, when left out.
             dtype: what the weights are cast to.
             device: where they are put.

@@ -104,7 +104,8 @@ class CachedSamples(Dataset[dict[str, Any]]):
 
     def _sample(self, index: int, epoch: int) -> dict[str, Any]:
         crop, row = self.crop_of(index, epoch), int(self._rows[index])
-        left, top, side, _, width, height = self._latents.read("crops", index)[crop].tolist()
+        left, top, side, flip, width, height = self._latents.read("crops", index)[crop].tolist()
+        left = width - side - left if flip else left  # as SDXL was trained: the picture is mirrored, then cut
         scale = self.resolution / side
         size = self.resolution
         sample: dict[str, Any] = {
