@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -26,7 +27,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from common import SHARES, Prefetch, channels_last, cosine, load_state, save_state
 from tether.training.objective import diffusion_loss
 
-BATCH, TOKENS, WIDTH = 32, 48, 256
+BATCH, TOKENS, WIDTH = 64, 48, 256
 NOISE_SCHEDULE = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -84,7 +85,25 @@ def build(tokenizer: CLIPTokenizer) -> tuple[UNet2DConditionModel, CLIPTextModel
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=WIDTH,
         attention_head_dim=6,
+        # The prompt as a whole, pooled, joins the time embedding: every layer hears it from the first step on, while
+        # cross-attention learns only slowly which word belongs where.
+        addition_embed_type="text",
+        addition_embed_type_num_heads=8,
     )
+    return unet, text
+
+
+def go_on(start: Path, tokenizer: CLIPTokenizer) -> tuple[UNet2DConditionModel, CLIPTextModel]:
+    """The networks of an earlier base; what it did not have, the pooled prompt, starts at exactly nothing."""
+    unet, text = build(tokenizer)
+    text.load_state_dict(load_file(start / "text_encoder/model.safetensors"))
+    missing, unexpected = unet.load_state_dict(
+        load_file(start / "unet/diffusion_pytorch_model.safetensors"), strict=False
+    )
+    assert not unexpected, unexpected
+    if missing:
+        assert all(name.startswith("add_embedding.") for name in missing), missing
+        nn.init.zeros_(unet.add_embedding.norm2.weight)
     return unet, text
 
 
@@ -133,14 +152,11 @@ def main() -> None:
     else:
         tokenizer = train_tokenizer([words for row in captions for words in row], tokens_folder)
     torch.manual_seed(arguments.seed)
-    unet, text = build(tokenizer)
-    if arguments.start:
-        unet = UNet2DConditionModel.from_pretrained(arguments.start / "unet", torch_dtype=torch.float32)
-        text = CLIPTextModel.from_pretrained(arguments.start / "text_encoder", dtype=torch.float32)
+    unet, text = go_on(arguments.start, tokenizer) if arguments.start else build(tokenizer)
     unet.to(memory_format=torch.channels_last)
     both = nn.ModuleList([unet, text])
     average = torch.optim.swa_utils.AveragedModel(
-        both, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9985), use_buffers=False
+        both, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999), use_buffers=False
     )
     optimiser = torch.optim.AdamW(both.parameters(), arguments.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     schedule = DDIMScheduler(**NOISE_SCHEDULE)
@@ -181,6 +197,7 @@ def main() -> None:
                 generator=generator,
                 velocity_cap=50.0,
                 noise_offset=arguments.noise_offset,
+                stratified=True,
             )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)

@@ -22,7 +22,7 @@ from torch import Tensor
 from common import SIZE, Pictures, to_tensor
 from tether.datasets.emoji import caption, compose
 
-VARIANTS = {"3d emoji": 10, "flat emoji": 6}
+VARIANTS = {"3d emoji": 16, "flat emoji": 10}
 """Random placements of each drawing."""
 CAPTIONS = 6
 """Random captions of each picture."""

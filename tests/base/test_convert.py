@@ -198,6 +198,44 @@ def test_diffusers_opens_a_converted_control_with_the_same_outputs(control: Cont
     same(theirs.state_dict(), dict(control.state_dict()))
 
 
+def pooling_control() -> ControlNet:
+    """A control with settings that Stable Diffusion does not have and the shapes do not tell, as the shipped one's."""
+    settings = UNETS["sd1"] | {
+        "attention_head_dim": 2,
+        "addition_embed_type": "text",
+        "addition_embed_type_num_heads": 4,
+    }
+    control = ControlNet.from_unet(UNet2DConditionModel(**settings))
+    assert isinstance(control, ControlNet)
+    return control
+
+
+def test_settings_that_no_shape_tells_travel_in_the_files_metadata(tmp_path: Path) -> None:
+    control = pooling_control()
+    control.save(tmp_path / "one")
+    convert(tmp_path / "one", tmp_path / "two.safetensors", to="released")
+    assert "control_model.encoder_pooling.1.q_proj.weight" in load_file(tmp_path / "two.safetensors")
+    convert(tmp_path / "two.safetensors", tmp_path / "three", to="diffusers")
+    back = ControlNet.load(tmp_path / "three")
+    assert back.config == control.config
+    same(back.state_dict(), control.state_dict())
+
+
+def test_settings_that_a_file_has_no_place_for_are_refused(tmp_path: Path) -> None:
+    pooling_control().save(tmp_path / "one")
+    with pytest.raises(TetherError, match=r"attention_head_dim=2.*write \.safetensors"):
+        convert(tmp_path / "one", tmp_path / "two.pth", to="released")
+
+
+@pytest.mark.parametrize("told", ["[1]", "not JSON", '{"layers_per_block": 1000000000}', '{"_class_name": "X"}'])
+def test_metadata_that_holds_no_settings_is_refused(told: str, control: ControlNet, tmp_path: Path) -> None:
+    control.save(tmp_path / "one")
+    convert(tmp_path / "one", tmp_path / "two.safetensors", to="released")
+    save_file(load_file(tmp_path / "two.safetensors"), tmp_path / "three.safetensors", {"tether.config": told})
+    with pytest.raises(TetherError, match=r"no settings|no network"):
+        ControlNet.load(tmp_path / "three.safetensors")
+
+
 def test_the_type_is_what_was_asked_for(control: ControlNet, tmp_path: Path) -> None:
     control.save(tmp_path / "one")
     done = convert(tmp_path / "one", tmp_path / "two.safetensors", to="released", dtype=torch.bfloat16)

@@ -79,6 +79,23 @@ def test_min_snr_weights_are_those_of_the_paper() -> None:
     torch.testing.assert_close(loss_weights(alphas, t, "epsilon", None), torch.ones(3))
 
 
+def test_stratified_timesteps_spread_over_the_schedule_and_are_uniform_one_by_one() -> None:
+    seen: list[torch.Tensor] = []
+
+    def watching(noisy: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        seen.append(t)
+        return noisy
+
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(500):
+        diffusion_loss(watching, torch.zeros(8, 1, 2, 2), schedule(), generator=generator, stratified=True)
+    drawn = torch.stack(seen)
+    assert (drawn.sort(dim=1).values.diff(dim=1) == 125).all()  # 1,000 timesteps, 8 of them a batch
+    for place in (0, 7):
+        counts = torch.histc(drawn[:, place].float(), bins=4, min=0, max=1000)
+        assert ((counts - 125).abs() < 4 * (500 * 0.25 * 0.75) ** 0.5).all()  # four deviations of a binomial
+
+
 def test_noise_offset_adds_noise_of_its_deviation_to_whole_channels() -> None:
     seen = []
 

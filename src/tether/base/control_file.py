@@ -7,12 +7,16 @@
     difference                  the encoder's tensors less those of the base, which has to be added back
     diffusers in one file       down_blocks.*, controlnet_down_blocks.*, ...
 
+The released layout says nothing of what no tensor's shape tells, as the number of heads. Controls whose settings differ
+there from Stable Diffusion's, as those for the shipped base do, carry them in their file's metadata (`SETTINGS`).
+
 What a control's conditions are is in no tensor: it is told from the notes, else guessed from the name. Only `shuffle`
 is made differently for it (its residuals are averaged over space).
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,13 +33,16 @@ from tether.base.folder import is_base_folder, read_json, weights_of_folder
 from tether.base.landing import check_fits_network
 from tether.base.layouts import to_diffusers
 from tether.base.layouts.unet import control_pairs
+from tether.base.parts import check_measures
 from tether.base.recognise import FAMILY_WORDS, Recognised, recognise
 from tether.base.single_file import BASE_PREFIXES, UNUSED
 from tether.errors import TetherError
 
-__all__ = ["NOTES", "ControlPart", "control_of", "guess_kind", "is_control_folder"]
+__all__ = ["NOTES", "SETTINGS", "ControlPart", "control_of", "guess_kind", "is_control_folder"]
 
 NOTES = "tether.json"
+SETTINGS = "tether.config"
+"""Under which name a file's metadata has the settings that its shapes do not tell, as JSON."""
 DIFFERENCE = "difference"
 
 KINDS = (
@@ -85,6 +92,7 @@ class ControlPart:
         Raises:
             TetherError: where the settings describe none.
         """
+        check_measures(self.config, self.what)
         try:
             with torch.device("meta"):
                 return self.cls.from_config(self.config)
@@ -198,7 +206,21 @@ def _of_file(path: Path, base_unet: Mapping[str, Tensor] | None) -> ControlPart:
 
 
 def _config(checkpoint: Checkpoint, recognised: Recognised) -> dict[str, Any]:
-    tensors, released = checkpoint.tensors, recognised.layout == "released"
+    """The settings of a file's control, those of its metadata included."""
+    pools = checkpoint.metadata.get("tether.global_pool_conditions") == "true"
+    told = _settings_of_shape(checkpoint.tensors, recognised) | {"global_pool_conditions": pools}
+    try:
+        more = json.loads(checkpoint.metadata.get(SETTINGS, "{}"))
+    except (ValueError, RecursionError):
+        more = None
+    if not isinstance(more, dict) or not all(isinstance(name, str) and not name.startswith("_") for name in more):
+        raise TetherError(f"{checkpoint.path} is damaged: its metadata {SETTINGS} holds no settings")
+    return told | more
+
+
+def _settings_of_shape(tensors: Mapping[str, Tensor], recognised: Recognised) -> dict[str, Any]:
+    """The settings of a ControlNet as far as its tensors tell them."""
+    released = recognised.layout == "released"
     hint = f"{recognised.prefix}input_hint_block." if released else "controlnet_cond_embedding."
     # Every second convolution of the hint encoder widens: its inputs are the widths, and those of the last its end.
     names = (
@@ -212,7 +234,6 @@ def _config(checkpoint: Checkpoint, recognised: Recognised) -> dict[str, Any]:
         "_class_name": "ControlNetModel",
         "conditioning_channels": first.shape[1],
         "conditioning_embedding_out_channels": [tensor.shape[1] for tensor in inner[::2]],
-        "global_pool_conditions": checkpoint.metadata.get("tether.global_pool_conditions") == "true",
     }
 
 

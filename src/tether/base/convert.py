@@ -6,6 +6,8 @@ those that went in, bit for bit. The target is written whole or not at all, and 
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,11 +16,11 @@ import torch
 from torch import Tensor
 
 from tether.base.checkpoints import SUFFIXES, open_checkpoint
-from tether.base.control_file import NOTES, ControlPart, control_of, is_control_folder
+from tether.base.control_file import NOTES, SETTINGS, ControlPart, control_of, is_control_folder
 from tether.base.folder import RELEASED_ONLY
 from tether.base.hub import find
 from tether.base.layouts import to_released
-from tether.base.layouts.shape import encoder_of_diffusers
+from tether.base.layouts.shape import EncoderShape, encoder_of_diffusers
 from tether.base.layouts.text import clip_pairs, open_clip_pairs
 from tether.base.layouts.unet import control_pairs, unet_pairs
 from tether.base.layouts.vae import vae_pairs
@@ -28,6 +30,7 @@ from tether.base.recognise import recognise
 from tether.base.single_file import family_settings
 from tether.base.transfer import transferred
 from tether.base.writing import replacing, write_json, write_safetensors, write_torch
+from tether.control.architecture import default_settings
 from tether.errors import TetherError
 from tether.weights import shipped, shipped_controls
 
@@ -137,11 +140,21 @@ def _write_control(control: ControlPart, target: Path, to: Layout, dtype: torch.
                 raise TetherError(
                     f"{control.what} encodes its condition as the paper does: no released layout has that"
                 )
-            shape = _checked_shape(control.config, control.tensors, control.what)
+            shape = _shape(control.tensors, control.what)
+            unsaid = _unsaid(network.config, default_settings() | shape.config(), len(shape.channels))
+            for name in ("conditioning_channels", "conditioning_embedding_out_channels", "global_pool_conditions"):
+                unsaid.pop(name, None)  # the hint encoder's tensors tell it, or metadata of its own
+            if unsaid and target.suffix != ".safetensors":
+                name, value = next(iter(unsaid.items()))
+                raise TetherError(
+                    f"{control.what} has {name}={value}, which a {target.suffix} cannot say: write .safetensors"
+                )
             tensors = to_released(control_pairs(shape, control.tensors), control.tensors)
             metadata = {"tether.kind": control.kind} if control.kind is not None else {}
             if network.pools_globally:
                 metadata["tether.global_pool_conditions"] = "true"
+            if unsaid:
+                metadata[SETTINGS] = json.dumps(unsaid)
             tensors = {f"control_model.{name}": tensor for name, tensor in tensors.items()}
             size = _write_file(part, tensors, dtype, metadata)
     return Converted(control.words, target, len(control.tensors), size, control.notes)
@@ -166,7 +179,12 @@ def _write_base_folder(parts: Parts, target: Path, dtype: torch.dtype | None, fo
 
 
 def _write_base_file(parts: Parts, target: Path, dtype: torch.dtype | None, force: bool) -> Converted:
-    shape = _checked_shape(parts.unet.config, parts.unet.tensors, parts.unet.what)
+    shape = _shape(parts.unet.tensors, parts.unet.what)
+    told = shape.config()
+    for name, value in _unsaid(parts.unet.config, told, len(shape.channels)).items():
+        raise TetherError(
+            f"{parts.unet.what} has {name}={value}, which the released layout cannot say (it means {told[name]})"
+        )
     below = {
         "model.diffusion_model.": (unet_pairs(shape, parts.unet.tensors), parts.unet),
         "first_stage_model.": (
@@ -216,24 +234,24 @@ def _texts(parts: Parts, linear: bool) -> dict[str, tuple[Any, Part]]:
     return {"cond_stage_model.transformer.": (clip_pairs(first.tensors), first)}
 
 
-def _checked_shape(config: dict[str, Any], tensors: dict[str, Tensor], what: str) -> Any:
-    """The encoder's shape, where the shape says all that the settings do."""
+def _shape(tensors: dict[str, Tensor], what: str) -> EncoderShape:
+    """The encoder's shape."""
     try:
         shape = encoder_of_diffusers(tensors)
-        told = shape.config()
+        shape.config()  # it may be of no shape that settings have
     except TetherError as error:
         raise TetherError(f"{what} has no released layout: {error}") from None
-    for name, value in told.items():
-        said = config.get(name)
-        said = list(said) if isinstance(said, tuple) else said
-        if said is not None and _spread(said, len(shape.channels)) != _spread(value, len(shape.channels)):
-            raise TetherError(f"{what} has {name}={said}, which the released layout cannot say (it means {value})")
     return shape
 
 
-def _spread(value: Any, levels: int) -> Any:
-    """8 and [8, 8, 8, 8] say the same."""
-    return value if isinstance(value, list) else [value] * levels
+def _unsaid(config: Mapping[str, Any], told: Mapping[str, Any], levels: int) -> dict[str, Any]:
+    """The settings that differ from those `told`, which a reader takes who is told nothing else."""
+
+    def spread(value: Any) -> Any:  # 8 and [8, 8, 8, 8] say the same
+        return list(value) if isinstance(value, (list, tuple)) else [value] * levels
+
+    said = {name: config[name] for name in told if config.get(name) is not None}
+    return {name: value for name, value in said.items() if spread(value) != spread(told[name])}
 
 
 def _write_file(path: Path, tensors: dict[str, Tensor], dtype: torch.dtype | None, metadata: dict[str, str]) -> int:

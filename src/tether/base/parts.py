@@ -28,7 +28,7 @@ from tether.base.base import Base
 from tether.base.landing import check_fits_network, land
 from tether.errors import TetherError
 
-__all__ = ["Part", "Parts", "make_network"]
+__all__ = ["Part", "Parts", "check_measures", "make_network"]
 
 MAX_DEPTH = 100
 MAX_SIDE = 2**20
@@ -56,7 +56,7 @@ def make_network(config: Mapping[str, Any], what: str) -> nn.Module:
     Raises:
         TetherError: where it describes nothing of the kind.
     """
-    _check_measures(config, what)
+    check_measures(config, what)
     settings = dict(config)
     kind = settings.pop("_class_name", None) or (settings.get("architectures") or ["nothing"])[0]
     settings.pop("_diffusers_version", None)
@@ -76,8 +76,12 @@ def make_network(config: Mapping[str, Any], what: str) -> nn.Module:
     raise TetherError(f"{what} is a {kind}: that is no part of Stable Diffusion 1.x, 2.x or XL")
 
 
-def _check_measures(config: Mapping[str, Any], what: str) -> None:
-    """Refuses settings that no network has, before something of that size is made."""
+def check_measures(config: Mapping[str, Any], what: str) -> None:
+    """Refuses settings that no network has, before something of that size is made.
+
+    Raises:
+        TetherError: naming the setting.
+    """
     for name, value in config.items():
         numbers = [n for n in (value if isinstance(value, list) else [value]) if isinstance(n, int)]
         limit = MAX_DEPTH if "layers" in name else MAX_SIDE

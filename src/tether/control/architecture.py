@@ -18,7 +18,15 @@ from torch import nn
 
 from tether.errors import TetherError
 
-__all__ = ["ENCODER_PARTS", "build", "check_same_parameters", "complete", "config_of_unet", "skip_channels"]
+__all__ = [
+    "ENCODER_PARTS",
+    "build",
+    "check_same_parameters",
+    "complete",
+    "config_of_unet",
+    "default_settings",
+    "skip_channels",
+]
 
 ENCODER_PARTS = (
     "conv_in",
@@ -52,6 +60,11 @@ def _settings(model: type) -> dict[str, Any]:
     """The settings a diffusers model is built from, with their defaults."""
     parameters = signature(model.__init__).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not Parameter.empty}
+
+
+def default_settings() -> dict[str, Any]:
+    """What each setting of a ControlNet's configuration is where it says nothing."""
+    return _settings(ControlNetModel)
 
 
 def config_of_unet(unet: UNet2DConditionModel, **control_settings: Any) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class EncoderShape:
         text_width: of the text states.
         linear: whether transformers project with linear layers, and heads have 64 channels.
         added_width: of what SDXL adds to the time embedding; None where there is nothing.
+        pooled_text: whether text states, pooled, are added to the time embedding (the shipped base).
     """
 
     in_channels: int
@@ -45,6 +46,7 @@ class EncoderShape:
     text_width: int
     linear: bool
     added_width: int | None
+    pooled_text: bool = False
 
     def config(self) -> dict[str, Any]:
         """The settings that diffusers' `UNet2DConditionModel` and `ControlNetModel` share."""
@@ -71,6 +73,8 @@ class EncoderShape:
                 "addition_time_embed_dim": 256,
                 "projection_class_embeddings_input_dim": self.added_width,
             }
+        elif self.pooled_text:
+            settings["addition_embed_type"] = "text"
         return settings
 
 
@@ -96,6 +100,7 @@ def encoder_of_released(tensors: Mapping[str, Tensor], prefix: str) -> EncoderSh
         first=f"{prefix}input_blocks.0.0.weight",
         middle=f"{prefix}middle_block.1.",
         added=f"{prefix}label_emb.0.0.weight",
+        pooled=f"{prefix}encoder_pooling.1.q_proj.weight",
     )
 
 
@@ -117,7 +122,12 @@ def encoder_of_diffusers(tensors: Mapping[str, Tensor]) -> EncoderShape:
             break
         levels.append(level)
     return _shape(
-        tensors, levels, first="conv_in.weight", middle="mid_block.attentions.0.", added="add_embedding.linear_1.weight"
+        tensors,
+        levels,
+        first="conv_in.weight",
+        middle="mid_block.attentions.0.",
+        added="add_embedding.linear_1.weight",
+        pooled="add_embedding.pool.q_proj.weight",
     )
 
 
@@ -130,7 +140,7 @@ def _depth(tensors: Mapping[str, Tensor], transformer: str) -> int:
 
 
 def _shape(
-    tensors: Mapping[str, Tensor], levels: list[list[tuple[int, int]]], first: str, middle: str, added: str
+    tensors: Mapping[str, Tensor], levels: list[list[tuple[int, int]]], first: str, middle: str, added: str, pooled: str
 ) -> EncoderShape:
     regular = all(level and len(set(level)) == 1 and len(level) == len(levels[0]) for level in levels)
     # SDXL controls without transformers still have one in the middle, so that the text's width is always to be found.
@@ -149,4 +159,5 @@ def _shape(
         text_width=text.shape[-1],
         linear=projection.ndim == 2,
         added_width=tensors[added].shape[1] if added in tensors else None,
+        pooled_text=pooled in tensors,
     )

@@ -3,6 +3,7 @@
     released                        diffusers
     time_embed.0, .2                time_embedding.linear_1, .linear_2
     label_emb.0.0, .0.2             add_embedding.linear_1, .linear_2          (SDXL)
+    encoder_pooling.0, .1, .2, .3   add_embedding.norm1, .pool, .proj, .norm2  (the shipped base)
     input_blocks.0.0                conv_in
     input_blocks.K.0, .1            down_blocks.I.resnets.J, .attentions.J     K = 1 + I (layers + 1) + J
     input_blocks.K.0.op             down_blocks.I.downsamplers.0.conv          J = layers
@@ -42,6 +43,8 @@ def _modules(shape: EncoderShape) -> Iterator[tuple[str, str]]:
     yield "time_embedding.linear_2.", "time_embed.2."
     yield "add_embedding.linear_1.", "label_emb.0.0."
     yield "add_embedding.linear_2.", "label_emb.0.2."
+    for k, part in enumerate(("norm1", "pool", "proj", "norm2")):
+        yield f"add_embedding.{part}.", f"encoder_pooling.{k}."
     yield "conv_in.", "input_blocks.0.0."
     for i in range(len(shape.channels)):
         for j in range(shape.layers):
