@@ -43,6 +43,12 @@ def gradient_loss(a: Tensor, b: Tensor) -> Tensor:
     return e.diff(dim=-1).abs().mean() + e.diff(dim=-2).abs().mean()
 
 
+def reconstruction_loss(decoded: Tensor, target: Tensor) -> Tensor:
+    """L1 and twice L2 of the pixels + L1 of the gradients, `(B, 3, H, W)` in [-1, 1] -> scalar."""
+    pixel = (decoded - target).abs().mean() + 2 * (decoded - target).square().mean()
+    return pixel + gradient_loss(decoded, target)
+
+
 def held_out_pictures(folder: Path) -> Tensor:
     """64 pictures that no training sees, `(64, 3, 128, 128)` in [-1, 1]: 3D and flat emoji, and scenes if there."""
     rng, pictures = np.random.default_rng(0), []
@@ -102,9 +108,7 @@ def main() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             latent = vae.encode(target).latent_dist
             decoded = vae.decode(latent.sample()).sample
-        decoded = decoded.float()
-        pixel = (decoded - target).abs().mean() + 2 * (decoded - target).square().mean()
-        loss = pixel + gradient_loss(decoded, target) + 1e-4 * latent.kl().float().mean() / 256
+        loss = reconstruction_loss(decoded.float(), target) + 1e-4 * latent.kl().float().mean() / 256
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimiser.step()

@@ -6,7 +6,8 @@
    the autoencoder's own round trip, which bounds it. At strength 0 the pictures are compared, byte by byte, with
    the base's.
 2. Colour: on 100 held-out scenes the colour word of the first solid is changed; counted is how often the solid's mean
-   colour, inside its own mask, then lies nearest to the named one.
+   colour, inside its own mask, then lies nearest to the named one; and the same on those of them that show one thing,
+   where the word need not be bound to one of several.
 3. 64 uncurated samples of the base, prompts drawn by a fixed seed.
 """
 
@@ -72,14 +73,13 @@ def measure_edges(base: tether.Base, pipe: tether.Pipeline, plain: tether.Pipeli
 def measure_colours(pipe: tether.Pipeline, count: int, out: Path) -> dict:
     """How often a changed colour word changes the solid's colour to the named one."""
     names = [name for name in COLOURS if name not in ("black", "white", "grey")]
-    rng, right, rows = np.random.default_rng(12), 0, []
+    rng, right, rows = np.random.default_rng(12), [], []
+    alone: list[bool] = []
     palette = np.array([COLOURS[name] for name in names], float)
-    tried = 0
     for seed in HELD_OUT_SCENES:
         spec = sample_scene(seed)
-        if not spec.solids or tried == count:
+        if not spec.solids or len(right) == count:
             continue
-        tried += 1
         scene = render(spec, SIZE)
         others = [name for name in names if name != spec.solids[0].colour]
         wanted = others[int(rng.integers(len(others)))]
@@ -89,11 +89,18 @@ def measure_colours(pipe: tether.Pipeline, count: int, out: Path) -> dict:
         inside = np.asarray(drawn, float)[scene.instance == 2]
         hue = inside.mean(axis=0)
         nearest = names[int(_hue_distance(hue, palette).argmin())]
-        right += nearest == wanted
-        if tried % 10 == 0:
+        right.append(nearest == wanted)
+        alone.append(len(spec.objects) == 1)
+        if len(right) % 10 == 0:
             rows.append([Image.fromarray(scene.image), condition, drawn])
     save_png(contact_sheet(rows), out / "colours.png", {})
-    return {"colour_followed": right, "scenes": tried}
+    lonely = [followed for followed, single in zip(right, alone, strict=True) if single]
+    return {
+        "colour_followed": sum(right),
+        "scenes": len(right),
+        "colour_followed_where_the_solid_is_alone": sum(lonely),
+        "scenes_of_one_thing": len(lonely),
+    }
 
 
 def _hue_distance(colour: np.ndarray, palette: np.ndarray) -> np.ndarray:

@@ -173,9 +173,11 @@ def fit(
         return image
     if rule == "stretch":
         return _resize(image, width, height)
-    scales = width / image.width, height / image.height
-    scale = max(scales) if rule == "crop" else min(scales)
-    new = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    if rule == "pad":
+        new = inner_size(image, width, height)
+    else:
+        scale = max(width / image.width, height / image.height)
+        new = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     resized = _resize(image, *new)
     left, top = (new[0] - width) // 2, (new[1] - height) // 2
     if rule == "crop":
@@ -184,6 +186,12 @@ def fit(
     canvas = Image.new(image.mode, (width, height), colour)
     canvas.paste(resized, (-left, -top))
     return canvas
+
+
+def inner_size(image: Image.Image, width: int, height: int) -> tuple[int, int]:
+    """Width and height that a picture has inside the border of "pad": the largest of its shape that fit."""
+    scale = min(width / image.width, height / image.height)
+    return max(1, round(image.width * scale)), max(1, round(image.height * scale))
 
 
 def fit_condition(image: Image.Image, width: int, height: int, rule: FitRule = "crop") -> Image.Image:

@@ -50,6 +50,13 @@ def test_what_is_wrong_is_said_in_one_line(square: Image.Image, kind: str, optio
         annotate(kind, square, **options)
 
 
+@pytest.mark.parametrize("kind", ["tile", "ip2p", "inpaint"])
+def test_a_kind_whose_condition_is_the_picture_leaves_it_as_it_is(kind: str, square: Image.Image) -> None:
+    assert annotate(kind, square).tobytes() == square.tobytes()
+    with pytest.raises(TetherError, match="no options"):
+        annotate(kind, square, low=3)
+
+
 def test_one_pixel_and_every_mode_are_annotated(square: Image.Image) -> None:
     assert annotate("canny", Image.new("L", (1, 1))).size == (1, 1)
     assert annotate("canny", square.convert("L")).mode == "RGB"

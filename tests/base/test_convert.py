@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -314,6 +315,33 @@ def test_our_writer_and_safetensors_reader_agree_on_every_type(tmp_path: Path) -
 def test_a_base_that_the_released_layout_cannot_describe_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(TetherError, match="attention_head_dim=4"):
         convert(tiny_folder, tmp_path / "a.safetensors", to="released")
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".ckpt"])
+def test_what_a_base_predicts_and_that_its_last_step_is_noise_survive(
+    folder: Path, ending: str, tmp_path: Path
+) -> None:
+    """Velocity is told by metadata, and by the mark `v_pred` in SD 1.x and XL; noise without any signal by `ztsnr`."""
+    if ending == ".ckpt" and folder.parent.name.startswith("sd2"):
+        pytest.skip("a .ckpt of SD 2.x is told by other means")
+    changed = tmp_path / "changed"
+    shutil.copytree(folder, changed)
+    path = changed / "scheduler" / "scheduler_config.json"
+    settings = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    convert(changed, tmp_path / f"a{ending}", to="released")
+    convert(tmp_path / f"a{ending}", tmp_path / "back", to="diffusers")
+    back = json.loads((tmp_path / "back" / "scheduler" / "scheduler_config.json").read_text())
+    assert {name: back[name] for name in settings} == settings
+
+
+def test_a_noise_schedule_that_the_released_layout_does_not_mean_is_refused(folder: Path, tmp_path: Path) -> None:
+    changed = tmp_path / "changed"
+    shutil.copytree(folder, changed)
+    path = changed / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"beta_end": 0.02}))
+    with pytest.raises(TetherError, match=r"beta_end=0\.02"):
+        convert(changed, tmp_path / "a.safetensors", to="released")
 
 
 # Transfer.

@@ -13,14 +13,17 @@ import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from tether.base import ControlNet, load_base
-from tether.base.checkpoints import open_checkpoint
+from tether.base.checkpoints import MAX_HEADER, open_checkpoint
+from tether.base.pickles import MAX_PICKLE
 from tether.base.single_file import vae_of_file
 from tether.errors import TetherError
 
@@ -162,6 +165,18 @@ MALFORMED: dict[str, Builder] = {
     "pickle that hides its call": written("hidden.pth", torch_with_table(pickle.dumps(Hostile(os.system, "x"), 4))),
     "pickle that breaks off": written("broken.pth", torch_with_table(b"\x80\x02}q\x00X\xff\x00")),
     "pickle nested without end": written("nested.pth", torch_with_table(DEEP)),
+    "header of nothing but lists": written(
+        "lists.safetensors", header_of({"a": [[]] * (MAX_HEADER // 4 - 4)}, bytes(16))
+    ),
+    "header of more than is believed": written(
+        "more.safetensors", header_of({"a": [[]] * (MAX_HEADER // 4 + 4)}, bytes(16))
+    ),
+    "pickle of nothing but lists": written(
+        "lists.pth", torch_with_table(b"\x80\x02(" + b"]" * (MAX_PICKLE - 8) + b"l.")
+    ),
+    "pickle whose tensors are all the same bytes": written(
+        "alias.pth", torch_bytes({"state_dict": dict.fromkeys(map(str, range(300)), torch.zeros(1000))})
+    ),
     "pickle of 8 MB": written("fat.pth", torch_with_table(b"\x80\x02" + b"N0" * 2**22 + b"N.")),
     "pickle shape larger than its bytes": written("lie.pth", lying_pickle((10**6, 10**6), (10**6, 1))),
     "pickle shape of one number repeated": written("stride.pth", lying_pickle((10**6, 10**6), (0, 0))),
@@ -227,6 +242,32 @@ def test_numbers_and_names_beside_the_tensors_are_no_harm(tmp_path: Path) -> Non
     assert all(torch.equal(opened.tensors[name], tensor) for name, tensor in tensors.items())
 
 
+def test_what_lightning_saved_beside_the_tensors_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first released files hold its callbacks: a class, and NumPy's number for the best loss so far."""
+    name, kept = "pytorch_lightning.callbacks.model_checkpoint", {"a": torch.randn(3, 5)}
+    modules = {part: ModuleType(part) for part in ("pytorch_lightning", "pytorch_lightning.callbacks", name)}
+    callback = type("ModelCheckpoint", (), {"__module__": name})
+    vars(modules[name])["ModelCheckpoint"] = callback
+    with monkeypatch.context() as patched:
+        for part, module in modules.items():
+            patched.setitem(sys.modules, part, module)
+        state = {"best_model_score": np.float64(0.25), "best_model_path": "epoch=1.ckpt", "best": callback()}
+        content = {"global_step": 470000, "callbacks": {callback: state}, "state_dict": kept}
+        (tmp_path / "x.ckpt").write_bytes(torch_bytes(content))
+    opened = open_checkpoint(tmp_path / "x.ckpt")
+    assert opened.numbers == {"global_step": 470000}
+    assert torch.equal(opened.tensors["a"], kept["a"])
+    assert "pytorch_lightning" not in sys.modules
+
+
+def test_tied_weights_may_share_their_numbers(tmp_path: Path) -> None:
+    tied = torch.randn(64, 64)
+    torch.save({"a": tied, "b": tied}, tmp_path / "x.pth")
+    assert open_checkpoint(tmp_path / "x.pth").tensors.keys() == {"a", "b"}
+
+
 def test_opening_reads_nothing_of_the_tensors(tmp_path: Path) -> None:
     """A file of 8 GB (a hole) opens in no memory: its tensors are mapped."""
     path = tmp_path / "large.safetensors"
@@ -281,7 +322,12 @@ def test_settings_of_no_text_encoder_are_refused(change: dict[str, Any], tiny_fo
 
 @pytest.mark.parametrize(
     ("settings", "value"),
-    [("layers_per_block", 10**9), ("block_out_channels", [10**9] * 4), ("block_out_channels", [8] * 10**6)],
+    [
+        ("layers_per_block", 10**9),
+        ("block_out_channels", [10**9] * 4),
+        ("block_out_channels", [8] * 10**6),
+        ("transformer_layers_per_block", [[10**9], [1]]),
+    ],
 )
 def test_settings_of_no_network_are_refused(settings: str, value: Any, tiny_folder: Path) -> None:
     from tether.base.parts import make_network
@@ -290,14 +336,23 @@ def test_settings_of_no_network_are_refused(settings: str, value: Any, tiny_fold
     assert settings in refused(lambda: make_network(config | {settings: value}, "a folder"))
 
 
+def test_settings_of_too_many_layers_in_all_are_refused(tiny_folder: Path) -> None:
+    from tether.base.parts import make_network
+
+    config = json.loads((tiny_folder / "unet" / "config.json").read_text())
+    config |= {"layers_per_block": 100, "transformer_layers_per_block": 100}
+    assert "100 x 100 layers" in refused(lambda: make_network(config, "a folder"))
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (lambda t: t.pop("conv_in.weight"), "lacks conv_in.weight"),
         (lambda t: t.update(more=torch.zeros(2)), "do not belong in it: more"),
         (lambda t: t.update({"conv_in.weight": torch.zeros(3, 3)}), "(3, 3)"),
+        (lambda t: t.update({"conv_in.weight": t["conv_in.weight"].long()}), "floating point"),
     ],
-    ids=["a key is missing", "a key is left over", "a shape is wrong"],
+    ids=["a key is missing", "a key is left over", "a shape is wrong", "a weight is of whole numbers"],
 )
 def test_a_folder_whose_tensors_are_not_its_networks_is_refused(
     change: Callable[[dict[str, torch.Tensor]], Any], said: str, tiny_folder: Path, tmp_path: Path

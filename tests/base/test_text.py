@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,14 @@ def test_a_weight_of_one_changes_nothing_and_another_keeps_the_mean(tiny_base: B
     heavier = tiny_base.encode_prompts(["a (red:1.4) cube"]).states
     assert not torch.allclose(heavier, plain, atol=1e-3)
     assert heavier.mean().item() == pytest.approx(plain.mean().item(), abs=1e-5)
+
+
+def test_where_the_tokenizer_says_no_length_the_encoders_window_is_taken(tiny_base: Base) -> None:
+    expected = tiny_base.encode_prompts(["a red cube"]).states
+    silent = copy.deepcopy(tiny_base.tokenizer)
+    silent.model_max_length = int(1e30)  # what transformers takes for "not said"
+    base = dataclasses.replace(tiny_base, tokenizer=silent)
+    assert torch.equal(base.encode_prompts(["a red cube"]).states, expected)
 
 
 def test_a_prompt_without_end_is_refused(tiny_base: Base) -> None:

@@ -74,6 +74,26 @@ def test_the_grid_shows_source_condition_and_results(
     assert np.array_equal(cells[3], np.asarray(Image.open(lines[1])))
 
 
+def test_the_border_of_a_padded_photo_is_no_line(tiny_folder: Path, control: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (120, 60), (90, 90, 90)).save(tmp_path / "flat.png")
+    steered = ("--control", f"{control}={tmp_path / 'flat.png'}", "--fit", "pad")
+    tether("generate", "a cube", "--base", tiny_folder, *steered, "--steps", 1, "-o", tmp_path / "out")
+    condition = read_request(next((tmp_path / "out").glob("*.png"))).controls[0].condition
+    assert condition.convert("L").getextrema() == (0, 0)
+
+
+def test_the_layers_to_leave_out_and_what_is_predicted_are_kept_in_the_request(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    command = ("generate", "a cube", "--base", tiny_folder, "--steps", 2, "-o", tmp_path)
+    (plain,) = tether(*command)
+    (skipped,) = tether(*command, "--clip-skip", 1)
+    (velocity,) = tether(*command, "--prediction-type", "v_prediction")
+    assert read_request(Path(skipped)).clip_skip == 1
+    assert read_request(Path(velocity)).prediction_type == "v_prediction"
+    assert len({Image.open(path).tobytes() for path in (plain, skipped, velocity)}) == 3
+
+
 def test_a_ready_condition_is_used_as_it_is(tiny_folder: Path, control: Path, tmp_path: Path) -> None:
     edges = Image.fromarray((np.random.default_rng(0).random((64, 64, 1)) > 0.9).repeat(3, 2).astype(np.uint8) * 255)
     save_png(edges, tmp_path / "edges.png")

@@ -73,6 +73,7 @@ OPEN_CLIP = {
 SD1 = {"cross_attention_dim": 768}  # all else of SD 1.x is what diffusers takes when it is told nothing
 SD2 = {"cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True}
 SDXL = {
+    "norm_num_groups": 8,
     "block_out_channels": (32, 64, 64),
     "layers_per_block": 2,
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -204,14 +205,19 @@ class Pair:
         injections = [
             tether.Injection(strength=s, window=w) for s, w in zip(STRENGTHS[:count], WINDOWS[:count], strict=True)
         ]
-        options: dict[str, Any] = {"injections": injections, "negative_prompt": NEGATIVE, "seed": 5} | changes
+        options: dict[str, Any] = {
+            "injections": injections,
+            "negative_prompt": NEGATIVE,
+            "seed": 5,
+            "size": (self.kind.side,) * 2,
+        } | changes
+        conditions = options.pop("conditions", None) or self.conditions(count)
         result = tether.Pipeline(self.base, self.controls[:count])(
             PROMPT,
-            self.conditions(count),
+            conditions,
             steps=STEPS,
             guidance_scale=GUIDANCE,
             scheduler=scheduler,
-            size=(self.kind.side,) * 2,
             output="latents",
             **options,
         )
@@ -294,6 +300,15 @@ def test_guess_mode_is_the_weighting_called_diffusers(pair: Pair, scheduler: str
     assert_equal(pair.ours(scheduler, 1, injections=[injection]), expected)
 
 
+def test_pictures_that_are_not_square_nor_multiples_of_64(pair: Pair) -> None:
+    width, height = 104, 72
+    condition = pair.conditions(1)[0].resize((width, height), Image.Resampling.NEAREST)
+    given = pair.given(1) | {"width": width, "height": height, "image": condition}
+    expected = pair.reference(PLAIN, "ddim", 1)(**given).images
+    assert expected.shape[-2:] == (height // 8, width // 8)
+    assert_equal(pair.ours("ddim", 1, conditions=[condition], size=(width, height)), expected)
+
+
 def test_an_empty_negative_prompt(pair: Pair) -> None:
     expected = pair.reference(PLAIN, "ddim", 1)(**pair.given(1) | {"negative_prompt": None}).images
     assert_equal(pair.ours("ddim", 1, negative_prompt=""), expected)
@@ -315,12 +330,40 @@ def test_image_to_image(pair: Pair, scheduler: str, count: int) -> None:
 
 
 @pytest.mark.usefixtures("posteriors_mean")
-@pytest.mark.parametrize("strength", [1.0, 0.6])
+@pytest.mark.parametrize(("strength", "count"), [(1.0, 1), (0.6, 1), (0.6, 3)])
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_inpainting(pair: Pair, scheduler: str, strength: float) -> None:
+def test_inpainting(pair: Pair, scheduler: str, strength: float, count: int) -> None:
     pictures = {"image": pair.photo(), "mask_image": pair.mask(), "strength": strength}
-    expected = pair.reference(INPAINTING, scheduler, 1)(**pair.given(1, "control_image") | pictures).images
-    assert_equal(pair.ours(scheduler, 1, init=pair.photo(), mask=pair.mask(), strength=strength), expected)
+    expected = pair.reference(INPAINTING, scheduler, count)(**pair.given(count, "control_image") | pictures).images
+    assert_equal(pair.ours(scheduler, count, init=pair.photo(), mask=pair.mask(), strength=strength), expected)
+
+
+@pytest.mark.usefixtures("posteriors_mean")
+def test_a_control_for_inpainting_is_shown_where_to_draw_as_minus_one(pair: Pair) -> None:
+    """ControlNet 1.1's inpaint: the picture in [0, 1], and -1 where the mask is white."""
+    shown = torch.from_numpy(np.array(pair.photo())).permute(2, 0, 1)[None].float() / 255
+    white = torch.from_numpy(np.array(pair.mask()))[None, None] > 127
+    given = pair.given(1, "control_image") | {"control_image": shown.masked_fill(white, -1.0)}
+    pictures = {"image": pair.photo(), "mask_image": pair.mask(), "strength": 1.0}
+    reference = pair.reference(INPAINTING, "ddim", 1)
+    reference.prepare_control_image = lambda image, **_: torch.cat(
+        [image, image]
+    )  # the tensor as it is, for both sides
+    expected = reference(**given | pictures).images
+    control = pair.controls[0]
+    try:
+        control.kind = "inpaint"
+        pipe = tether.Pipeline(pair.base, [control])
+        ours = pipe(
+            PROMPT, [pair.photo()], steps=STEPS, guidance_scale=GUIDANCE, scheduler="ddim", seed=5, output="latents",
+            negative_prompt=NEGATIVE, size=(pair.kind.side,) * 2, init=pair.photo(), mask=pair.mask(), strength=1.0,
+        )  # fmt: skip
+        assert isinstance(ours, Tensor)
+        assert_equal(ours, expected)
+        with pytest.raises(tether.TetherError, match="needs to know where"):
+            pipe(PROMPT, [pair.photo()], size=(pair.kind.side,) * 2)
+    finally:
+        control.kind = None
 
 
 @pytest.fixture(scope="module", params=["tiny", chosen("sd15")])

@@ -8,6 +8,7 @@ on which goes where.
 from __future__ import annotations
 
 import json
+import re
 import struct
 import warnings
 from collections.abc import Iterator
@@ -564,7 +565,10 @@ def test_what_sd2_predicts_is_told_from_the_file_unless_said(
     bias[::2] = -1
     tensors[LAST_BIAS] = bias * spread
     save_file(tensors, tmp_path / "a.safetensors", metadata)
-    assert parts_of_file(tmp_path / "a.safetensors", prediction_type=asked).scheduler["prediction_type"] == expected
+    parts = parts_of_file(tmp_path / "a.safetensors", prediction_type=asked)
+    assert parts.scheduler["prediction_type"] == expected
+    # 2.x that predicts velocity was trained on 768 pixels, the others on 512.
+    assert parts.unet.network.config["sample_size"] == (96 if expected == "v_prediction" else 64)  # type: ignore[index]
 
 
 @pytest.mark.parametrize(("step", "expected"), [(110_000, "v_prediction"), (220_000, "epsilon"), (875_000, "epsilon")])
@@ -581,9 +585,19 @@ def test_a_step_that_is_no_number_is_passed_over(step: float, tmp_path: Path) ->
     assert parts_of_file(tmp_path / "a.ckpt").scheduler["prediction_type"] == "epsilon"
 
 
-def test_a_projection_that_another_program_put_beside_clip_changes_nothing(tmp_path: Path) -> None:
-    shapes = SMALL["sd1"].base()
-    extra = {"cond_stage_model.transformer.text_projection.weight": (64, 64)}
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("sd1", "cond_stage_model.transformer.text_projection.weight"),
+        ("sd1", "cond_stage_model.text_projection"),
+        ("sdxl", "conditioner.embedders.0.text_projection.weight"),
+    ],
+)
+def test_a_projection_that_another_program_put_beside_clip_changes_nothing(
+    family: str, name: str, tmp_path: Path
+) -> None:
+    shapes = SMALL[family].base()
+    extra = {name: (64, 64)}
     parts = parts_of_file(hollow(tmp_path / "a.safetensors", shapes | extra))
     assert parts.text_encoder.config == parts_of_file(hollow(tmp_path / "b.safetensors", shapes)).text_encoder.config
     assert extra.keys() <= parts.released_only.keys()
@@ -650,6 +664,40 @@ def test_a_control_of_true_size_is_recognised_and_every_tensor_is_used(
     assert part.config["conditioning_embedding_out_channels"] == [16, 32, 96, 256]
     names = [name for name in EXPECTED_UNET[family] if name != "up_block_types"]
     assert {name: part.config[name] for name in names} == {name: EXPECTED_UNET[family][name] for name in names}
+
+
+def test_a_small_control_for_sdxl_has_no_transformer_and_opens(tmp_path: Path) -> None:
+    """As `diffusers/controlnet-canny-sdxl-1.0-small`: residual layers alone, and one of them in the middle."""
+    whole = TRUE["sdxl"].denoiser.control()
+    middle = ("middle_block.1.", "middle_block.2.")
+    released = {n: s for n, s in whole.items() if "transformer_blocks" not in n and not n.startswith(middle)}
+    released = {n: s for n, s in released.items() if not re.match(r"input_blocks\.\d+\.1\.", n)}
+    part = control_of(hollow(tmp_path / "canny_small.safetensors", released))
+    assert len(part.tensors) == len(released)
+    assert part.config["mid_block_type"] == "UNetMidBlock2D"
+    assert set(part.config["down_block_types"]) == {"DownBlock2D"}
+    assert part.config["cross_attention_dim"] == 2048
+    again = {name: tuple(tensor.shape) for name, tensor in part.tensors.items()}
+    assert control_of(hollow(tmp_path / "diffusers.safetensors", again)).config == part.config
+
+
+def test_folders_above_a_file_say_nothing_of_its_kind(tmp_path: Path) -> None:
+    (tmp_path / "shuffle").mkdir()
+    save_file(numbers(SMALL["sd1"].denoiser.control()), tmp_path / "shuffle" / "mine.safetensors")
+    control = ControlNet.load(tmp_path / "shuffle" / "mine.safetensors")
+    assert control.kind is None
+    assert not control.pools_globally
+
+
+def test_the_autoencoders_file_of_a_diffusers_folder_opens(tmp_path: Path) -> None:
+    save_file(numbers(SMALL["sd1"].base()), tmp_path / "a.safetensors")
+    convert(tmp_path / "a.safetensors", tmp_path / "folder", to="diffusers")
+    file = tmp_path / "folder" / "vae" / "diffusion_pytorch_model.safetensors"
+    base = load_base(tmp_path / "a.safetensors", vae=file)
+    same(base.vae.state_dict(), load_base(tmp_path / "folder").vae.state_dict())
+    file.rename(tmp_path / "alone.safetensors")
+    with pytest.raises(TetherError, match=r"config\.json"):
+        load_base(tmp_path / "a.safetensors", vae=tmp_path / "alone.safetensors")
 
 
 def test_the_whole_control_with_its_base_inside_opens(tmp_path: Path) -> None:

@@ -19,9 +19,13 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-__all__ = ["annotate", "annotator", "annotator_names"]
+__all__ = ["AS_THEY_ARE", "annotate", "annotator", "annotator_names"]
 
 FAMILIES = {"canny": "tether.annotators.canny", "scribble": "tether.annotators.scribble"}
+
+
+AS_THEY_ARE = ("inpaint", "ip2p", "tile")
+"""Kinds of control whose condition is the picture itself."""
 
 
 def annotator_names() -> list[str]:
@@ -38,7 +42,10 @@ def annotator(kind: str) -> ModuleType:
     if kind not in FAMILIES:
         close = get_close_matches(kind, FAMILIES, n=1)
         meant = f"did you mean {close[0]}? " if close else ""
-        raise TetherError(f"unknown kind of condition {kind!r}: {meant}choose one of {', '.join(annotator_names())}")
+        raise TetherError(
+            f"no annotator for {kind!r}: {meant}choose one of {', '.join(annotator_names())}; a map made "
+            "elsewhere is given as it is (--condition)"
+        )
     return import_module(FAMILIES[kind])
 
 
@@ -46,7 +53,7 @@ def annotate(kind: str, image: Image.Image, **options: float) -> Image.Image:
     """Turns a photo into a condition image.
 
     Args:
-        kind: one of `annotator_names()`.
+        kind: one of `annotator_names()`, or of `AS_THEY_ARE`, which leave the picture as it is.
         image: any PIL image; it is annotated at its own size.
         options: the kind's own options; see its module.
 
@@ -59,6 +66,10 @@ def annotate(kind: str, image: Image.Image, **options: float) -> Image.Image:
     import numpy as np
     from PIL import Image
 
+    if kind in AS_THEY_ARE:
+        if options:
+            raise TetherError(f"{kind} has no options: its condition is the picture itself")
+        return image.convert("RGB")
     module = annotator(kind)
     settings = {name: option.default for name, option in module.OPTIONS.items()}
     for name, value in options.items():

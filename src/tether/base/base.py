@@ -35,6 +35,7 @@ class Base:
         text_encoder_2: SDXL's second text encoder.
         tokenizer_2: its tokenizer.
         name: how messages call this base.
+        words: what it is, for people, and how that is known.
         family: "bundled", "sd1", "sd2", "sdxl", or "custom".
         zero_empty_negative: guide away from zero states, and not from those of "", when there is no negative
             prompt; SDXL was trained so (`force_zeros_for_empty_prompt` in its index).
@@ -51,6 +52,7 @@ class Base:
     text_encoder_2: PreTrainedModel | None = None
     tokenizer_2: PreTrainedTokenizerBase | None = None
     name: str = "base"
+    words: str = ""
     family: str = "custom"
     zero_empty_negative: bool = False
     source: Path | None = field(default=None, repr=False)

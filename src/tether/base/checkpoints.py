@@ -29,8 +29,8 @@ __all__ = ["SUFFIXES", "Checkpoint", "open_checkpoint", "open_shards"]
 SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt", ".bin")
 """The endings that files of tensors have."""
 
-MAX_HEADER = 16 * 2**20
-"""SDXL's header is 0.3 MB. JSON of 16 MB takes a second to read and no more memory than a picture."""
+MAX_HEADER = 4 * 2**20
+"""SDXL's header is 0.3 MB, and trainers write a few of metadata. JSON of 4 MB is read in a second, in 100 MB."""
 MAX_DIMENSIONS, MAX_NAME = 64, 250
 """PyTorch's own limit; and letters of a tensor's name."""
 

@@ -38,11 +38,27 @@ from tether.base.recognise import FAMILY_WORDS, Recognised, recognise
 from tether.base.single_file import BASE_PREFIXES, UNUSED
 from tether.errors import TetherError
 
-__all__ = ["NOTES", "SETTINGS", "ControlPart", "control_of", "guess_kind", "is_control_folder"]
+__all__ = ["NOTES", "SETTINGS", "UNSHAPED", "ControlPart", "control_of", "guess_kind", "is_control_folder"]
 
 NOTES = "tether.json"
 SETTINGS = "tether.config"
 """Under which name a file's metadata has the settings that its shapes do not tell, as JSON."""
+UNSHAPED = {
+    "act_fn",
+    "addition_embed_type_num_heads",
+    "attention_head_dim",
+    "controlnet_conditioning_channel_order",
+    "downsample_padding",
+    "flip_sin_to_cos",
+    "freq_shift",
+    "mid_block_scale_factor",
+    "norm_eps",
+    "norm_num_groups",
+    "num_attention_heads",
+    "resnet_time_scale_shift",
+    "upcast_attention",
+}
+"""The settings that may stand there."""
 DIFFERENCE = "difference"
 
 KINDS = (
@@ -213,7 +229,7 @@ def _config(checkpoint: Checkpoint, recognised: Recognised) -> dict[str, Any]:
         more = json.loads(checkpoint.metadata.get(SETTINGS, "{}"))
     except (ValueError, RecursionError):
         more = None
-    if not isinstance(more, dict) or not all(isinstance(name, str) and not name.startswith("_") for name in more):
+    if not isinstance(more, dict) or not more.keys() <= UNSHAPED:
         raise TetherError(f"{checkpoint.path} is damaged: its metadata {SETTINGS} holds no settings")
     return told | more
 

@@ -70,7 +70,8 @@ class ControlNet(control.ControlNet):
         own = str(ref) in shipped_controls()
         path = shipped(f"control-{ref}") if own else find(ref, f"control (shipped: {_shipped_words()})", revision)
         unet = None if base is None else base.unet.state_dict()
-        part = control_of(path, base_unet=unet, kind=kind or (str(ref) if own else None), name=str(ref), cls=cls)
+        name = None if Path(ref).exists() else str(ref)  # a path's folders may be called after anything
+        part = control_of(path, base_unet=unet, kind=kind or (str(ref) if own else None), name=name, cls=cls)
         loaded = part.network
         assert isinstance(loaded, cls)
         land(loaded, part.tensors, dtype, part.what)

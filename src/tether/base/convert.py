@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tether.base.checkpoints import SUFFIXES, open_checkpoint
-from tether.base.control_file import NOTES, SETTINGS, ControlPart, control_of, is_control_folder
+from tether.base.control_file import NOTES, SETTINGS, UNSHAPED, ControlPart, control_of, is_control_folder
 from tether.base.folder import RELEASED_ONLY
 from tether.base.hub import find
 from tether.base.layouts import to_released
@@ -37,6 +37,8 @@ from tether.weights import shipped, shipped_controls
 __all__ = ["Converted", "convert"]
 
 Layout = Literal["diffusers", "released"]
+NOISE = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps", "trained_betas")
+"""The settings of a noise schedule that are the same for all of a family, and stand in no released file."""
 NETWORK_WEIGHTS, TEXT_WEIGHTS = "diffusion_pytorch_model.safetensors", "model.safetensors"
 
 
@@ -98,7 +100,8 @@ def convert(
     path = shipped(f"control-{source}") if own else shipped("base") if source == SHIPPED else find(source, "model")
     if is_control_folder(path) or (path.is_file() and recognise(open_checkpoint(path)).what == "control"):
         unet = None if base is None else base_parts(base)[0].unet.tensors
-        control = control_of(path, base_unet=unet, kind=kind or (str(source) if own else None), name=str(source))
+        name = None if Path(source).exists() else str(source)  # a path's folders may be called after anything
+        control = control_of(path, base_unet=unet, kind=kind or (str(source) if own else None), name=name)
         if transfer_from is not None and transfer_to is not None:
             pair = [base_parts(ref)[0].unet.tensors for ref in (transfer_from, transfer_to)]
             control.tensors = transferred(control.tensors, *pair)
@@ -144,11 +147,13 @@ def _write_control(control: ControlPart, target: Path, to: Layout, dtype: torch.
             unsaid = _unsaid(network.config, default_settings() | shape.config(), len(shape.channels))
             for name in ("conditioning_channels", "conditioning_embedding_out_channels", "global_pool_conditions"):
                 unsaid.pop(name, None)  # the hint encoder's tensors tell it, or metadata of its own
-            if unsaid and target.suffix != ".safetensors":
-                name, value = next(iter(unsaid.items()))
-                raise TetherError(
-                    f"{control.what} has {name}={value}, which a {target.suffix} cannot say: write .safetensors"
-                )
+            for name, value in unsaid.items():
+                if name not in UNSHAPED:
+                    raise TetherError(f"{control.what} has {name}={value}, which the released layout cannot say")
+                if target.suffix != ".safetensors":
+                    raise TetherError(
+                        f"{control.what} has {name}={value}, which a {target.suffix} cannot say: write .safetensors"
+                    )
             tensors = to_released(control_pairs(shape, control.tensors), control.tensors)
             metadata = {"tether.kind": control.kind} if control.kind is not None else {}
             if network.pools_globally:
@@ -196,6 +201,19 @@ def _write_base_file(parts: Parts, target: Path, dtype: torch.dtype | None, forc
     for prefix, (pairs, network) in below.items():
         tensors |= {prefix + name: tensor for name, tensor in to_released(pairs, network.tensors).items()}
     velocity = parts.scheduler.get("prediction_type") == "v_prediction"
+    family = "sdxl" if parts.text_encoder_2 is not None else "sd2" if shape.linear else "sd1"
+    usual = family_settings(family)["scheduler"]
+    for name in NOISE:
+        said, meant = parts.scheduler.get(name, usual.get(name)), usual.get(name)
+        if said != meant:
+            raise TetherError(
+                f"the noise schedule has {name}={said}, which the released layout cannot say (it means {meant})"
+            )
+    # The marks that others look for, too: an empty tensor's name says it.
+    if velocity and family != "sd2":
+        tensors.setdefault("v_pred", torch.zeros(0))
+    if parts.scheduler.get("rescale_betas_zero_snr"):
+        tensors.setdefault("ztsnr", torch.zeros(0))
     notes = list(parts.notes)
     if velocity and target.suffix != ".safetensors":
         notes.append("it predicts velocity (v), which a .ckpt cannot say: write .safetensors, or tell its reader")

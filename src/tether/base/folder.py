@@ -30,7 +30,9 @@ RELEASED_ONLY = "released_only.safetensors"
 """Beside the networks: tensors of the released layout that nothing uses, so that converting back loses nothing."""
 
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
-MAX_JSON = 16 * 2**20
+CLIP_END = 49407
+"""CLIP's token for the end of a text."""
+MAX_JSON = 4 * 2**20
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -88,6 +90,9 @@ def part_of_folder(folder: Path) -> Part:
         tensors = modern_names(tensors)
     elif "_class_name" not in config:
         tensors = _text_names(tensors)
+        if config.get("eos_token_id") == 2 and config.get("vocab_size") == CLIP_END + 1:
+            # What old files say. transformers then takes the largest token for the end, which an added word is.
+            config["eos_token_id"] = CLIP_END
     return Part(config, tensors, str(folder))
 
 

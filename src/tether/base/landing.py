@@ -30,7 +30,7 @@ def check_fits_network(expected: Mapping[str, Tensor], found: Mapping[str, Tenso
         what: how the message calls the file and what it should hold.
 
     Raises:
-        TetherError: naming a tensor that is missing, left over or of another shape, and how many there are.
+        TetherError: naming a tensor that is missing, left over, of another shape or no floating point.
     """
     missing = [name for name in expected if name not in found]
     if missing:
@@ -41,6 +41,8 @@ def check_fits_network(expected: Mapping[str, Tensor], found: Mapping[str, Tenso
     for name, tensor in expected.items():
         if tensor.shape != found[name].shape:
             raise TetherError(f"{what} has {name} of {tuple(found[name].shape)}: expected {tuple(tensor.shape)}")
+        if tensor.is_floating_point() and not found[name].is_floating_point():
+            raise TetherError(f"{what} has {name} as {found[name].dtype}: expected numbers of floating point")
 
 
 def cast(tensor: Tensor, dtype: torch.dtype | None, name: str, what: str) -> Tensor:

@@ -32,6 +32,8 @@ __all__ = ["Part", "Parts", "check_measures", "make_network"]
 
 MAX_DEPTH = 100
 MAX_SIDE = 2**20
+MAX_BLOCKS = 1000
+"""Of one half of a network: SDXL has 3 levels of 2 x 10."""
 
 NO_NETWORK = (
     ValueError,
@@ -82,11 +84,29 @@ def check_measures(config: Mapping[str, Any], what: str) -> None:
     Raises:
         TetherError: naming the setting.
     """
-    for name, value in config.items():
-        numbers = [n for n in (value if isinstance(value, list) else [value]) if isinstance(n, int)]
-        limit = MAX_DEPTH if "layers" in name else MAX_SIDE
-        if any(n > limit for n in numbers) or (isinstance(value, list) and len(value) > MAX_DEPTH):
-            raise TetherError(f"{what} has settings that describe no network: {name} is {str(value)[:60]}")
+    most = {name: _largest(value) for name, value in config.items()}
+    for name, (largest, length) in most.items():
+        if largest > (MAX_DEPTH if "layers" in name else MAX_SIDE) or length > MAX_DEPTH:
+            raise TetherError(f"{what} has settings that describe no network: {name} is {str(config[name])[:60]}")
+    levels = most.get("block_out_channels", (0, 1))[1]
+    layers, depth = (most.get(name, (1, 1))[0] for name in ("layers_per_block", "transformer_layers_per_block"))
+    if levels * layers * depth > MAX_BLOCKS:
+        raise TetherError(f"{what} has settings that describe no network: {levels} levels of {layers} x {depth} layers")
+
+
+def _largest(value: Any) -> tuple[int, int]:
+    """The largest whole number anywhere in a setting, and how many values it holds."""
+    largest, length, left = 1, 0, [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, (list, tuple)):
+            left += one
+        elif isinstance(one, dict):
+            left += one.values()
+        else:
+            length += 1
+            largest = max(largest, one) if isinstance(one, int) else largest
+    return largest, length
 
 
 @dataclass
@@ -190,6 +210,7 @@ class Parts:
             tokenizer_2=self.tokenizer_2,
             noise_schedule=self.scheduler,
             name=name,
+            words="; ".join([self.words, *self.notes]),
             family=self.family,
             zero_empty_negative=bool(self.index.get("force_zeros_for_empty_prompt", False)),
             source=source,

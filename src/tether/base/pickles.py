@@ -4,6 +4,9 @@ The table is a pickle, and a pickle is a program. It is read twice: once as text
 rebuilds tensors and dictionaries, and then by PyTorch's own reader for weights, which knows no other calls either.
 The bytes are mapped: a member that is compressed cannot be, so that no zip bomb is ever unpacked, and storages that
 are mapped cannot grow, so that no shape can be larger than the file.
+
+The first Stable Diffusion files were saved by PyTorch Lightning, with its callbacks beside the tensors. What those
+name (`BYSTANDERS`) is not imported: an object that does nothing stands in for each.
 """
 
 from __future__ import annotations
@@ -21,8 +24,10 @@ from tether.errors import TetherError
 
 __all__ = ["read_torch_zip"]
 
-MAX_PICKLE = 4 * 2**20
-"""The table of a whole SD 1.5 with its EMA is 0.3 MB."""
+MAX_PICKLE = 2**20
+"""The table of a whole SD 1.5 with its EMA is 0.3 MB. One of this size made of nothing but lists takes 75 MB."""
+MAX_SHARING = 2
+"""Tensors may share their numbers, as tied weights do: so many times the file's size they may be together."""
 MAX_DIRECTORY = 16 * 2**20
 MAX_MEMBERS = 100_000
 
@@ -33,6 +38,31 @@ ALLOWED_CALLS = {
     "torch._utils _rebuild_parameter",
     *(f"torch {kind}Storage" for kind in _KINDS),
 }
+BYSTANDERS = (
+    ("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint"),
+    ("numpy.core.multiarray", "scalar"),
+    ("numpy._core.multiarray", "scalar"),
+    ("numpy", "dtype"),
+    ("_codecs", "encode"),
+)
+"""(module, name) of what Lightning's callbacks are made of: their class, and the best loss so far as NumPy's number."""
+
+
+class _StandIn:
+    """Is made from anything, keeps nothing."""
+
+    def __new__(cls, *args: Any) -> _StandIn:
+        return object.__new__(cls)
+
+    def __init__(self, *args: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+_STAND_INS = [type(name, (_StandIn,), {"__module__": module}) for module, name in BYSTANDERS]
+
 INNER_TABLES = ("state_dict", "string_to_param", "module", "model")
 """Under which names trainers put the tensors when they save other things beside them."""
 
@@ -45,7 +75,8 @@ def read_torch_zip(path: Path) -> tuple[dict[str, Tensor], dict[str, float]]:
     """
     _check_program(path, _read_table(path))
     try:
-        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        with torch.serialization.safe_globals(_STAND_INS):  # type: ignore[arg-type] # classes are callables
+            content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Exception as error:  # whatever a hostile table makes PyTorch's reader stumble over
         line = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise TetherError(f"{path} is damaged, or lies about its tensors: {line[:160]}") from None
@@ -108,7 +139,8 @@ def _check_program(path: Path, table: bytes) -> None:
     """Reads the pickle's instructions without following them."""
     try:
         for instruction, argument, _ in pickletools.genops(table):
-            if instruction.name in ("GLOBAL", "INST") and argument not in ALLOWED_CALLS:
+            known = argument in ALLOWED_CALLS or tuple(str(argument).split(" ")) in BYSTANDERS
+            if instruction.name in ("GLOBAL", "INST") and not known:
                 raise TetherError(
                     f"{path} holds more than tensors: its pickle calls {str(argument).replace(' ', '.')[:80]}, which "
                     "could run code; refused (open it where you trust it and save the tensors as safetensors)"
@@ -140,6 +172,9 @@ def _flat(path: Path, content: Any) -> tuple[dict[str, Tensor], dict[str, float]
             tensors[str(name)] = _plain(path, str(name), value)
     if not tensors:
         raise TetherError(f"{path} holds no tensors")
+    claimed, size = sum(t.numel() * t.element_size() for t in tensors.values()), path.stat().st_size
+    if claimed > MAX_SHARING * size:  # each alone fits in the file, but they all are the same few bytes
+        raise TetherError(f"{path} lies about its tensors: {claimed:,} bytes of them in a file of {size:,}")
     return tensors, numbers
 
 

@@ -21,10 +21,11 @@ from torch import Tensor
 
 from tether.base.checkpoints import open_checkpoint
 from tether.base.clip_vocabulary import clip_tokenizer
+from tether.base.folder import read_json
 from tether.base.layouts import to_diffusers
 from tether.base.layouts.text import clip_pairs, open_clip_layers, open_clip_pairs, text_config
 from tether.base.layouts.unet import unet_pairs
-from tether.base.layouts.vae import vae_config, vae_pairs
+from tether.base.layouts.vae import modern_names, vae_config, vae_pairs
 from tether.base.parts import Part, Parts
 from tether.base.recognise import UNET, Recognised, prediction_of, recognise
 from tether.errors import TetherError
@@ -49,7 +50,7 @@ UNUSED = re.compile(
     r"betas|alphas_cumprod(_prev)?|sqrt_.*|log_one_minus_alphas_cumprod|posterior_.*|lvlb_weights|logvar|scale_factor"
     r"|denoiser\.sigmas|v_pred|ztsnr"
     r"|.*\.logit_scale|.*\.position_ids|.*\.attn_mask"
-    r"|(cond_stage_model|conditioner\.embedders\.0)\.transformer\.text_projection\.weight"
+    r"|(cond_stage_model|conditioner\.embedders\.0)\.(transformer\.)?text_projection(\.weight)?"
 )
 """Names of tensors that belong to the released layout and that nothing reads: kept when a base is converted."""
 
@@ -80,6 +81,8 @@ def parts_of_file(path: Path, *, vae: Part | None = None, prediction_type: str |
     if prediction not in ("epsilon", "v_prediction"):
         raise TetherError(f"prediction type {prediction!r} is unknown: give epsilon or v_prediction")
     rest = dict(checkpoint.tensors)
+    if recognised.family == "sd2" and prediction == "v_prediction":
+        settings["unet"]["sample_size"] = 96  # those that predict velocity were trained on 768 pixels
     try:
         unet = _unet(path, recognised, settings, rest)
         texts = _texts(path, recognised, rest)
@@ -127,6 +130,10 @@ def vae_of_file(path: Path) -> Part:
     prefix = VAE if any(name.startswith(VAE) for name in tensors) else ""
     if prefix + "encoder.conv_in.weight" not in tensors:
         raise TetherError(f"{path} holds no autoencoder: expected one of Stable Diffusion 1.x, 2.x or XL")
+    if f"{prefix}encoder.down_blocks.0.resnets.0.conv1.weight" in tensors:  # diffusers' names: its folder's file
+        if not (path.parent / "config.json").is_file():
+            raise TetherError(f"{path} has diffusers' names, and no config.json beside it: give its whole folder")
+        return Part(read_json(path.parent / "config.json"), modern_names(dict(tensors)), str(path))
     try:
         vae = _vae(path, {"vae": {}}, dict(tensors), prefix)
     except TetherError as error:

@@ -1,6 +1,6 @@
 """Prompts -> the text states that the denoiser attends to.
 
-A prompt is cut into chunks of `model_max_length - 2` tokens (75 for CLIP), each one framed by start and end and padded;
+A prompt is cut into chunks of the window less two tokens (75 for CLIP), each one framed by start and end and padded;
 the chunks' states, `(B, T, D)` each, are laid side by side. `(words:1.2)` weighs words: their states are multiplied by
 the weight and the whole is scaled back to the mean it had, as people know it from the web interfaces.
 Only `(text:number)` is syntax; every other bracket is a character like any other. A backslash takes the meaning away.
@@ -56,15 +56,15 @@ def parse_weights(prompt: str) -> list[tuple[str, float]]:
     return plain or [("", 1.0)]
 
 
-def _chunks(tokenizer: Any, prompt: str) -> list[tuple[list[int], list[float]]]:
-    """Token ids and weights of each chunk, framed and padded to the tokenizer's length."""
+def _chunks(tokenizer: Any, window: int, prompt: str) -> list[tuple[list[int], list[float]]]:
+    """Token ids and weights of each chunk, framed and padded to the window's length."""
     ids: list[int] = []
     weights: list[float] = []
     for text, weight in parse_weights(prompt):
         piece = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
         ids += piece
         weights += [weight] * len(piece)
-    room = tokenizer.model_max_length - 2
+    room = window - 2
     count = max(1, -(-len(ids) // room))
     if count > MAX_CHUNKS:
         raise TetherError(f"the prompt has {len(ids)} tokens: at most {MAX_CHUNKS * room} fit, shorten it")
@@ -127,20 +127,23 @@ def encode_prompts(base: Base, prompts: list[str], clip_skip: int = 0) -> TextSt
     """
     if base.text_encoder_2 is None:
         layer = None if clip_skip == 0 else -1 - clip_skip
-        chunks = _all_chunks(base.tokenizer, prompts)
+        chunks = _all_chunks(base.tokenizer, base.text_encoder, prompts)
         states, _ = _encode_with(base.text_encoder, chunks, layer, True, base.device)
         return TextStates(states.to(base.dtype))
     layer = -2 - clip_skip
-    first, _ = _encode_with(base.text_encoder, _all_chunks(base.tokenizer, prompts), layer, False, base.device)
-    second, pooled = _encode_with(
-        base.text_encoder_2, _all_chunks(base.tokenizer_2, prompts), layer, False, base.device
+    pairs = (base.tokenizer, base.text_encoder), (base.tokenizer_2, base.text_encoder_2)
+    (first, _), (second, pooled) = (
+        _encode_with(encoder, _all_chunks(tokenizer, encoder, prompts), layer, False, base.device)
+        for tokenizer, encoder in pairs
     )
     return TextStates(torch.cat([first, second], dim=-1).to(base.dtype), pooled)
 
 
-def _all_chunks(tokenizer: Any, prompts: list[str]) -> list[list[tuple[list[int], list[float]]]]:
+def _all_chunks(tokenizer: Any, encoder: Any, prompts: list[str]) -> list[list[tuple[list[int], list[float]]]]:
     """The chunks of each prompt, padded with empty ones to the same count."""
-    chunked = [_chunks(tokenizer, prompt) for prompt in prompts]
+    # Some tokenizers do not say how long a window is: the encoder does.
+    window = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+    chunked = [_chunks(tokenizer, window, prompt) for prompt in prompts]
     count = max(len(chunks) for chunks in chunked)
-    empty = _chunks(tokenizer, "")
+    empty = _chunks(tokenizer, window, "")
     return [chunks + empty * (count - len(chunks)) for chunks in chunked]

@@ -129,6 +129,14 @@ def generate(
         str, typer.Option(help="The base: tether (shipped), a diffusers folder, a single file, or a name on the hub.")
     ] = "tether",
     vae: Annotated[str | None, typer.Option(help="Another autoencoder for the base.", show_default=False)] = None,
+    prediction_type: Annotated[
+        str | None,
+        typer.Option(
+            help="epsilon or v_prediction, where the base is wrong or silent about what it predicts.",
+            show_default=False,
+        ),
+    ] = None,
+    clip_skip: Annotated[int, typer.Option(help="Last layers of the text encoder to leave out.", min=0, max=10)] = 0,
     lora: Annotated[
         list[str] | None, typer.Option(help="REF[:STRENGTH]: a LoRA for the base. Repeatable.", show_default=False)
     ] = None,
@@ -179,6 +187,12 @@ def generate(
             loras=lora or [],
             embeddings=embedding or [],
             dtype=_one_of("--dtype", dtype, ("float32", "bfloat16", "float16")),  # type: ignore[arg-type]
+            prediction_type=(
+                None
+                if prediction_type is None
+                else _one_of("--prediction-type", prediction_type, ("epsilon", "v_prediction"))  # type: ignore[arg-type]
+            ),
+            clip_skip=clip_skip,
             seed=seeds,
             count=count if isinstance(seeds, int) else len(seeds),
             steps=steps,
@@ -290,7 +304,15 @@ def _pipeline(request: Request, refs: list[str], device: str, low_memory: bool) 
     from tether.sampling import Pipeline
 
     where = "cpu" if low_memory else device
-    loaded = load_base(request.base, vae=request.vae, device=where, dtype=getattr(torch, request.dtype))
+    loaded = load_base(
+        request.base,
+        vae=request.vae,
+        device=where,
+        dtype=getattr(torch, request.dtype),
+        prediction_type=request.prediction_type,
+    )
+    if loaded.family != "bundled":
+        print(f"{request.base}: {loaded.words}", file=sys.stderr)
     for text in request.loras:
         add_lora(loaded, *parse_lora(text))
     for ref in request.embeddings:
@@ -298,7 +320,8 @@ def _pipeline(request: Request, refs: list[str], device: str, low_memory: bool) 
     if low_memory:
         reduce_memory(loaded, device)
     names = refs or [control.ref for control in request.controls]
-    return Pipeline(loaded, [ControlNet.load(name, base=loaded, dtype=loaded.dtype) for name in names])
+    at = loaded.unet.device  # where the base's weights are, so that an untrained control shares them
+    return Pipeline(loaded, [ControlNet.load(name, base=loaded, dtype=loaded.dtype, device=at) for name in names])
 
 
 def _control(
@@ -311,7 +334,7 @@ def _control(
 ) -> tuple[ControlRequest, Image.Image]:
     """One control's request and its source picture, both at the size of the result."""
     from tether.annotators import annotate
-    from tether.images import fit, fit_condition, open_image
+    from tether.images import fit, fit_condition, inner_size, open_image
     from tether.sampling.request import ControlRequest
 
     picture = open_image(argument.image)
@@ -320,9 +343,13 @@ def _control(
             raise TetherError(
                 f"{argument.ref} does not say what its conditions are: annotate first, then use --condition"
             )
-        # Fitted first: thin lines found in a large photo would not survive the reduction.
-        picture = fit(picture, *size, fit_rule)  # type: ignore[arg-type]
-        condition = annotate(kind, picture)
+        # Fitted first: thin lines found in a large photo would not survive the reduction. Padded last: the edge of a
+        # white border is no line of the photo's.
+        if fit_rule == "pad":
+            picture = fit(picture, *inner_size(picture, *size), "stretch")
+        else:
+            picture = fit(picture, *size, fit_rule)  # type: ignore[arg-type]
+        condition = fit_condition(annotate(kind, picture), *size, "pad")
     else:
         condition = picture = fit_condition(picture, *size, fit_rule)  # type: ignore[arg-type]
     entry = ControlRequest(

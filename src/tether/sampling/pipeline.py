@@ -129,7 +129,7 @@ class Pipeline:
             sides[-1],
             sides[0] if guided else None,
             sampler,
-            self._conditions(conditions, injections, (width, height), fit_rule),
+            self._conditions(conditions, injections, (width, height), fit_rule, mask),
             guidance_scale=guidance_scale,
             generators=generators,
             start=start,
@@ -149,17 +149,20 @@ class Pipeline:
         injections: Sequence[Injection] | None,
         size: tuple[int, int],
         fit_rule: FitRule,
+        mask: Image.Image | None,
     ) -> Conditions:
-        """Fits and encodes each condition, once."""
+        """Fits and encodes each condition, once. Controls for inpainting are shown -1 where the mask is white."""
         hints = []
         for control, condition in zip(self.controls, conditions, strict=True):
-            pixels = to_condition(fit_condition(condition, *size, fit_rule))
-            hints.append(control.encode(pixels.to(self.base.device, self.base.dtype)))
+            pixels, span = to_condition(fit_condition(condition, *size, fit_rule)), (0.0, 1.0)
+            if control.kind == "inpaint" and mask is not None:
+                pixels, span = pixels.masked_fill(_white(fit(mask, *size, fit_rule)), -1.0), (-1.0, 1.0)
+            hints.append(control.encode(pixels.to(self.base.device, self.base.dtype), span))
         return Conditions(self.controls, hints, injections or [Injection()] * len(hints))
 
     def _inpainting(self, picture: Tensor, known: Tensor, mask: Image.Image) -> Inpainting:
         """The mask at the latents' size, and what a denoiser made for inpainting is shown of the picture."""
-        white = (to_condition(mask.convert("L").convert("RGB"))[:, :1] >= 0.5).to(self.base.device, self.base.dtype)
+        white = _white(mask).to(self.base.device, self.base.dtype)
         small = interpolate(white, known.shape[-2:])
         masked = None
         if self.base.unet.config["in_channels"] == 2 * known.shape[1] + 1:
@@ -210,6 +213,10 @@ class Pipeline:
                 injections is not None and len(injections) != len(self.controls),
                 f"{len(self.controls)} controls need as many injections, not {len(injections or [])}",
             ),
+            (
+                mask is None and any(control.kind == "inpaint" for control in self.controls),
+                "a control for inpainting needs to know where: give init and mask",
+            ),
             (mask is not None and init is None, "a mask needs a picture: give init too"),
             (not 0 < strength <= 1, f"strength must be above 0 and at most 1, not {strength}"),
             (
@@ -227,6 +234,11 @@ class Pipeline:
         for wrong, line in problems:
             if wrong:
                 raise TetherError(line)
+
+
+def _white(mask: Image.Image) -> Tensor:
+    """Where a mask is white, bool `(1, 1, H, W)`."""
+    return to_condition(mask.convert("L").convert("RGB"))[:, :1] >= 0.5
 
 
 def _repeated(encoded: TextStates, row: int, count: int) -> TextStates:

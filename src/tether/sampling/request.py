@@ -73,6 +73,7 @@ class ControlRequest(BaseModel):
 class Request(BaseModel):
     """A batch of pictures to draw; see `Pipeline.__call__` for what the values mean.
 
+    `prediction_type` is what the base predicts where it is wrong or silent about that.
     `loras` are REF or REF:STRENGTH, `seed` is the first of `count` seeds or a list of them all.
     `index` is the place, in the batch, of the picture that carries the request: a picture is repeated to the byte by
     drawing its whole batch again, because arithmetic on another batch size rounds differently.
@@ -87,6 +88,8 @@ class Request(BaseModel):
     loras: list[str] = Field(default_factory=list)
     embeddings: list[str] = Field(default_factory=list)
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    prediction_type: Literal["epsilon", "v_prediction"] | None = None
+    clip_skip: int = Field(default=0, ge=0, le=10)
     controls: list[ControlRequest] = Field(default_factory=list)
     seed: int | list[int] = 0
     count: int = Field(default=1, ge=1)
@@ -123,6 +126,7 @@ class Request(BaseModel):
             init=self.init,
             strength=self.strength,
             mask=self.mask,
+            clip_skip=self.clip_skip,
             on_step=on_step,
         )
         assert isinstance(pictures, list)

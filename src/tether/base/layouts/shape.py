@@ -20,6 +20,7 @@ __all__ = ["EncoderShape", "encoder_of_diffusers", "encoder_of_released"]
 
 MAX_LEVELS = 8
 MAX_LAYERS = 8
+SDXL_TEXT_WIDTH = 2048
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class EncoderShape:
         channels: of each level.
         layers: residual layers a level.
         depths: of the transformers of each level; 0 where it has none.
-        middle_depth: of the middle's transformer.
+        middle_depth: of the middle's transformer; 0 where the middle is one residual layer (small controls for SDXL).
         text_width: of the text states.
         linear: whether transformers project with linear layers, and heads have 64 channels.
         added_width: of what SDXL adds to the time embedding; None where there is nothing.
@@ -52,7 +53,7 @@ class EncoderShape:
         """The settings that diffusers' `UNet2DConditionModel` and `ControlNetModel` share."""
         depths = list(self.depths[:-1]) + [self.depths[-1] or self.middle_depth]
         depths = [depth or 1 for depth in depths]
-        if depths[-1] != self.middle_depth:
+        if self.middle_depth and depths[-1] != self.middle_depth:
             raise TetherError(
                 f"a denoiser with transformers of depth {depths[-1]} on its last level and {self.middle_depth} in its "
                 "middle is not supported"
@@ -67,6 +68,8 @@ class EncoderShape:
             "transformer_layers_per_block": depths if max(depths) > 1 else 1,
             "use_linear_projection": self.linear,
         }
+        if not self.middle_depth:
+            settings["mid_block_type"] = "UNetMidBlock2D"
         if self.added_width is not None:
             settings |= {
                 "addition_embed_type": "text_time",
@@ -143,12 +146,14 @@ def _shape(
     tensors: Mapping[str, Tensor], levels: list[list[tuple[int, int]]], first: str, middle: str, added: str, pooled: str
 ) -> EncoderShape:
     regular = all(level and len(set(level)) == 1 and len(level) == len(levels[0]) for level in levels)
-    # SDXL controls without transformers still have one in the middle, so that the text's width is always to be found.
     text = next(
         (t for name, t in tensors.items() if re.search(re.escape(middle) + r".*attn2\.to_k\.weight$", name)), None
     )
     projection = tensors.get(f"{middle}proj_in.weight")
-    if not levels or not regular or first not in tensors or text is None or projection is None:
+    # Small controls for SDXL have no transformer anywhere, and so no tensor of the text's width.
+    small = added in tensors and not any(depth for level in levels for _, depth in level) and projection is None
+    whole = text is not None and projection is not None
+    if not levels or not regular or first not in tensors or not (whole or small):
         raise TetherError("its blocks are of no shape that Stable Diffusion 1.x, 2.x or XL has")
     return EncoderShape(
         in_channels=tensors[first].shape[1],
@@ -156,8 +161,8 @@ def _shape(
         layers=len(levels[0]),
         depths=tuple(level[0][1] for level in levels),
         middle_depth=_depth(tensors, middle),
-        text_width=text.shape[-1],
-        linear=projection.ndim == 2,
+        text_width=SDXL_TEXT_WIDTH if text is None else text.shape[-1],
+        linear=projection is None or projection.ndim == 2,
         added_width=tensors[added].shape[1] if added in tensors else None,
         pooled_text=pooled in tensors,
     )
