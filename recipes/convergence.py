@@ -41,7 +41,7 @@ def run(kind: str, seed: int, steps: int, folder: Path) -> tuple[Curve, int | No
             print(f"{kind} seed {seed} step {progress.step}: {progress.look.obedience:.3f}", flush=True)
 
     outcome = train(config, on_progress=on_progress).outcome
-    return {look.step: (look.obedience, look.without_prompt) for look in outcome.curve}, outcome.converged_at
+    return {look.step: (look.obedience, look.without_prompt) for look in outcome.curve}, outcome.appeared_at
 
 
 def figure(curves: Mapping[str, list[tuple[Curve, int | None]]], steps: int) -> str:

@@ -54,6 +54,23 @@ def test_keys_are_unique_and_stay_the_same_when_opened_again(laid_out: Path) -> 
     assert source.fingerprint() == again.fingerprint()
 
 
+def test_a_caption_of_the_same_length_makes_it_another_source(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(picture(1)))
+    (tmp_path / "a.txt").write_text("a red cat")
+    before = open_source(tmp_path).fingerprint()
+    (tmp_path / "a.txt").write_text("a tan cat")
+    assert open_source(tmp_path).fingerprint() != before
+
+
+def test_where_a_picture_was_found_is_no_condition(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(picture(1)))
+    record = {"file_name": "a.png", "text": "a cat", "source": "flickr"}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(record) + "\n")
+    source = open_source(tmp_path)
+    assert not source.has_conditions
+    assert source[0].condition is None
+
+
 def test_a_source_is_the_same_in_another_process(laid_out: Path) -> None:
     source = open_source(laid_out)
     first = source[4]

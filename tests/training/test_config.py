@@ -32,10 +32,25 @@ def test_a_config_that_cannot_be_written_leaves_the_one_before(tmp_path: Path, m
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
-def test_overrides_win_and_none_is_no_override(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text("out: run\nsteps: 7\nbatch_size: 3\n")
-    config = TrainConfig.load(tmp_path / "config.yaml", steps=9, batch_size=None)
-    assert (config.steps, config.batch_size) == (9, 3)
+def test_overrides_win_and_none_takes_a_setting_back(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("out: run\nsteps: 7\nbatch_size: 3\nmin_snr: 5\n")
+    config = TrainConfig.load(tmp_path / "config.yaml", steps=9, min_snr=None)
+    assert (config.steps, config.batch_size, config.min_snr) == (9, 3, None)
+
+
+def test_no_is_a_precision_however_yaml_reads_it(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("out: run\nprecision: no\n")
+    assert TrainConfig.load(tmp_path / "config.yaml").precision == "no"
+
+
+@pytest.mark.parametrize(
+    "change", [{"watch_pictures": 4}, {"watch_steps": 4}, {"watch_guidance": 2.0}, {"watch_every": 0}]
+)
+def test_what_a_look_is_may_not_change_within_a_run(change: dict) -> None:
+    before = TrainConfig(out=Path("run"))
+    TrainConfig(out=Path("run"), watch_every=7, steps=9).check_continues(before)
+    with pytest.raises(TetherError, match=next(iter(change))):
+        TrainConfig(out=Path("run"), **change).check_continues(before)
 
 
 def test_the_learning_rate_is_that_of_the_base_where_none_is_given() -> None:

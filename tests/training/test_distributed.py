@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
+
+from tether.base import ControlNet
 
 
 def free_port() -> int:
@@ -24,6 +31,33 @@ def run_two(server: Any, out: Path, **settings: Any) -> None:
     shared |= {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"}
     both = [server.start(out, shared | {"RANK": str(r), "LOCAL_RANK": str(r)}, **settings) for r in range(2)]
     assert [training.wait() for training in both] == [0, 0]
+
+
+def test_the_command_on_two_processes_makes_a_control_and_draws_on_the_way(tiny_folder: Path, tmp_path: Path) -> None:
+    """From pictures to `control/` with looks and TensorBoard's log, both processes ending well."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(8):
+        picture = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+        Image.fromarray(picture).save(pictures / f"{number}.png")
+        (pictures / f"{number}.txt").write_text(f"picture {number}")
+    out = tmp_path / "run"
+    flags = f"--data {pictures} --base {tiny_folder} --condition canny --steps 2 --batch-size 1 --out {out}"
+    small = ("watch_every=1", "watch_pictures=1", "watch_steps=1", "crops=1", "precision=no", "device=cpu")
+    command = [sys.executable, "-m", "tether", "train", *flags.split(), *(p for s in small for p in ("--set", s))]
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    shared |= {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    both = [
+        subprocess.Popen(
+            command, env=os.environ | shared | {"RANK": str(r), "LOCAL_RANK": str(r)}, stderr=subprocess.PIPE
+        )
+        for r in range(2)
+    ]
+    said = [process.communicate(timeout=300)[1].decode() for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert ControlNet.load(out / "control").kind == "canny"
+    assert list((out / "logs").rglob("events*"))
+    assert "step 2 of 2: loss" in said[0]
 
 
 @pytest.mark.parametrize("extra", [{}, {"gradient_accumulation": 2, "ema": 0.9}], ids=["plain", "accumulated"])

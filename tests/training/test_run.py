@@ -11,8 +11,10 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
+from safetensors.torch import load_file
 
 from tether.base import ControlNet, load_base
+from tether.base.convert import convert
 from tether.datasets.build import build_dataset
 from tether.errors import TetherError
 from tether.sampling import Pipeline
@@ -117,6 +119,37 @@ def test_other_settings_in_the_folder_of_a_run_are_refused(tiny_folder: Path, ci
     train(config(tmp_path, tiny_folder, circles, watch_every=0, steps=1, warmup_steps=0))
     with pytest.raises(TetherError, match="learning_rate"):
         train(config(tmp_path, tiny_folder, circles, watch_every=0, steps=1, learning_rate=0.1))
+
+
+def test_a_first_command_that_failed_leaves_the_folder_free(tiny_folder: Path, circles: Path, tmp_path: Path) -> None:
+    with pytest.raises(TetherError):
+        train(config(tmp_path, tiny_folder, circles, condition="cany", watch_every=0))
+    assert train(config(tmp_path, tiny_folder, circles, watch_every=0)).outcome.reason == "finished"
+
+
+def test_a_new_run_begins_from_a_checkpoint_of_another(tiny_folder: Path, circles: Path, tmp_path: Path) -> None:
+    before = config(tmp_path / "one", tiny_folder, circles, watch_every=0, steps=2)
+    train(before)
+    checkpoint = before.out / "checkpoints" / "step-00000002"
+    learned = load_file(checkpoint / "average.safetensors")
+    barely = {"learning_rate": 1e-12, "weight_decay": 0.0, "ema": 0.0, "steps": 1}
+    after = config(tmp_path / "two", tiny_folder, circles, watch_every=0, start_from=str(checkpoint), **barely)
+    train(after)
+    control = ControlNet.load(after.out / "control").state_dict()
+    for name, tensor in control.items():
+        torch.testing.assert_close(tensor, learned[f"control.{name}"], rtol=0, atol=1e-6)
+
+
+def test_a_trained_control_takes_the_released_layout_and_comes_back(
+    tiny_folder: Path, circles: Path, tmp_path: Path
+) -> None:
+    settings = config(tmp_path, tiny_folder, circles, watch_every=0)
+    train(settings)
+    convert(settings.out / "control", tmp_path / "released.safetensors", to="released")
+    ours, back = ControlNet.load(settings.out / "control"), ControlNet.load(tmp_path / "released.safetensors")
+    assert back.config == ours.config
+    assert back.kind == "canny"
+    assert all(torch.equal(back.state_dict()[name], tensor) for name, tensor in ours.state_dict().items())
 
 
 def test_no_training_sees_the_validation_samples_and_an_epoch_sees_all_others_once(

@@ -243,11 +243,52 @@ def test_an_exploding_loss_stops_and_names_the_worst_sample_first(tiny: ModuleTy
         trainer.control.controlnet_mid_block.weight.fill_(0.3)
         for zero in trainer.control.controlnet_down_blocks:
             zero.weight.fill_(0.3)
-        trainer.first_losses = [1.0]
+        trainer.first_losses = [1.0] * 50
         trainer.config.explosion = 1.01
     with pytest.raises(Diverged, match="exploded") as caught:
         trainer.fit()
     assert len(caught.value.names) == 4
+
+
+def test_losses_that_differ_by_far_are_no_explosion_before_50_are_known(tiny: ModuleType, tmp_path: Path) -> None:
+    """At batch 1 one timestep's loss may be a hundred times another's."""
+    trainer = tiny.make_trainer(tmp_path, steps=8, explosion=1.01)
+    trainer.objective.schedule.alphas_cumprod[:] = 0.5
+    losses: list[float] = []
+    trainer.on_progress = lambda progress: losses.append(progress.loss)
+    assert trainer.fit().reason == "finished"
+    assert max(losses[1:]) > 1.01 * losses[0] or max(losses) == losses[0]
+    for loss in [0.01] * 42:
+        trainer._check_loss(loss, torch.tensor([loss]), ["x"])
+    with pytest.raises(Diverged, match="exploded"):
+        trainer._check_loss(1.02 * max(losses), torch.tensor([1.0]), ["x"])
+
+
+def test_a_tracker_that_nobody_knows_is_refused_and_one_that_is_missing_is_said(
+    tiny: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(TetherError, match="unknown tracker 'tensorbord'"):
+        tiny.make_trainer(tmp_path, trackers=("tensorbord",))
+    tiny.make_trainer(tmp_path, trackers=("swanlab",))
+    assert "swanlab is not installed" in caplog.text
+
+
+def test_another_base_or_other_data_under_the_same_name_are_refused(tiny: ModuleType, tmp_path: Path) -> None:
+    def trainer(**identity: str) -> Trainer:
+        made = tiny.make_trainer(tmp_path, steps=2)
+        made.identity = identity
+        return made
+
+    trainer(base="a", data="b").fit()
+    with pytest.raises(TetherError, match="another data"):
+        trainer(base="a", data="c").fit()
+    assert trainer(base="a", data="b").fit().step == 2
+
+
+def test_a_checkpoint_is_due_by_the_clock_too(tiny: ModuleType, tmp_path: Path) -> None:
+    trainer = tiny.make_trainer(tmp_path, steps=5, checkpoint_every=100, keep_checkpoints=9, checkpoint_minutes=1e-9)
+    trainer.fit()
+    assert [int(path.name[5:]) for path in list_checkpoints(trainer.checkpoints)] == [1, 2, 3, 4, 5]
 
 
 def test_convergence_tags_a_checkpoint_and_stops_where_asked(tiny: ModuleType, tmp_path: Path) -> None:
@@ -265,6 +306,7 @@ def test_convergence_tags_a_checkpoint_and_stops_where_asked(tiny: ModuleType, t
     assert outcome.reason == "converged"
     assert outcome.converged_at is not None
     assert 6 < outcome.converged_at == outcome.step < 18
+    assert outcome.appeared_at == 6  # the look that jumped, not the one that made it certain
     assert seen == list(range(outcome.step + 1))
     assert [p.name for p in list_checkpoints(trainer.checkpoints)] == [f"step-{outcome.step:08d}-converged"]
 
@@ -286,7 +328,7 @@ def test_progress_is_told_after_each_step(tiny: ModuleType, tmp_path: Path) -> N
     trainer.watcher = lambda step, control: Look(step, step / 10, 0.0)
     trainer.fit()
     assert [p.step for p in told] == [1, 2, 3]
-    assert [p.look.obedience for p in told] == [0.0, 0.0, 0.2]
+    assert [p.look.obedience for p in told] == [0.0, 0.2, 0.2]
     assert all(p.samples_per_second > 0 and p.gradient_norm > 0 for p in told)
     assert told[-1].seconds_left == 0
 

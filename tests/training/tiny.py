@@ -97,6 +97,7 @@ def run(out: Path, settings: dict[str, Any]) -> None:
     trainer, _, losses = train(out, **settings)
     if trainer.accelerator.is_main_process:
         (out / "losses.json").write_text(json.dumps(losses))
+    trainer.accelerator.end_training()
 
 
 def serve() -> None:

@@ -43,13 +43,16 @@ def build(
 @app.command()
 def show(
     data: Annotated[Path, typer.Argument(help="A built dataset.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="PNG to write.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="PNG to write; DATA.png when left out.", show_default=False)
+    ] = None,
     count: Annotated[int, typer.Option(help="Samples to show.", min=1)] = 12,
 ) -> None:
     """Draw a contact sheet of pictures, conditions and captions."""
     from tether.datasets.check import show_dataset
     from tether.images import save_png
 
+    out = out or data.with_name(f"{data.resolve().name}.png")
     save_png(show_dataset(data, count), out, {})
     print(out)
 

@@ -52,23 +52,47 @@ def count_bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
 
 
 @contextmanager
-def training_line() -> Iterator[tuple[Callable[[Progress], None] | None, Callable[[str, int, int], None] | None]]:
-    """Yields what `tether.training.run.train` tells: progress of steps, and of the data before them."""
+def training_line() -> Iterator[tuple[Callable[[Progress], None], Callable[[str, int, int], None] | None]]:
+    """Yields what `tether.training.run.train` tells: progress of steps, and of the data before them.
+
+    On a terminal a live line; in a pipe, or a log, a line on standard error for each look. When control appears is a
+    line of its own in both.
+    """
     with _bar() as bar:
-        if bar is None:
-            yield None, None
-            return
-        task = bar.add_task("preparing", total=None)
-        obedience = ""
+        task = None if bar is None else bar.add_task("preparing", total=None)
+        seen, said = -1, False
+
+        def say(line: str) -> None:
+            if bar is None:
+                print(line, file=sys.stderr, flush=True)
+            else:
+                bar.console.print(line)
 
         def on_progress(progress: Progress) -> None:
-            nonlocal obedience
-            if progress.look is not None:
-                obedience = f", obedience {progress.look.obedience:.2f}"
-            words = f"loss {progress.loss:.4f}, {progress.samples_per_second:.1f} samples/s{obedience}"
-            bar.update(task, description=words, completed=progress.step, total=progress.steps)
+            nonlocal seen, said
+            look = progress.look
+            words = f"loss {progress.loss:.4f}, {progress.samples_per_second:.1f} samples/s"
+            words += f", {_duration(progress.seconds_left)} left"
+            if look is not None:
+                words += f", obedience {look.obedience:.2f}"
+            if bar is not None and task is not None:
+                bar.update(task, description=words, completed=progress.step, total=progress.steps)
+            elif look is not None and look.step != seen:
+                say(f"step {progress.step} of {progress.steps}: {words}")
+            seen = -1 if look is None else look.step
+            if progress.appeared_at is not None and not said:
+                said = True
+                say(f"sudden convergence: control appeared at step {progress.appeared_at}, and stays")
 
         def on_stage(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total)
+            if bar is not None and task is not None:
+                bar.update(task, description=what, completed=done, total=total)
 
         yield on_progress, on_stage
+
+
+def _duration(seconds: float) -> str:
+    """ "3:07:20" of 11240 seconds."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -53,17 +53,18 @@ def train(
         "seed": seed,
         "only_middle": only_middle or None,
         "unlock_decoder": unlock_decoder or None,
-        **_parsed(settings or []),
     }
-    given = {name: value for name, value in flags.items() if value is not None}
+    given = {name: value for name, value in flags.items() if value is not None} | _parsed(settings or [])
+    if dry_run and out is None and resume is None and config is None:
+        given["out"] = Path("dry-run")  # nothing is written there
     from tether.training import run
-    from tether.training.config import TrainConfig
+    from tether.training.config import CONFIG, TrainConfig
 
     if resume is not None:
-        settled = TrainConfig.load(resume / run.CONFIG, **{**given, "out": resume})
+        settled = TrainConfig.load(resume / CONFIG, **{**given, "out": resume})
     elif config is not None:
         settled = TrainConfig.load(config, **given)
-    elif out is None:
+    elif "out" not in given:
         raise TetherError("give the run's folder: --out RUN")
     else:
         settled = TrainConfig.of(given)
@@ -76,8 +77,8 @@ def train(
     with training_line() as (on_progress, on_stage):
         result = run.train(settled, on_progress=on_progress, on_stage=on_stage)
     outcome = result.outcome
-    if outcome.converged_at is not None:
-        print(f"sudden convergence at step {outcome.converged_at}")
+    if outcome.appeared_at is not None:
+        print(f"sudden convergence: control appeared at step {outcome.appeared_at}")
     if result.control is None:
         print(f"stopped at step {outcome.step} with a checkpoint: run the same command again to go on")
         raise typer.Exit(130)

@@ -26,7 +26,7 @@ HELD_OUT_SCENES = range(1_000_000, 1_000_500)
 """Seeds of the scenes that no training sees."""
 PLACEMENTS = 8
 """Random placements of each drawing, where no count is asked for."""
-SCENES, CIRCLES = 5000, 50_000
+SCENES, CIRCLES = 5000, 5000
 
 
 def load_emoji3d(path: Path = EMOJI3D) -> list[Drawing]:

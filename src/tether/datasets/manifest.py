@@ -181,7 +181,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a finished folder, or None where there is none.
+    """The manifest of a finished folder, or None where there is none (or one that is not Tether's).
 
     Raises:
         TetherError: where the manifest is damaged or was changed.
@@ -190,6 +190,8 @@ def read_manifest(folder: Path) -> Manifest | None:
     if not path.is_file():
         return None
     plain = _read_json(path)
+    if isinstance(plain, dict) and "sha256" not in plain:  # another program's: the folder may be anything
+        return None
     told = plain.pop("sha256", None) if isinstance(plain, dict) else None
     if plain is None or told != digest(plain):
         raise TetherError(f"{path} is damaged or was changed by hand: delete {folder} and make it again")

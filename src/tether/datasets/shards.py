@@ -25,7 +25,7 @@ from tether.errors import TetherError
 __all__ = ["CONDITION_NAMES", "PICTURE_SUFFIXES", "TarMember", "TarReader", "write_tar"]
 
 PICTURE_SUFFIXES = ("png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff", "gif")
-CONDITION_NAMES = ("condition", "conditioning", "conditioning_image", "cond", "hint", "control", "source")
+CONDITION_NAMES = ("condition", "conditioning", "conditioning_image", "cond", "hint", "control")
 CAPTION_SUFFIXES = ("txt", "caption", "text")
 CAPTION_KEYS = ("text", "caption", "prompt")
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tether.datasets.manifest import digest
+from tether.datasets.manifest import digest, hash_file
 from tether.datasets.samples import Rejected, Sample
 from tether.datasets.shards import CONDITION_NAMES, PICTURE_SUFFIXES, TarReader, caption_of, decode_caption
 from tether.errors import TetherError
@@ -50,7 +50,7 @@ class Source(ABC):
 
     @abstractmethod
     def listing(self) -> list[Any]:
-        """JSON values that change when the samples do; from names and sizes, not from the pictures' bytes."""
+        """JSON values that change when the samples do; from captions, names and sizes, not from the pictures' bytes."""
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
@@ -84,7 +84,7 @@ class FolderSource(Source):
         return len(self.pictures)
 
     def key(self, index: int) -> str:
-        return self.pictures[index].relative_to(self.folder).as_posix()
+        return self._name(self.pictures[index])
 
     def __getitem__(self, index: int) -> Sample:
         path = self.pictures[index]
@@ -105,8 +105,21 @@ class FolderSource(Source):
 
     def listing(self) -> list[Any]:
         files = [*self.pictures, *self.conditions.values()]
-        files += [file for path in self.pictures if (file := self._caption_file(path))]
-        return [[path.relative_to(self.folder).as_posix(), path.stat().st_size] for path in files]
+        words = [file for path in self.pictures if (file := self._caption_file(path))]
+        return [
+            *([self._name(path), path.stat().st_size] for path in files),
+            *([self._name(path), _hash_if_there(path)] for path in words),
+        ]
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
+
+
+def _hash_if_there(path: Path) -> str | None:
+    try:
+        return hash_file(path)
+    except OSError:
+        return None
 
 
 def _is_picture(path: Path) -> bool:

@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tether.control.hint import HintVariant
 from tether.datasets.manifest import write_file
 from tether.errors import TetherError
 
-__all__ = ["TrainConfig"]
+__all__ = ["CONFIG", "TrainConfig"]
+
+CONFIG = "config.yaml"
+"""Under which name a run's folder keeps its settings."""
 
 # What may change when an unfinished run goes on: how long, how often, who watches, how a step's samples are split up.
 _MAY_CHANGE = {
@@ -30,10 +33,10 @@ _MAY_CHANGE = {
     "workers",
     "checkpoint_every",
     "keep_checkpoints",
+    "checkpoint_minutes",
     "watch_every",
-    "watch_pictures",
-    "watch_steps",
-    "watch_guidance",
+    "explosion",
+    "after_convergence",
     "trackers",
     "device",
 }
@@ -50,7 +53,8 @@ class TrainConfig(BaseModel):
         cache: where latents and text states are kept; `out/cache` when left out.
         crops: random crops of each picture that the cache holds.
         resolution: side of the training pictures in pixels; the base's own when left out.
-        start_from: a control to go on from (its folder); a copy of the base's encoder when left out.
+        start_from: a control to go on from: its folder, or a checkpoint's of another run; a copy of the base's encoder
+            when left out.
         hint: which hint encoder a fresh control gets.
         steps: optimiser steps.
         batch_size: samples a process and a forward pass.
@@ -73,14 +77,16 @@ class TrainConfig(BaseModel):
         noise_offset: deviation of noise that is the same over a whole channel.
         only_middle: control the middle block only, as `only_mid_control` of the released code.
         unlock_decoder: train the base's decoder too, as `sd_locked=False` of the released code.
-        explosion: the run stops when a step's loss is this many times the largest of its first 50.
+        explosion: from step 51 on, the run stops when a step's loss is this many times the largest of the first 50.
         workers: threads that prepare batches; 0 prepares them between the steps.
-        checkpoint_every, keep_checkpoints: how often, in steps, and how many of the last ones stay.
+        checkpoint_every, checkpoint_minutes: a checkpoint is written after so many steps, or so many minutes without
+            one, whichever comes first.
+        keep_checkpoints: how many of the last ones stay.
         watch_every: steps between two looks at the validation pictures; 0 never looks.
         watch_pictures, watch_steps, watch_guidance: how many there are and how they are sampled.
         after_convergence: "continue", "stop" or "raise" (the batch, by `raise_accumulation`).
         raise_accumulation: factor on `gradient_accumulation` after convergence, where it is to be raised.
-        trackers: accelerate's trackers, "tensorboard", "wandb", ...; those not installed are left out.
+        trackers: accelerate's trackers, "tensorboard", "wandb", ...; of those not installed it is said.
     """
 
     model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
@@ -121,6 +127,7 @@ class TrainConfig(BaseModel):
 
     workers: int = Field(1, ge=0, le=64)
     checkpoint_every: int = Field(250, ge=1)
+    checkpoint_minutes: float = Field(5.0, gt=0)
     keep_checkpoints: int = Field(3, ge=1)
     watch_every: int = Field(100, ge=0)
     watch_pictures: int = Field(8, ge=1)
@@ -137,6 +144,11 @@ class TrainConfig(BaseModel):
         if isinstance(settings, dict) and settings.get("base", "tether") == "tether":
             return {"learning_rate": 4e-4} | settings
         return settings
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _no_is_a_word(cls, value: Any) -> Any:
+        return "no" if value is False else value  # as YAML reads it
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -165,7 +177,7 @@ class TrainConfig(BaseModel):
 
     @classmethod
     def load(cls, path: Path | str, **overrides: Any) -> TrainConfig:
-        """Reads a YAML file; overrides that are not None win over it.
+        """Reads a YAML file; overrides win over it.
 
         Raises:
             TetherError: where the file cannot be read, and as `of`.
@@ -177,7 +189,7 @@ class TrainConfig(BaseModel):
             raise TetherError(f"cannot read the training config {path}: {line}") from None
         if not isinstance(settings, dict):
             raise TetherError(f"{path} is no training config: expected lines of 'setting: value'")
-        return cls.of(settings | {name: value for name, value in overrides.items() if value is not None})
+        return cls.of(settings | overrides)
 
     def save(self, path: Path) -> None:
         """Writes the config as YAML, every setting spelled out; whole or not at all.
@@ -197,6 +209,8 @@ class TrainConfig(BaseModel):
         """Raises a TetherError where going on from `before` with this config would be another run."""
         ours, theirs = self.model_dump(mode="json"), before.model_dump(mode="json")
         changed = [name for name in ours if ours[name] != theirs[name] and name not in _MAY_CHANGE]
+        if bool(self.watch_every) != bool(before.watch_every):  # other samples would be kept back
+            changed.append("watch_every")
         if changed:
             told = ", ".join(f"{name} was {theirs[name]!r} and is now {ours[name]!r}" for name in changed)
             raise TetherError(f"{self.out} holds a run with other settings ({told}): give another folder, or the same")

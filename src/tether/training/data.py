@@ -23,7 +23,7 @@ from tether.base import Base
 from tether.datasets.build import build_dataset
 from tether.datasets.cache import build_cache
 from tether.datasets.cached import CachedSamples
-from tether.datasets.manifest import read_manifest
+from tether.datasets.manifest import digest, read_manifest
 from tether.errors import TetherError
 from tether.images import from_pixels
 from tether.training.batch import Batch, Batches, sample_generators
@@ -41,10 +41,11 @@ OnStage = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Data:
-    """What a run learns from, and what it is watched by."""
+    """What a run learns from, what it is watched by, and what tells this data from other."""
 
     batches: Batches
     validation: list[ValidationSample]
+    content: str = ""
 
 
 class CachedBatches:
@@ -116,6 +117,7 @@ def open_data(config: TrainConfig, base: Base, on_stage: OnStage | None = None) 
     return Data(
         CachedBatches(samples, entries, config.empty_prompts, config.seed),
         [_validation_sample(samples[index], base) for index in validation],
+        digest([samples.names, samples.captions, samples.resolution, samples.crops]),
     )
 
 
@@ -137,7 +139,7 @@ def _built(config: TrainConfig, base: Base, on_stage: OnStage | None) -> Path:
         folder,
         config.condition,
         size=resolution * 9 // 8,  # so that crops of the training resolution can differ
-        min_side=min(64, resolution),
+        min_side=max(8, resolution // 2),  # what is smaller still would be enlarged more than twice
         on_progress=_telling(on_stage, "building"),
     )
     if manifest.samples < config.batch_size:

@@ -39,7 +39,10 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class Progress:
-    """What `on_progress` is told after every step, on the main process."""
+    """What `on_progress` is told after every step, on the main process.
+
+    `look` is the last one; `appeared_at` the step at which control appeared, from the look on that showed it.
+    """
 
     step: int
     steps: int
@@ -49,6 +52,7 @@ class Progress:
     samples_per_second: float
     seconds_left: float
     look: Look | None
+    appeared_at: int | None = None
 
 
 @dataclass
@@ -62,6 +66,8 @@ class Outcome:
         curve: the looks.
         converged_at: the step of the look at which sudden convergence showed.
         base_hash: SHA-256 of the locked base, the same before and after.
+        appeared_at: the step of the first look after the jump: when control appeared. It takes a few more looks, until
+            `converged_at`, to know that it stays.
     """
 
     reason: Literal["finished", "converged", "interrupted"]
@@ -70,3 +76,4 @@ class Outcome:
     curve: list[Look] = field(default_factory=list)
     converged_at: int | None = None
     base_hash: str = ""
+    appeared_at: int | None = None

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import cast
 
@@ -24,18 +25,22 @@ import torch
 from accelerate import PartialState
 
 from tether.base import Base, ControlNet, load_base
+from tether.base.landing import check_fits_network
 from tether.errors import TetherError
 from tether.evaluation.obedience import obedience_metric
-from tether.training.config import TrainConfig
+from tether.training.checkpoints import list_checkpoints, read_checkpoint
+from tether.training.config import CONFIG, TrainConfig
 from tether.training.data import open_data
 from tether.training.events import Look, Outcome, Progress
+from tether.training.objective import fingerprint
 from tether.training.plan import Plan, measure
 from tether.training.trainer import Trainer, resolve_precision
 from tether.training.watch import PictureWatcher
 
 __all__ = ["Result", "dry_run", "prepare_base", "train"]
 
-CONFIG, RESULT = "config.yaml", "result.json"
+RESULT = "result.json"
+FOREVER = timedelta(days=30)
 
 
 @dataclass(frozen=True)
@@ -71,10 +76,12 @@ def train(
     finished = _finished(config)
     if finished is not None:
         return finished
-    main = PartialState(cpu=config.device == "cpu").is_main_process
-    if main:
-        config.save(config.out / CONFIG)
+    # The others wait for as long as it takes the main process to make the data.
+    main = PartialState(cpu=config.device == "cpu", timeout=FOREVER).is_main_process
     base, control = _open(config)
+    if main and not _begun(config):  # from the first checkpoint on it is for the trainer to say what may change
+        config.save(config.out / CONFIG)
+    identity = {"base": fingerprint({"unet": base.unet})}
     data = open_data(config, base, on_stage)
     prepare_base(base, config)
     watcher = None
@@ -88,9 +95,18 @@ def train(
             guidance_scale=config.watch_guidance,
             seed=config.seed,
         )
-    trainer = Trainer(base, control, data.batches, config, watcher=watcher, on_progress=on_progress)
+    trainer = Trainer(
+        base,
+        control,
+        data.batches,
+        config,
+        watcher=watcher,
+        on_progress=on_progress,
+        identity=identity | {"data": data.content},
+    )
     outcome = trainer.fit()
     if outcome.reason == "interrupted":
+        trainer.accelerator.end_training()
         return Result(outcome, None)
     with trainer.result() as trained:
         if main:
@@ -100,6 +116,7 @@ def train(
                 base.unet.save_pretrained(config.out / "unet")
             _write_result(config, outcome)
     trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
     return Result(outcome, config.out / "control")
 
 
@@ -114,7 +131,9 @@ def _open(config: TrainConfig) -> tuple[Base, ControlNet]:
     """The base in float32, on its device, and the control that training begins with."""
     device = PartialState(cpu=config.device == "cpu").device or torch.device("cpu")
     base = load_base(config.base, device=device)
-    if config.start_from is not None:
+    if config.start_from is not None and (Path(config.start_from) / "manifest.json").is_file():
+        control = _of_checkpoint(Path(config.start_from), base, config)
+    elif config.start_from is not None:
         control = ControlNet.load(config.start_from, device=device)
         control.check_fits(base)
     elif base.unet.config["in_channels"] != base.unet.config["out_channels"]:
@@ -124,6 +143,22 @@ def _open(config: TrainConfig) -> tuple[Base, ControlNet]:
         control = cast(ControlNet, ControlNet.from_unet(base.unet, hint=config.hint))
     vars(control)["kind"] = config.condition
     return base, control
+
+
+def _of_checkpoint(folder: Path, base: Base, config: TrainConfig) -> ControlNet:
+    """The control inside a checkpoint of another run: the average where there is one."""
+    tensors = read_checkpoint(folder).tensors
+    prefix, found = "control.", tensors.get("average") or tensors["model"]
+    control = cast(ControlNet, ControlNet.from_unet(base.unet, hint=config.hint))
+    own = {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
+    check_fits_network(control.state_dict(), own, f"the control in {folder}")
+    control.load_state_dict(own)
+    return control
+
+
+def _begun(config: TrainConfig) -> bool:
+    """Whether the run's folder holds training that other settings would spoil."""
+    return bool(list_checkpoints(config.out / "checkpoints")) or (config.out / RESULT).exists()
 
 
 def prepare_base(base: Base, config: TrainConfig) -> None:
@@ -150,7 +185,7 @@ def _finished(config: TrainConfig) -> Result | None:
     Raises:
         TetherError: where the folder holds a run with other settings.
     """
-    if not (config.out / CONFIG).exists():
+    if not (config.out / CONFIG).exists() or not _begun(config):
         return None
     config.check_continues(TrainConfig.load(config.out / CONFIG))
     try:

@@ -13,7 +13,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any, Literal
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import LoggerType, broadcast_object_list, gather_object
 from torch import Tensor
 
 from tether.base import Base
@@ -30,7 +30,7 @@ from tether.control import ControlNet
 from tether.errors import TetherError
 from tether.training.batch import Batch, Batches, Prefetch, sample_generators
 from tether.training.checkpoints import Checkpoint, latest_checkpoint, list_checkpoints, save_checkpoint
-from tether.training.config import TrainConfig
+from tether.training.config import CONFIG, TrainConfig
 from tether.training.convergence import find_convergence
 from tether.training.events import Diverged, Look, Outcome, Progress, Watcher
 from tether.training.interruption import interruption
@@ -49,6 +49,7 @@ __all__ = ["Trainer", "make_objective", "resolve_precision"]
 
 logger = logging.getLogger(__name__)
 
+_LEAST_SCALE = 1e-4  # of a loss in float16: below it no gradient was finite for dozens of steps
 _FIRST_LOSSES = 50  # steps whose losses say what a loss that has not exploded looks like
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -61,6 +62,23 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype | Non
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     fast = getattr(torch.cpu, "get_capabilities", dict)()
     return torch.bfloat16 if fast.get("avx512_bf16") or fast.get("amx_bf16") else None
+
+
+def _installed_trackers(names: Sequence[str]) -> list[Any]:
+    """Those of accelerate's trackers that are installed; says which are not.
+
+    Raises:
+        TetherError: for a name that accelerate does not know.
+    """
+    known = {str(kind) for kind in LoggerType} - {"all"}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise TetherError(f"unknown tracker {unknown[0]!r}: choose among {', '.join(sorted(known))}")
+    installed = {str(getattr(name, "value", name)) for name in get_available_trackers()}
+    for name in names:
+        if name not in installed:
+            logger.warning("the tracker %s is not installed: nothing is logged there", name)
+    return [name for name in names if name in installed]
 
 
 def make_objective(base: Base, control: ControlNet, config: TrainConfig) -> ControlObjective:
@@ -87,6 +105,8 @@ class Trainer:
         config: settings; those about the data are for whoever made `batches`.
         watcher: looks every `watch_every` steps.
         on_progress: called after each step.
+        identity: what tells the base and the data of a run from others ("base", "data"): going on with a run whose
+            checkpoint has another is refused.
     """
 
     def __init__(
@@ -98,19 +118,25 @@ class Trainer:
         *,
         watcher: Watcher | None = None,
         on_progress: Callable[[Progress], None] | None = None,
+        identity: Mapping[str, str] | None = None,
     ) -> None:
+        self.identity = dict(identity or {})
         self.base, self.control, self.config = base, control, config
         self.watcher, self.on_progress, self.batches = watcher, on_progress, batches
-        installed = {str(getattr(name, "value", name)) for name in get_available_trackers()}
-        trackers = [name for name in config.trackers if name in installed]
+        # Whatever `accelerate launch` was told: the type of the computation is the config's, and cast here.
         self.accelerator = Accelerator(
-            cpu=config.device == "cpu", log_with=list(trackers) or None, project_dir=config.out / "logs"
+            cpu=config.device == "cpu",
+            mixed_precision="no",
+            log_with=_installed_trackers(config.trackers) or None,
+            project_dir=config.out / "logs",
         )
         device = self.accelerator.device
         self.dtype = resolve_precision(config.precision, device)
         self.sharded = self.accelerator.distributed_type == DistributedType.FSDP
         if self.sharded and self.dtype == torch.float16:
             raise TetherError("fp16 does not train sharded (FSDP): use precision bf16")
+        if self.sharded and config.unlock_decoder:
+            raise TetherError("a decoder is not unlocked sharded (FSDP): train it with DDP, or leave it locked")
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
 
         if base.device != device:
@@ -127,8 +153,10 @@ class Trainer:
         self.step, self.samples = 0, 0
         self.curve: list[Look] = []
         self.converged_at: int | None = None
+        self.appeared_at: int | None = None
         self.first_losses: list[float] = []
         self.saved_step: int | None = None
+        self.saved_time = time.monotonic()
 
     @property
     def accumulation(self) -> int:
@@ -161,6 +189,8 @@ class Trainer:
             TetherError: when a checkpoint cannot be written.
         """
         self.resume()
+        if self.accelerator.is_main_process:  # now that nothing stands against it
+            self.config.save(self.config.out / CONFIG)
         before = self.objective.locked_fingerprint()
         self.accelerator.init_trackers("tether", {key: str(value) for key, value in self.config.model_dump().items()})
         for module in self.checkpointed:
@@ -173,13 +203,16 @@ class Trainer:
             feed.close()
             for module in self.checkpointed:
                 module.disable_gradient_checkpointing()
-            self.accelerator.end_training()
+            # Not `end_training`, which would take the processes apart: the result is still to be gathered.
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
+            self.accelerator.trackers = []
         after = self.objective.locked_fingerprint()
         if after != before:
             raise TetherError(
                 f"the locked base has changed while training ({before} -> {after}): do not use the result"
             )
-        return Outcome(reason, self.step, self.samples, self.curve, self.converged_at, after)
+        return Outcome(reason, self.step, self.samples, self.curve, self.converged_at, after, self.appeared_at)
 
     def _loop(
         self, feed: Prefetch, leave: threading.Event, started: float, first: int
@@ -191,18 +224,20 @@ class Trainer:
             if self.converged_at is not None and config.after_convergence == "stop":
                 return "converged"
             rate = learning_rate(config, self.step)
-            loss, norm, told_to_leave = self._train_step(feed, rate, leave)
-            self._report(loss, rate, norm, (self.samples - first) / (time.monotonic() - started))
+            loss, norm, told_to_leave, due = self._train_step(feed, rate, leave)
             # Told to leave, it looks all the same: going on from here it would not, and the curve would lack a point.
             tag = self._look() if config.watch_every and self.step % config.watch_every == 0 else ""
-            if tag or told_to_leave or self.step % config.checkpoint_every == 0 or self.step == config.steps:
+            self._report(loss, rate, norm, (self.samples - first) / (time.monotonic() - started))
+            due = due or self.step % config.checkpoint_every == 0 or self.step == config.steps
+            if tag or told_to_leave or due:
                 self.save(tag)
             if told_to_leave and self.step < config.steps:
                 return "interrupted"
         return "finished"
 
-    def _train_step(self, feed: Prefetch, rate: float, leave: threading.Event) -> tuple[float, float, bool]:
-        """One update. Returns the mean loss over all processes, the gradients' norm, and whether to leave."""
+    def _train_step(self, feed: Prefetch, rate: float, leave: threading.Event) -> tuple[float, float, bool, bool]:
+        """One update. Returns the mean loss over all processes, the gradients' norm, whether any process was told to
+        leave, and whether a checkpoint is due by the clock of any."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         plan = self._plan(self.samples)
@@ -222,16 +257,17 @@ class Trainer:
                     self.scaler.scale(each.mean() / len(plan)).backward()
             losses.append(each.detach())
 
-        told = torch.tensor([float(leave.is_set())], device=self.accelerator.device)
-        everywhere = self.accelerator.gather(torch.cat([*losses, told])).view(-1, len(names) + 1)  # type: ignore[union-attr]
-        loss = everywhere[:, :-1].mean().item()
+        late = time.monotonic() - self.saved_time > 60 * self.config.checkpoint_minutes
+        told = torch.tensor([float(leave.is_set()), float(late)], device=self.accelerator.device)
+        everywhere = self.accelerator.gather(torch.cat([*losses, told])).view(-1, len(names) + 2)  # type: ignore[union-attr]
+        loss = everywhere[:, :-2].mean().item()
         if not streams:
             self._check_loss(loss, torch.cat(losses), names)
             norm = self._update(torch.cat(losses), names)
         if self.average is not None:
             self.average.update(self.step)
         self.step, self.samples = self.step + 1, self.samples + self._samples_a_step
-        return loss, norm, bool(everywhere[:, -1].any())
+        return loss, norm, bool(everywhere[:, -2].any()), bool(everywhere[:, -1].any())
 
     def _losses(self, batch: Batch, samples: range) -> Tensor:
         """The loss of each sample, `(B,)`."""
@@ -296,7 +332,9 @@ class Trainer:
 
         A fresh control says nothing, so the first losses are the base's own; training only has to keep them.
         """
-        limit = self.config.explosion * max(self.first_losses, default=float("inf"))
+        # One step's loss tells little of the next one's, at small batches least of all: timesteps differ by far.
+        known = len(self.first_losses) == _FIRST_LOSSES
+        limit = self.config.explosion * max(self.first_losses) if known else math.inf
         if math.isfinite(loss) and loss <= limit:
             if len(self.first_losses) < _FIRST_LOSSES:
                 self.first_losses.append(loss)
@@ -309,7 +347,8 @@ class Trainer:
 
         A finite loss can have such gradients: where the root of 0 is taken, or a product overflows on its way back.
         """
-        if not math.isfinite(norm) and not self.scaler.is_enabled():
+        vanished = self.scaler.is_enabled() and self.scaler.get_scale() < _LEAST_SCALE
+        if vanished or (not math.isfinite(norm) and not self.scaler.is_enabled()):
             raise self._diverged("the loss is finite, its gradient is not", losses, names)
 
     def _diverged(self, what: str, losses: Tensor, names: list[str]) -> Diverged:
@@ -320,7 +359,8 @@ class Trainer:
         kept = list_checkpoints(self.checkpoints)
         return Diverged(
             f"step {self.step + 1}: {what}; samples: {', '.join(bad[:8])}. The last good checkpoint is "
-            f"{kept[-1] if kept else 'none'}: look at these samples, or lower the learning rate",
+            f"{kept[-1] if kept else 'none'}: look at these samples, or begin a new run with a lower learning rate"
+            + (f" from there (--set start_from={kept[-1]})" if kept else ""),
             bad,
         )
 
@@ -329,7 +369,8 @@ class Trainer:
         if self.on_progress is not None and self.accelerator.is_main_process:
             left = (self.config.steps - self.step) * self._samples_a_step / speed
             look = self.curve[-1] if self.curve else None
-            self.on_progress(Progress(self.step, self.config.steps, loss, rate, norm, speed, left, look))
+            progress = Progress(self.step, self.config.steps, loss, rate, norm, speed, left, look, self.appeared_at)
+            self.on_progress(progress)
 
     def _look(self) -> str:
         """Has the watcher look, on the main process; returns the tag for the checkpoint, "converged" or ""."""
@@ -343,7 +384,7 @@ class Trainer:
         verdict = find_convergence([seen.step for seen in self.curve], [seen.obedience for seen in self.curve])
         if verdict.kind != "sudden" or self.converged_at is not None:
             return ""
-        self.converged_at = self.step
+        self.converged_at, self.appeared_at = self.step, verdict.step
         return "converged"
 
     @contextmanager
@@ -375,12 +416,12 @@ class Trainer:
             checkpoint = self._checkpoint()
             if self.accelerator.is_main_process:
                 save_checkpoint(self.checkpoints, checkpoint, keep=self.config.keep_checkpoints, tag=tag)
-        except TetherError as error:
+        except (TetherError, OSError) as error:
             problem = [str(error)]
         problem = broadcast_object_list(problem)
         if problem[0]:
             raise TetherError(problem[0])
-        self.saved_step = self.step
+        self.saved_step, self.saved_time = self.step, time.monotonic()
 
     def _checkpoint(self) -> Checkpoint:
         tensors: dict[str, dict[str, Tensor]] = {
@@ -397,6 +438,8 @@ class Trainer:
             "global_batch": self._global_batch,
             "curve": [asdict(look) for look in self.curve],
             "converged_at": self.converged_at,
+            "appeared_at": self.appeared_at,
+            "identity": self.identity,
             "first_losses": self.first_losses,
             "scaler": self.scaler.state_dict(),
             "settings": self.config.model_dump(mode="json"),
@@ -407,12 +450,20 @@ class Trainer:
         """Takes over the last whole checkpoint, where there is one.
 
         Raises:
-            TetherError: where it belongs to a run with other settings.
+            TetherError: where it belongs to a run with other settings, another base or other data, or where the
+                processes do not see the same checkpoints.
         """
         found = latest_checkpoint(self.checkpoints)
+        if len(set(gather_object([None if found is None else found.step]))) > 1:
+            raise TetherError(f"not every machine sees the checkpoints in {self.checkpoints}: give a folder they share")
         if found is None:
             return
         self.config.check_continues(TrainConfig.of(found.state["settings"]))
+        for what, mine in self.identity.items():
+            if found.state.get("identity", {}).get(what, mine) != mine:
+                raise TetherError(
+                    f"{self.config.out} holds a run with another {what} of that name: give another folder"
+                )
         if self._global_batch != found.state["global_batch"]:
             raise TetherError(
                 f"{self.config.out} holds a run with {found.state['global_batch']} samples a step, these settings make "
@@ -431,6 +482,7 @@ class Trainer:
             load_random(random)
         self.step = self.saved_step = found.step
         self.samples, self.converged_at = found.state["samples"], found.state["converged_at"]
+        self.appeared_at = found.state.get("appeared_at")
         self.curve = [Look(**look) for look in found.state["curve"]]
         self.first_losses = found.state["first_losses"]
         if self.scaler.is_enabled():
