@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import DDIMScheduler
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -27,7 +28,20 @@ from tether.base import ControlNet
 from tether.control import predict_noise
 from tether.training.objective import diffusion_loss, drop_prompts
 
-BATCH = 24
+BATCH = 32
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def moved(fresh: dict[str, Tensor], start: Path, start_base: Path | None) -> dict[str, Tensor]:
+    """The tensors of the control at `start`; its encoder plus what the base's has changed by since `start_base`.
+
+    What the older base did not have, the pooled prompt, is the new base's.
+    """
+    old, before = load_file(start / WEIGHTS), load_file(start_base / "unet" / WEIGHTS) if start_base else {}
+    return {
+        name: old[name].float() + (tensor - before[name].float() if name in before else 0.0) if name in old else tensor
+        for name, tensor in fresh.items()
+    }
 
 
 def main() -> None:
@@ -36,7 +50,10 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--base", default="tether")
     parser.add_argument("--latents", type=Path, default=Path("data/latents.npz"))
-    parser.add_argument("--start", type=Path, help="a control to go on from, as one moved from an older base")
+    parser.add_argument("--start", type=Path, help="a control to go on from")
+    parser.add_argument(
+        "--start-base", type=Path, help="the older base that it was trained on"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/control"))
     parser.add_argument("--seed", type=int, default=3, help="another for every round, or its samples come again")
     arguments = parser.parse_args()
@@ -50,7 +67,9 @@ def main() -> None:
     base = tether.load_base(arguments.base)
     base.unet.to(memory_format=torch.channels_last)
     torch.manual_seed(arguments.seed)
-    control = ControlNet.load(arguments.start) if arguments.start else ControlNet.from_unet(base.unet)
+    control = ControlNet.from_unet(base.unet)
+    if arguments.start:
+        control.load_state_dict(moved(control.state_dict(), arguments.start, arguments.start_base))
     control.requires_grad_(True).train()
     control.kind = "canny"
     control.to(memory_format=torch.channels_last)
@@ -84,7 +103,7 @@ def main() -> None:
                 residuals = control(noisy, t, states, hint)  # noqa: B023
                 return predict_noise(base.unet, noisy, t, states, residuals)  # noqa: B023
 
-            loss = diffusion_loss(predict, clean, schedule, generator=generator, velocity_cap=50.0)
+            loss = diffusion_loss(predict, clean, schedule, generator=generator, velocity_cap=50.0, stratified=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(control.parameters(), 1.0)
         optimiser.step()

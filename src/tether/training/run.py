@@ -23,6 +23,7 @@ from typing import cast
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import set_seed
 
 from tether.base import Base, ControlNet, load_base
 from tether.base.landing import check_fits_network
@@ -78,6 +79,7 @@ def train(
         return finished
     # The others wait for as long as it takes the main process to make the data.
     main = PartialState(cpu=config.device == "cpu", timeout=FOREVER).is_main_process
+    set_seed(config.seed)  # nothing of ours draws from the global generators; what is added to a run may
     base, control = _open(config)
     if main and not _begun(config):  # from the first checkpoint on it is for the trainer to say what may change
         config.save(config.out / CONFIG)
