@@ -51,9 +51,7 @@ def main() -> None:
     parser.add_argument("--base", default="tether")
     parser.add_argument("--latents", type=Path, default=Path("data/latents.npz"))
     parser.add_argument("--start", type=Path, help="a control to go on from")
-    parser.add_argument(
-        "--start-base", type=Path, help="the older base that it was trained on"
-    )
+    parser.add_argument("--start-base", type=Path, help="the older base that it was trained on")
     parser.add_argument("--out", type=Path, default=Path("runs/control"))
     parser.add_argument("--seed", type=int, default=3, help="another for every round, or its samples come again")
     arguments = parser.parse_args()

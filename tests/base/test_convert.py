@@ -14,6 +14,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -315,6 +317,18 @@ def test_our_writer_and_safetensors_reader_agree_on_every_type(tmp_path: Path) -
 def test_a_base_that_the_released_layout_cannot_describe_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(TetherError, match="attention_head_dim=4"):
         convert(tiny_folder, tmp_path / "a.safetensors", to="released")
+
+
+def test_older_programs_find_the_tokenizers_two_files(folder: Path, tmp_path: Path) -> None:
+    convert(folder, tmp_path / "again", to="diffusers")
+    written = tmp_path / "again" / "tokenizer"
+    vocabulary = json.loads((written / "vocab.json").read_text(encoding="utf-8"))
+    merges = (written / "merges.txt").read_text(encoding="utf-8").splitlines()
+    plain = clip_tokenizer()
+    assert vocabulary == plain.get_vocab()
+    assert merges[:2] == ["#version: 0.2", "i n"]  # as in the file that OpenAI published
+    assert len(merges) == 1 + 48894
+    assert Tokenizer(BPE.from_file(str(written / "vocab.json"), str(written / "merges.txt"))).get_vocab_size() == 49408
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".ckpt"])

@@ -666,6 +666,19 @@ def test_a_control_of_true_size_is_recognised_and_every_tensor_is_used(
     assert {name: part.config[name] for name in names} == {name: EXPECTED_UNET[family][name] for name in names}
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_one_broken_number_in_a_single_file_is_refused_by_name(bad: float, tmp_path: Path) -> None:
+    base, control = numbers(SMALL["sd1"].base()), numbers(SMALL["sd1"].denoiser.control())
+    base["model.diffusion_model.input_blocks.0.0.weight"][0, 0, 1, 1] = bad
+    control["zero_convs.0.0.weight"][0, 0] = bad
+    save_file(base, tmp_path / "base.safetensors")
+    save_file(control, tmp_path / "control.safetensors")
+    with pytest.raises(TetherError, match=r"conv_in\.weight holds NaN or infinity"):
+        load_base(tmp_path / "base.safetensors")
+    with pytest.raises(TetherError, match=r"controlnet_down_blocks\.0\.weight holds NaN or infinity"):
+        ControlNet.load(tmp_path / "control.safetensors")
+
+
 def test_a_small_control_for_sdxl_has_no_transformer_and_opens(tmp_path: Path) -> None:
     """As `diffusers/controlnet-canny-sdxl-1.0-small`: residual layers alone, and one of them in the middle."""
     whole = TRUE["sdxl"].denoiser.control()
