@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers.models.controlnets.controlnet import ControlNetModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from tether.control import ControlNet, Residuals, predict_noise
@@ -419,3 +420,26 @@ def test_residuals_of_another_denoiser_are_refused(make_unet, make_inputs):
     residuals = residuals_of(control, make_inputs(small))
     with pytest.raises(TetherError, match="another UNet"):
         predict_noise(large, residuals=residuals, **make_inputs(large))
+
+
+def test_a_denoiser_that_pools_its_text_runs_in_bfloat16_under_autocast():
+    """As training has it: a base cast in memory, text states of float32, and a control of float32."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        block_out_channels=(32, 64),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=32,
+        attention_head_dim=4,
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
+    )
+    control = ControlNet.from_unet(unet)
+    latents, states, t = torch.randn(2, 4, 8, 8), torch.randn(2, 7, 32), torch.tensor([3, 900])
+    expected = predict_noise(unet, latents, t, states)
+    unet.to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        residuals = control(latents, t, states, control.encode(torch.rand(2, 3, 64, 64)))
+        found = predict_noise(unet, latents, t, states, residuals)
+    assert float((found - expected).norm() / expected.norm()) < 0.05

@@ -298,7 +298,8 @@ def predict_noise(
             residuals = residuals.to(unet.dtype)
         inputs["down_block_additional_residuals"] = residuals.down
         inputs["mid_block_additional_residual"] = residuals.middle
-    return unet(latents, timestep, encoder_hidden_states=text_states, return_dict=False, **inputs)[0]
+    # Autocast casts for linear layers, and not for the layer norm that pooled text (`addition_embed_type`) begins with.
+    return unet(latents, timestep, encoder_hidden_states=text_states.to(unet.dtype), return_dict=False, **inputs)[0]
 
 
 def _text_for(block: nn.Module, text_states: Tensor) -> dict[str, Tensor]:
