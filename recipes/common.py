@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tether.datasets.emoji import Drawing, caption, compose, is_held_out
 
@@ -98,6 +98,56 @@ class Prefetch:
             future = self.pool.submit(self.make, step)
         self.next = (step + 1, self.pool.submit(self.make, step + 1))
         return future.result()
+
+
+class MuonAndAdamW:
+    """One optimiser of two: Muon (orthogonalised momentum) for every matrix and kernel, AdamW for all else.
+
+    A kernel `(out, in, h, w)` is stepped as the matrix `(out, h * w * in)`, a view of its memory: `model` must lie in
+    memory channels last. Muon's steps are scaled to AdamW's size, so that one learning rate serves both. Of it:
+    Jordan 2024, "Muon: an optimizer for hidden layers in neural networks"; the scale: Liu et al. 2025 (2502.16982).
+    """
+
+    def __init__(self, model: nn.Module, lr: float) -> None:
+        embeddings = [m for m in model.modules() if isinstance(m, nn.Embedding)]
+        tables = {id(parameter) for table in embeddings for parameter in table.parameters()}
+        kernels = [p for p in model.parameters() if p.ndim > 1 and id(p) not in tables]
+        others = [p for p in model.parameters() if p.ndim <= 1 or id(p) in tables]
+        self.pairs = [(kernel, nn.Parameter(self._matrix(kernel.detach()))) for kernel in kernels]
+        muon = torch.optim.Muon(
+            [matrix for _, matrix in self.pairs], lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
+        )
+        adamw = torch.optim.AdamW(others, lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+        self.parts = [muon, adamw]
+
+    @staticmethod
+    def _matrix(kernel: Tensor) -> Tensor:
+        return (kernel.permute(0, 2, 3, 1) if kernel.ndim == 4 else kernel).flatten(1)
+
+    def set_lr(self, lr: float) -> None:
+        for part in self.parts:
+            for group in part.param_groups:
+                group["lr"] = lr
+
+    def step(self) -> None:
+        for kernel, matrix in self.pairs:
+            assert kernel.grad is not None
+            assert kernel.data_ptr() == matrix.data_ptr(), "the model was moved in memory"
+            matrix.grad = self._matrix(kernel.grad)
+        for part in self.parts:
+            part.step()
+
+    def zero_grad(self) -> None:
+        for kernel, _ in self.pairs:
+            kernel.grad = None
+        self.parts[1].zero_grad()
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        return [part.state_dict() for part in self.parts]
+
+    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        for part, state in zip(self.parts, states, strict=True):
+            part.load_state_dict(state)
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

@@ -37,7 +37,7 @@ def run(kind: str, seed: int, steps: int, folder: Path) -> tuple[Curve, int | No
     )
 
     def on_progress(progress: Progress) -> None:
-        if progress.look is not None:
+        if progress.look is not None and progress.step == progress.look.step:
             print(f"{kind} seed {seed} step {progress.step}: {progress.look.obedience:.3f}", flush=True)
 
     outcome = train(config, on_progress=on_progress).outcome

@@ -5,6 +5,9 @@
 Loss: epsilon prediction on SD's noise schedule, weighted as v-prediction would be (`diffusion_loss` says why: with
 min-SNR weights the words were hardly followed after 4,800 steps); 10% of the captions are empty, for classifier-free
 guidance. An exponential moving average of the weights is what is kept.
+
+Kernels and matrices are trained by Muon, all else by AdamW: 300 steps from the same weights with the same samples ended
+at a loss of 0.231, with AdamW alone at 0.238, and took 1.04 s each in place of 0.86 s.
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from common import SHARES, Prefetch, channels_last, cosine, load_state, save_state
+from common import SHARES, MuonAndAdamW, Prefetch, channels_last, cosine, load_state, save_state
+from tether.base.writing import write_tokenizer
 from tether.training.objective import diffusion_loss
 
 BATCH, TOKENS, WIDTH = 64, 48, 256
@@ -56,10 +60,7 @@ def train_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
         vocabulary[special] = len(vocabulary)
     merges = [tuple(merge) for merge in model["merges"]]
     tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TOKENS)
-    tokenizer.save_pretrained(folder)
-    # The two files of old, which other readers of CLIP tokenizers look for.
-    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in merges) + "\n")
+    write_tokenizer(folder, tokenizer)
     return CLIPTokenizer.from_pretrained(folder)
 
 
@@ -158,7 +159,7 @@ def main() -> None:
     average = torch.optim.swa_utils.AveragedModel(
         both, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999), use_buffers=False
     )
-    optimiser = torch.optim.AdamW(both.parameters(), arguments.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    optimiser = MuonAndAdamW(both, arguments.lr)
     schedule = DDIMScheduler(**NOISE_SCHEDULE)
     first = 0
     if state := load_state(arguments.out / "state.pt"):
@@ -183,8 +184,7 @@ def main() -> None:
 
     batches, started, losses = Prefetch(batch, first), time.time(), []
     for step in range(first, arguments.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = arguments.lr * cosine(step, arguments.steps, warmup=200, floor=0.02)
+        optimiser.set_lr(arguments.lr * cosine(step, arguments.steps, warmup=200, floor=0.02))
         clean, ids = batches(step)
         generator = torch.Generator().manual_seed(arguments.seed * 10**6 + step)
         # Plain attention: on these short sequences it takes a fifth less time a step than the fused kernel.

@@ -2,12 +2,12 @@
 
     python recipes/measure.py --out runs/measure
 
-1. Edge F1 (2 px tolerance) of 200 held-out conditions, one seed each: with control, the same seeds at strength 0, and
-   the autoencoder's own round trip, which bounds it. At strength 0 the pictures are compared, byte by byte, with
-   the base's.
+1. Edge F1 (2 px tolerance) of 200 held-out conditions, one seed each: with control, on both sides of guidance, on the
+   conditional side, and there weighted by resolution; the same seeds at strength 0; and the autoencoder's own round
+   trip. At strength 0 the pictures are compared, byte by byte, with the base's.
 2. Colour: on 100 held-out scenes the colour word of the first solid is changed; counted is how often the solid's mean
    colour, inside its own mask, then lies nearest to the named one; and the same on those of them that show one thing,
-   where the word need not be bound to one of several.
+   where the word need not be bound to one of several; for the first two weightings.
 3. 64 uncurated samples of the base, prompts drawn by a fixed seed.
 """
 
@@ -30,6 +30,8 @@ from tether.datasets.scenes import caption as scene_caption
 from tether.evaluation.edges import edge_f1
 from tether.images import contact_sheet, from_pixels, save_png
 
+WEIGHTINGS = ("balanced", "conditional", "cfg-rw")
+
 
 def held_out_pictures(count: int) -> list[tuple[Image.Image, str]]:
     """`count` pictures with captions, in the shares 45% 3D emoji, 25% flat emoji, 30% scenes."""
@@ -48,29 +50,29 @@ def held_out_pictures(count: int) -> list[tuple[Image.Image, str]]:
 
 def measure_edges(base: tether.Base, pipe: tether.Pipeline, plain: tether.Pipeline, count: int, out: Path) -> dict:
     """Edge F1 with control, at strength 0 and of the autoencoder's round trip."""
-    scores: dict[str, list[float]] = {"control": [], "strength 0": [], "round trip": []}
+    scores: dict[str, list[float]] = {name: [] for name in (*WEIGHTINGS, "strength 0", "round trip")}
     identical, rows = 0, []
     for k, (picture, words) in enumerate(held_out_pictures(count)):
         condition = tether.annotate("canny", picture)
         edges = np.asarray(condition.convert("L"))
-        drawn = pipe(words, [condition], seed=k)[0]
+        steered = {name: draw(pipe, words, condition, k, name) for name in WEIGHTINGS}
         silent = pipe(words, [condition], seed=k, injections=[tether.Injection(strength=0.0)])[0]
         identical += silent.tobytes() == plain(words, seed=k)[0].tobytes()
         trip = base.decode_latents(base.encode_pictures(to_tensor(np.asarray(picture)[None])))
-        for name, result in (
-            ("control", drawn),
-            ("strength 0", silent),
-            ("round trip", from_pixels(trip)[0]),
-        ):
+        for name, result in (steered | {"strength 0": silent, "round trip": from_pixels(trip)[0]}).items():
             scores[name].append(edge_f1(edge_map(np.asarray(result)), edges))
         if k % 10 == 0:
-            rows.append([picture, condition, drawn, silent])
+            rows.append([picture, condition, *steered.values(), silent])
     save_png(contact_sheet(rows), out / "edges.png", {})
     means = {name: round(float(np.mean(values)), 4) for name, values in scores.items()}
     return {"edge_f1": means, "conditions": count, "strength_0_identical_to_base": identical}
 
 
-def measure_colours(pipe: tether.Pipeline, count: int, out: Path) -> dict:
+def draw(pipe: tether.Pipeline, words: str, condition: Image.Image, seed: int, weighting: str) -> Image.Image:
+    return pipe(words, [condition], seed=seed, injections=[tether.Injection(weighting=weighting)])[0]
+
+
+def measure_colours(pipe: tether.Pipeline, count: int, weighting: str, out: Path) -> dict:
     """How often a changed colour word changes the solid's colour to the named one."""
     names = [name for name in COLOURS if name not in ("black", "white", "grey")]
     rng, right, rows = np.random.default_rng(12), [], []
@@ -85,7 +87,7 @@ def measure_colours(pipe: tether.Pipeline, count: int, out: Path) -> dict:
         wanted = others[int(rng.integers(len(others)))]
         condition = tether.annotate("canny", Image.fromarray(scene.image))
         words = scene_caption(recolour(spec, 0, wanted), np.random.default_rng(seed))
-        drawn = pipe(words, [condition], seed=seed)[0]
+        drawn = draw(pipe, words, condition, seed, weighting)
         inside = np.asarray(drawn, float)[scene.instance == 2]
         hue = inside.mean(axis=0)
         nearest = names[int(_hue_distance(hue, palette).argmin())]
@@ -93,7 +95,7 @@ def measure_colours(pipe: tether.Pipeline, count: int, out: Path) -> dict:
         alone.append(len(spec.objects) == 1)
         if len(right) % 10 == 0:
             rows.append([Image.fromarray(scene.image), condition, drawn])
-    save_png(contact_sheet(rows), out / "colours.png", {})
+    save_png(contact_sheet(rows), out / f"colours-{weighting}.png", {})
     lonely = [followed for followed, single in zip(right, alone, strict=True) if single]
     return {
         "colour_followed": sum(right),
@@ -140,7 +142,8 @@ def main() -> None:
     if arguments.only in (None, "edges"):
         results |= measure_edges(base, pipe, plain, arguments.count, arguments.out)
     if arguments.only in (None, "colours"):
-        results |= measure_colours(pipe, arguments.scenes, arguments.out)
+        for weighting in WEIGHTINGS[:2]:
+            results[weighting] = measure_colours(pipe, arguments.scenes, weighting, arguments.out)
     results["seconds"] = round(time.time() - started)
     (arguments.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     print(json.dumps(results, indent=1))

@@ -7,7 +7,9 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,12 +27,14 @@ def free_port() -> int:
         return listening.getsockname()[1]
 
 
-def run_two(server: Any, out: Path, **settings: Any) -> None:
+def run_two(
+    server: Any, out: Path, more: Mapping[str, str] = MappingProxyType({}), code: int = 0, **settings: Any
+) -> None:
     port = str(free_port())
     shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    shared |= {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"}
+    shared |= {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"} | dict(more)
     both = [server.start(out, shared | {"RANK": str(r), "LOCAL_RANK": str(r)}, **settings) for r in range(2)]
-    assert [training.wait() for training in both] == [0, 0]
+    assert [training.wait() for training in both] == [code, code]
 
 
 def test_the_command_on_two_processes_makes_a_control_and_draws_on_the_way(tiny_folder: Path, tmp_path: Path) -> None:
@@ -95,3 +99,27 @@ def test_two_processes_that_stop_and_go_on_have_the_bits_of_two_that_do_not(serv
             for name in ("whole", "stopped")
         )
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_sharded_parameters_learn_what_whole_ones_do_and_go_on_exactly(server: Any, tmp_path: Path) -> None:
+    """FSDP on two processes of a CPU, stopped at step 4, against DDP without a stop."""
+    settings: dict[str, Any] = {"batch_size": 2, "gradient_accumulation": 2, "ema": 0.9}
+    run_two(server, tmp_path / "whole", steps=6, **settings)
+    run_two(server, tmp_path / "sharded", {"TINY_FSDP": "2"}, steps=4, **settings)
+    first = json.loads((tmp_path / "sharded" / "losses.json").read_text())
+    run_two(server, tmp_path / "sharded", {"TINY_FSDP": "2"}, steps=6, **settings)
+    rest = json.loads((tmp_path / "sharded" / "losses.json").read_text())
+    assert first + rest == pytest.approx(json.loads((tmp_path / "whole" / "losses.json").read_text()), rel=1e-5)
+    for part in ("model", "average", "optimizer"):
+        ours, theirs = (
+            load_file(tmp_path / name / "checkpoints" / "step-00000006" / f"{part}.safetensors")
+            for name in ("whole", "sharded")
+        )
+        assert ours.keys() == theirs.keys()
+        for name in ours:
+            torch.testing.assert_close(theirs[name], ours[name], rtol=1e-4, atol=1e-5)
+
+
+def test_the_first_fsdp_is_refused(server: Any, tmp_path: Path) -> None:
+    run_two(server, tmp_path / "run", {"TINY_FSDP": "1"}, code=1, steps=2, batch_size=2)
+    assert not (tmp_path / "run" / "checkpoints").exists()

@@ -97,6 +97,23 @@ def test_two_sittings_end_with_the_bits_of_one(tiny: ModuleType, tmp_path: Path,
     assert_same_bits(final(tmp_path / "two", 6), final(tmp_path / "one", 6))
 
 
+def test_two_sittings_in_8_bits_end_with_the_bits_of_one(tiny: ModuleType, tmp_path: Path) -> None:
+    def train(out: Path, steps: int) -> None:
+        base = tiny.make_base(widths=(16, 32))  # states of fewer than 4,096 numbers are kept in float32
+        config = tiny.make_config(out, steps=steps, optimizer="adamw8bit")
+        tiny.Trainer(base, tiny.make_control(base), tiny.batches, config).fit()
+
+    train(tmp_path / "one", 6)
+    train(tmp_path / "two", 3)
+    train(tmp_path / "two", 6)
+    for part in ("model", "optimizer"):
+        one, two = (
+            load_file(tmp_path / name / "checkpoints/step-00000006" / f"{part}.safetensors") for name in ("one", "two")
+        )
+        assert_same_bits(one, two)
+    assert any(tensor.dtype == torch.uint8 and tensor.numel() > 4096 for tensor in one.values())
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_writes_a_checkpoint_and_leaves_cleanly(
     tiny: ModuleType, tmp_path: Path, number: signal.Signals

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
+from accelerate import DistributedType, PartialState
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from tether.base import Base, ControlNet
@@ -26,12 +27,12 @@ WIDTH = 12
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 
 
-def make_base(seed: int = 0, **schedule: Any) -> Base:
+def make_base(seed: int = 0, widths: tuple[int, int] = (8, 16), **schedule: Any) -> Base:
     """A denoiser of about 100 thousand parameters with its autoencoder; no text encoder: batches carry text states."""
     torch.manual_seed(seed)
     unet = UNet2DConditionModel(
         sample_size=8,
-        block_out_channels=(8, 16),
+        block_out_channels=widths,
         layers_per_block=1,
         norm_num_groups=4,
         cross_attention_dim=WIDTH,
@@ -92,8 +93,22 @@ def train(out: Path, **settings: Any) -> tuple[Trainer, Outcome, list[float]]:
     return trainer, trainer.fit(), losses
 
 
+def shard(version: str) -> None:
+    """Has accelerate shard parameters (FSDP) on the CPU: PyTorch can, accelerate offers it on accelerators only."""
+    os.environ |= {
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": version,
+        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+        "FSDP_TRANSFORMER_CLS_TO_WRAP": "ResnetBlock2D,BasicTransformerBlock",
+    }
+    PartialState(cpu=True)
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+
+
 def run(out: Path, settings: dict[str, Any]) -> None:
     torch.set_num_threads(1)
+    if "TINY_FSDP" in os.environ:
+        shard(os.environ["TINY_FSDP"])
     trainer, _, losses = train(out, **settings)
     if trainer.accelerator.is_main_process:
         (out / "losses.json").write_text(json.dumps(losses))

@@ -29,7 +29,7 @@ from tether.base.parts import Part, Parts
 from tether.base.recognise import recognise
 from tether.base.single_file import family_settings
 from tether.base.transfer import transferred
-from tether.base.writing import replacing, write_json, write_safetensors, write_torch
+from tether.base.writing import replacing, write_json, write_safetensors, write_tokenizer, write_torch
 from tether.control.architecture import default_settings
 from tether.errors import TetherError
 from tether.weights import shipped, shipped_controls
@@ -172,24 +172,15 @@ def _write_base_folder(parts: Parts, target: Path, dtype: torch.dtype | None, fo
             weights = TEXT_WEIGHTS if name.startswith("text_encoder") else NETWORK_WEIGHTS
             write_json(folder / name / "config.json", network.config)
             size += write_safetensors(folder / name / weights, network.tensors, dtype, give_back=True)
-        _write_tokenizer(folder / "tokenizer", parts.tokenizer)
+        write_tokenizer(folder / "tokenizer", parts.tokenizer)
         if parts.tokenizer_2 is not None:
-            _write_tokenizer(folder / "tokenizer_2", parts.tokenizer_2)
+            write_tokenizer(folder / "tokenizer_2", parts.tokenizer_2)
         write_json(folder / "scheduler" / "scheduler_config.json", parts.scheduler)
         write_json(folder / "model_index.json", parts.index)
         if parts.released_only:
             size += write_safetensors(folder / RELEASED_ONLY, parts.released_only, dtype, give_back=True)
     count = sum(len(network.tensors) for network in parts.networks().values())
     return Converted(parts.words, target, count, size, parts.notes)
-
-
-def _write_tokenizer(folder: Path, tokenizer: Any) -> None:
-    """A tokenizer's folder, with the two files of old beside the new one: programs before transformers 5 read those."""
-    tokenizer.save_pretrained(folder)
-    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    pairs = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
-    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8")
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs, ""]), encoding="utf-8")
 
 
 def _write_base_file(parts: Parts, target: Path, dtype: torch.dtype | None, force: bool) -> Converted:

@@ -25,7 +25,7 @@ from torch import Tensor
 from tether.base.landing import FilePages, cast
 from tether.errors import TetherError
 
-__all__ = ["replacing", "write_json", "write_safetensors", "write_torch"]
+__all__ = ["replacing", "write_json", "write_safetensors", "write_tokenizer", "write_torch"]
 
 CODES = {
     torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64",
@@ -154,3 +154,12 @@ def _flush(path: Path, within: bool = True) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def write_tokenizer(folder: Path, tokenizer: Any) -> None:
+    """A tokenizer's folder, with the two files of old beside the new one: programs before transformers 5 read those."""
+    tokenizer.save_pretrained(folder)
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    pairs = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8")
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs, ""]), encoding="utf-8")

@@ -73,7 +73,7 @@ def training_line() -> Iterator[tuple[Callable[[Progress], None], Callable[[str,
             look = progress.look
             words = f"loss {progress.loss:.4f}, {progress.samples_per_second:.1f} samples/s"
             words += f", {_duration(progress.seconds_left)} left"
-            if look is not None:
+            if look is not None and look.obedience is not None:
                 words += f", obedience {look.obedience:.2f}"
             if bar is not None and task is not None:
                 bar.update(task, description=words, completed=progress.step, total=progress.steps)

@@ -77,12 +77,11 @@ def train(
     with training_line() as (on_progress, on_stage):
         result = run.train(settled, on_progress=on_progress, on_stage=on_stage)
     outcome = result.outcome
-    if outcome.appeared_at is not None:
-        print(f"sudden convergence: control appeared at step {outcome.appeared_at}")
     if result.control is None:
         print(f"stopped at step {outcome.step} with a checkpoint: run the same command again to go on")
         raise typer.Exit(130)
-    print(f"{outcome.reason} after {outcome.step} steps: the control is in {result.control}")
+    appeared = "" if outcome.appeared_at is None else f" (control appeared at step {outcome.appeared_at})"
+    print(f"{outcome.reason} after {outcome.step} steps{appeared}: the control is in {result.control}")
 
 
 def _parsed(settings: list[str]) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class TrainConfig(BaseModel):
         learning_rate, schedule, warmup_steps, final_learning_rate: "constant", "linear" or "cosine" from
             `learning_rate` to the share `final_learning_rate` of it, after a linear warm-up. The rate is 1e-5 where
             nothing is said, as for the released models, and 4e-4 on the shipped base.
-        optimizer: "adamw", "adamw8bit" (needs bitsandbytes and CUDA) or "adafactor".
+        optimizer: "adamw", "adamw8bit" (needs bitsandbytes) or "adafactor".
         betas, weight_decay: of AdamW.
         max_grad_norm: gradients are scaled down to this norm; 0 leaves them alone, as the released code does, and then
             no more than one of them is in memory at a time where a step is one forward pass of one process.

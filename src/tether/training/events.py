@@ -24,11 +24,14 @@ class Diverged(TetherError):
 
 @dataclass(frozen=True)
 class Look:
-    """What the watcher saw: the obedience of the validation pictures, with their prompts and without."""
+    """What the watcher saw: the obedience of the validation pictures, with their prompts and without.
+
+    None where the kind of condition has no metric.
+    """
 
     step: int
-    obedience: float
-    without_prompt: float
+    obedience: float | None
+    without_prompt: float | None
 
 
 class Watcher(Protocol):

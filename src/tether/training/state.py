@@ -39,13 +39,24 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's state as "PARAMETER/STATE" -> tensor, gathered; on the CPU."""
+    """The optimiser's state as "PARAMETER/STATE" -> tensor, gathered; on the CPU.
+
+    A state that is a mapping has one more "/": the scales of 8-bit states are in one.
+    """
     whole: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=_WHOLE)
-    return {
-        f"{name}/{key}": value if isinstance(value, Tensor) else torch.tensor(value)
-        for name, values in whole.get("state", {}).items()
-        for key, value in values.items()
-    }
+    return _flat(whole.get("state", {}))
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:
+    flat: dict[str, Tensor] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}/")
+        else:
+            tensor = value if isinstance(value, Tensor) else torch.tensor(value)
+            # All 8-bit states share one small table, and a file of weights has no place for shared memory.
+            flat[prefix + key] = tensor.clone() if prefix.count("/") > 1 else tensor
+    return flat
 
 
 def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
@@ -54,10 +65,13 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: 
         return
     everywhere = StateDictOptions(full_state_dict=True)
     whole: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=everywhere)
-    state: dict[str, dict[str, Any]] = {}
+    state: dict[str, Any] = {}
     for key, value in tensors.items():
-        name, _, part = key.rpartition("/")
-        state.setdefault(name, {})[part] = value
+        *path, last = key.split("/")
+        inner = state
+        for part in path:
+            inner = inner.setdefault(part, {})
+        inner[last] = value
     whole["state"] = state
     set_optimizer_state_dict(model, optimizer, whole, options=everywhere)
     # A fused optimiser walks over memory: its states must lie there as the parameter does (channels last, say).

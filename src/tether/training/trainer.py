@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,21 +28,15 @@ from tether.base import Base
 from tether.control import ControlNet
 from tether.errors import TetherError
 from tether.training.batch import Batch, Batches, Prefetch, sample_generators
-from tether.training.checkpoints import Checkpoint, latest_checkpoint, list_checkpoints, save_checkpoint
+from tether.training.checkpoints import latest_checkpoint, list_checkpoints, save_checkpoint
 from tether.training.config import CONFIG, TrainConfig
 from tether.training.convergence import find_convergence
 from tether.training.events import Diverged, Look, Outcome, Progress, Watcher
 from tether.training.interruption import interruption
 from tether.training.objective import ControlObjective
 from tether.training.optimizer import MovingAverage, clip_gradients, learning_rate, make_optimizer
-from tether.training.state import (
-    load_optimizer,
-    load_random,
-    load_weights,
-    optimizer_tensors,
-    random_tensors,
-    weights,
-)
+from tether.training.snapshot import capture, restore
+from tether.training.state import weights
 
 __all__ = ["Trainer", "make_objective", "resolve_precision"]
 
@@ -81,10 +74,12 @@ def _installed_trackers(names: Sequence[str]) -> list[Any]:
     return [name for name in names if name in installed]
 
 
-def make_objective(base: Base, control: ControlNet, config: TrainConfig) -> ControlObjective:
-    """The objective of a run; base and control are put into channels-last layout, the control on the base's device."""
-    base.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    control.to(base.device, torch.float32).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+def make_objective(
+    base: Base, control: ControlNet, config: TrainConfig, layout: torch.memory_format = torch.channels_last
+) -> ControlObjective:
+    """The objective of a run; base and control are put into a memory layout, the control on the base's device."""
+    base.unet.to(memory_format=layout)  # type: ignore[call-overload]
+    control.to(base.device, torch.float32).to(memory_format=layout)  # type: ignore[call-overload]
     return ControlObjective(
         base,
         control,
@@ -133,6 +128,8 @@ class Trainer:
         device = self.accelerator.device
         self.dtype = resolve_precision(config.precision, device)
         self.sharded = self.accelerator.distributed_type == DistributedType.FSDP
+        if self.sharded and not self.accelerator.is_fsdp2:
+            raise TetherError("FSDP's first version is not for new runs: use the second (--fsdp_version 2)")
         if self.sharded and self.dtype == torch.float16:
             raise TetherError("fp16 does not train sharded (FSDP): use precision bf16")
         if self.sharded and config.unlock_decoder:
@@ -141,7 +138,9 @@ class Trainer:
 
         if base.device != device:
             base.to(device)
-        self.objective = make_objective(base, control, config)
+        # Sharded parameters must lie in memory as they are counted.
+        layout = torch.contiguous_format if self.sharded else torch.channels_last
+        self.objective = make_objective(base, control, config, layout)
         self.checkpointed = [control, base.unet] if config.gradient_checkpointing else []
         optimizer = make_optimizer(config, [p for p in self.objective.parameters() if p.requires_grad])
         # Together, so that an optimiser of sharded parameters gets the shards; unwrapped, as scaling is done here.
@@ -313,7 +312,7 @@ class Trainer:
         return float(norm)  # type: ignore[arg-type]
 
     @property
-    def _global_batch(self) -> int:
+    def global_batch(self) -> int:
         """Samples a step of all processes together, while the batch is not raised."""
         return self.config.samples_a_step * self.accelerator.num_processes
 
@@ -380,8 +379,11 @@ class Trainer:
             seen = [self.watcher(self.step, control) if self.accelerator.is_main_process else None]
         look: Look = broadcast_object_list(seen)[0]  # type: ignore[assignment]
         self.curve.append(look)
+        if look.obedience is None or look.without_prompt is None:
+            return ""
         self.accelerator.log({"obedience": look.obedience, "without_prompt": look.without_prompt}, step=self.step)
-        verdict = find_convergence([seen.step for seen in self.curve], [seen.obedience for seen in self.curve])
+        curve = [(seen.step, seen.obedience) for seen in self.curve if seen.obedience is not None]
+        verdict = find_convergence([step for step, _ in curve], [obedience for _, obedience in curve])
         if verdict.kind != "sudden" or self.converged_at is not None:
             return ""
         self.converged_at, self.appeared_at = self.step, verdict.step
@@ -413,7 +415,7 @@ class Trainer:
             return
         problem: list[str | None] = [None]
         try:
-            checkpoint = self._checkpoint()
+            checkpoint = capture(self)
             if self.accelerator.is_main_process:
                 save_checkpoint(self.checkpoints, checkpoint, keep=self.config.keep_checkpoints, tag=tag)
         except (TetherError, OSError) as error:
@@ -422,29 +424,6 @@ class Trainer:
         if problem[0]:
             raise TetherError(problem[0])
         self.saved_step, self.saved_time = self.step, time.monotonic()
-
-    def _checkpoint(self) -> Checkpoint:
-        tensors: dict[str, dict[str, Tensor]] = {
-            "model": weights(self.model),
-            "optimizer": optimizer_tensors(self.model, self.optimizer),
-        }
-        if self.average is not None:
-            with self.average.swapped():
-                tensors["average"] = {name: tensor.clone() for name, tensor in weights(self.model).items()}
-        each = gather_object([random_tensors()])
-        tensors["random"] = {f"{rank}/{name}": t for rank, found in enumerate(each) for name, t in found.items()}
-        state: dict[str, Any] = {
-            "samples": self.samples,
-            "global_batch": self._global_batch,
-            "curve": [asdict(look) for look in self.curve],
-            "converged_at": self.converged_at,
-            "appeared_at": self.appeared_at,
-            "identity": self.identity,
-            "first_losses": self.first_losses,
-            "scaler": self.scaler.state_dict(),
-            "settings": self.config.model_dump(mode="json"),
-        }
-        return Checkpoint(self.step, tensors, state)
 
     def resume(self) -> None:
         """Takes over the last whole checkpoint, where there is one.
@@ -456,35 +435,6 @@ class Trainer:
         found = latest_checkpoint(self.checkpoints)
         if len(set(gather_object([None if found is None else found.step]))) > 1:
             raise TetherError(f"not every machine sees the checkpoints in {self.checkpoints}: give a folder they share")
-        if found is None:
-            return
-        self.config.check_continues(TrainConfig.of(found.state["settings"]))
-        for what, mine in self.identity.items():
-            if found.state.get("identity", {}).get(what, mine) != mine:
-                raise TetherError(
-                    f"{self.config.out} holds a run with another {what} of that name: give another folder"
-                )
-        if self._global_batch != found.state["global_batch"]:
-            raise TetherError(
-                f"{self.config.out} holds a run with {found.state['global_batch']} samples a step, these settings make "
-                f"{self._global_batch}: set batch_size and gradient_accumulation so that over "
-                f"{self.accelerator.num_processes} processes there are as many"
-            )
-        if self.average is not None:
-            load_weights(self.model, found.tensors["average"])
-            for average, parameter in zip(self.average.averages, self.parameters, strict=True):
-                average.copy_(parameter.detach())
-        load_weights(self.model, found.tensors["model"])
-        load_optimizer(self.model, self.optimizer, found.tensors["optimizer"])
-        mine = f"{self.accelerator.process_index}/"
-        random = {n.removeprefix(mine): t for n, t in found.tensors["random"].items() if n.startswith(mine)}
-        if random:
-            load_random(random)
-        self.step = self.saved_step = found.step
-        self.samples, self.converged_at = found.state["samples"], found.state["converged_at"]
-        self.appeared_at = found.state.get("appeared_at")
-        self.curve = [Look(**look) for look in found.state["curve"]]
-        self.first_losses = found.state["first_losses"]
-        if self.scaler.is_enabled():
-            self.scaler.load_state_dict(found.state["scaler"])
-        logger.info("going on from step %d", self.step)
+        if found is not None:
+            restore(self, found)
+            logger.info("going on from step %d", self.step)

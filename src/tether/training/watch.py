@@ -50,7 +50,7 @@ class PictureWatcher:
     Args:
         base: the base.
         samples: what to draw, always the same.
-        metric: obedience of a picture; without one there are only pictures to look at, and obedience is NaN.
+        metric: obedience of a picture; without one there are only pictures to look at, and obedience is None.
         folder: where the contact sheets `with-prompt.png` and `without-prompt.png` are, and their rows.
         steps, guidance_scale: of the sampler, DPM-Solver++. Without a prompt there is nothing to guide by.
         seed: sample k is drawn with `seed + k`.
@@ -93,16 +93,16 @@ class PictureWatcher:
         assert isinstance(pictures, list)
         return pictures[0]
 
-    def _obedience(self, pictures: Sequence[Image.Image]) -> float:
+    def _obedience(self, pictures: Sequence[Image.Image]) -> float | None:
         if self.metric is None:
-            return float("nan")
+            return None
         pairs = zip(pictures, self.samples, strict=True)
         return float(np.mean([self.metric(picture, sample.condition) for picture, sample in pairs]))
 
-    def _add_row(self, sheet: str, step: int, pictures: Sequence[Image.Image], obeyed: float) -> None:
+    def _add_row(self, sheet: str, step: int, pictures: Sequence[Image.Image], obeyed: float | None) -> None:
         rows = self.folder / sheet
         rows.mkdir(parents=True, exist_ok=True)
-        label = f"step {step}" + ("" if obeyed != obeyed else f"\nobeys {obeyed:.3f}")
+        label = f"step {step}" + ("" if obeyed is None else f"\nobeys {obeyed:.3f}")
         _write(rows / f"step-{step:08d}.png", _strip(pictures, label))
         # Rows of later steps are of a sitting that was killed after its last checkpoint; they will come again.
         found = {int(match[1]): path for path in rows.glob("*.png") if (match := _ROW.fullmatch(path.stem))}
