@@ -16,6 +16,7 @@ test: .venv/.installed
 	$(BIN)/pytest -q
 
 test-slow: .venv/.installed
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,8bit]'
 	$(BIN)/pytest -q -m slow
 
 check: .venv/.installed

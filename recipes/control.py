@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import tether
-from common import SHARES, Prefetch, channels_last, cosine, load_state, save_state
+from common import SHARES, MuonAndAdamW, Prefetch, channels_last, cosine, load_state, save_state
 from tether.annotators.canny import random_canny
 from tether.base import ControlNet
 from tether.control import predict_noise
@@ -71,7 +71,7 @@ def main() -> None:
     control.requires_grad_(True).train()
     control.kind = "canny"
     control.to(memory_format=torch.channels_last)
-    optimiser = torch.optim.AdamW(control.parameters(), arguments.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    optimiser = MuonAndAdamW(control, arguments.lr)
     schedule = DDIMScheduler.from_config(base.noise_schedule)
     first = 0
     if state := load_state(arguments.out / "state.pt"):
@@ -89,8 +89,7 @@ def main() -> None:
 
     batches, started, losses = Prefetch(batch, first), time.time(), []
     for step in range(first, arguments.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = arguments.lr * cosine(step, arguments.steps, warmup=100, floor=0.05)
+        optimiser.set_lr(arguments.lr * cosine(step, arguments.steps, warmup=100, floor=0.05))
         clean, conditions, words = batches(step)
         generator = torch.Generator().manual_seed(arguments.seed * 10**6 + step)
         with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16):  # as in recipes/denoiser.py

@@ -97,6 +97,7 @@ def test_two_sittings_end_with_the_bits_of_one(tiny: ModuleType, tmp_path: Path,
     assert_same_bits(final(tmp_path / "two", 6), final(tmp_path / "one", 6))
 
 
+@pytest.mark.slow
 def test_two_sittings_in_8_bits_end_with_the_bits_of_one(tiny: ModuleType, tmp_path: Path) -> None:
     def train(out: Path, steps: int) -> None:
         base = tiny.make_base(widths=(16, 32))  # states of fewer than 4,096 numbers are kept in float32
