@@ -18,7 +18,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tether.base.text import TextStates, encode_prompts
 
-__all__ = ["Base"]
+__all__ = ["Base", "cast_quietly"]
+
+
+def cast_quietly(module: nn.Module, dtype: torch.dtype) -> None:
+    """Casts a network's floating-point numbers in place, without the warning that diffusers' own `to` gives of any."""
+    nn.Module.to(module, dtype=dtype)
 
 
 @dataclass
@@ -69,11 +74,11 @@ class Base:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """Moves or casts every network in place and returns the base."""
-        changes: dict[str, Any] = {
-            name: value for name, value in (("device", device), ("dtype", dtype)) if value is not None
-        }
         for module in self.modules():
-            module.to(**changes)
+            if dtype is not None:
+                cast_quietly(module, dtype)
+            if device is not None:
+                module.to(device)
         return self
 
     @property

@@ -26,6 +26,7 @@ from accelerate import PartialState
 from accelerate.utils import set_seed
 
 from tether.base import Base, ControlNet, load_base
+from tether.base.base import cast_quietly
 from tether.base.landing import check_fits_network
 from tether.errors import TetherError
 from tether.evaluation.obedience import obedience_metric
@@ -178,7 +179,7 @@ def prepare_base(base: Base, config: TrainConfig) -> None:
     if dtype is not None:
         for module in base.modules():
             if module is not base.unet or not config.unlock_decoder:
-                module.to(dtype=dtype)
+                cast_quietly(module, dtype)
 
 
 def _finished(config: TrainConfig) -> Result | None:
