@@ -19,7 +19,7 @@ from tether.datasets.build import build_dataset
 from tether.errors import TetherError
 from tether.sampling import Pipeline
 from tether.training.config import TrainConfig
-from tether.training.data import open_data
+from tether.training.data import open_data, validation_places
 from tether.training.events import Progress
 from tether.training.run import dry_run, train
 
@@ -150,6 +150,14 @@ def test_a_trained_control_takes_the_released_layout_and_comes_back(
     assert back.config == ours.config
     assert back.kind == "canny"
     assert all(torch.equal(back.state_dict()[name], tensor) for name, tensor in ours.state_dict().items())
+
+
+def test_validation_shows_many_drawings_of_a_source_that_goes_round_them() -> None:
+    drawings = 1016  # of `emoji3d`, each 8 times; every 677th sample shows but three of them
+    places = validation_places(8 * drawings, 12)
+    assert len({place % drawings for place in places}) >= 11
+    assert places == validation_places(8 * drawings, 12)
+    assert validation_places(5, 5) == [0, 1, 2, 3, 4]
 
 
 def test_no_training_sees_the_validation_samples_and_an_epoch_sees_all_others_once(

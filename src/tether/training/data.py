@@ -31,7 +31,7 @@ from tether.training.config import TrainConfig
 from tether.training.objective import drop_text_states
 from tether.training.watch import ValidationSample
 
-__all__ = ["CachedBatches", "Data", "open_data"]
+__all__ = ["CachedBatches", "Data", "open_data", "validation_places"]
 
 _PROMPTS, _ORDER = 1, 2  # streams of random numbers; 0 is the noise's
 
@@ -110,7 +110,7 @@ def open_data(config: TrainConfig, base: Base, on_stage: OnStage | None = None) 
         )
     samples = CachedSamples(cache, config.seed)
     count, kept = len(samples), min(config.watch_pictures, len(samples))
-    validation = [(2 * k + 1) * count // (2 * kept) for k in range(kept)] if config.watch_every else []
+    validation = validation_places(count, kept) if config.watch_every else []
     entries = list(range(count))
     if count >= 4 * len(validation):
         entries = sorted({*entries} - {*validation})
@@ -119,6 +119,14 @@ def open_data(config: TrainConfig, base: Base, on_stage: OnStage | None = None) 
         [_validation_sample(samples[index], base) for index in validation],
         digest([samples.names, samples.captions, samples.resolution, samples.crops]),
     )
+
+
+def validation_places(count: int, kept: int) -> list[int]:
+    """Which `kept` of `count` samples are drawn at every look: chosen by chance, and always the same.
+
+    At even distances they could be the same few drawings over and over, where a source goes round its drawings.
+    """
+    return sorted(torch.randperm(count, generator=torch.Generator().manual_seed(0))[:kept].tolist())
 
 
 def _built(config: TrainConfig, base: Base, on_stage: OnStage | None) -> Path:
