@@ -18,3 +18,10 @@ def test_casting_reaches_every_network_and_warns_of_nothing(caplog: pytest.LogCa
         logging.getLogger("diffusers").removeHandler(caplog.handler)
     assert {module.dtype for module in base.modules()} == {torch.bfloat16}
     assert caplog.text == ""
+
+
+def test_a_network_without_values_is_left_where_it_is() -> None:
+    base = tether.load_base()
+    base.vae.to("meta")
+    base.to("cpu")
+    assert [module.device.type for module in base.modules()] == ["cpu", "meta", "cpu"]

@@ -53,12 +53,17 @@ def test_the_command_on_two_processes_makes_a_control_and_draws_on_the_way(tiny_
     shared |= {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     both = [
         subprocess.Popen(
-            command, env=os.environ | shared | {"RANK": str(r), "LOCAL_RANK": str(r)}, stderr=subprocess.PIPE
+            command,
+            env=os.environ | shared | {"RANK": str(r), "LOCAL_RANK": str(r)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for r in range(2)
     ]
-    said = [process.communicate(timeout=300)[1].decode() for process in both]
+    told, said = zip(*(process.communicate(timeout=300) for process in both), strict=True)
     assert [process.returncode for process in both] == [0, 0], said
+    assert ["finished after 2 steps" in words for words in told] == [True, False]
     assert ControlNet.load(out / "control").kind == "canny"
     assert list((out / "logs").rglob("events*"))
     assert "step 2 of 2: loss" in said[0]

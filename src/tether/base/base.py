@@ -73,11 +73,11 @@ class Base:
         return [part for part in parts if part is not None]
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Moves or casts every network in place and returns the base."""
+        """Moves or casts every network in place and returns the base; one without values, on "meta", stays there."""
         for module in self.modules():
             if dtype is not None:
                 cast_quietly(module, dtype)
-            if device is not None:
+            if device is not None and next(module.parameters()).device.type != "meta":
                 module.to(device)
         return self
 

@@ -72,16 +72,21 @@ def train(
         _tell_plan(settled)
         return
 
+    from accelerate import PartialState
+
     from tether.cli.progress import training_line
 
     with training_line() as (on_progress, on_stage):
         result = run.train(settled, on_progress=on_progress, on_stage=on_stage)
     outcome = result.outcome
-    if result.control is None:
-        print(f"stopped at step {outcome.step} with a checkpoint: run the same command again to go on")
-        raise typer.Exit(130)
     appeared = "" if outcome.appeared_at is None else f" (control appeared at step {outcome.appeared_at})"
-    print(f"{outcome.reason} after {outcome.step} steps{appeared}: the control is in {result.control}")
+    told = f"{outcome.reason} after {outcome.step} steps{appeared}: the control is in {result.control}"
+    if result.control is None:
+        told = f"stopped at step {outcome.step} with a checkpoint: run the same command again to go on"
+    if PartialState().is_main_process:
+        print(told)
+    if result.control is None:
+        raise typer.Exit(130)
 
 
 def _parsed(settings: list[str]) -> dict[str, Any]:
