@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tether.training.config import TrainConfig
+from tether.training.convergence import find_convergence
 from tether.training.events import Progress
 from tether.training.run import train
 
@@ -24,7 +25,7 @@ Curve = dict[int, tuple[float, float]]
 
 
 def run(kind: str, seed: int, steps: int, folder: Path) -> tuple[Curve, int | None]:
-    """Trains one control; returns its curve and the step at which the monitor saw control appear."""
+    """Trains one control; returns its curve and the step at which control appeared, as the last look tells it."""
     config = TrainConfig(
         out=folder / f"{kind}-{seed}",
         condition=kind,
@@ -40,8 +41,9 @@ def run(kind: str, seed: int, steps: int, folder: Path) -> tuple[Curve, int | No
         if progress.look is not None and progress.step == progress.look.step:
             print(f"{kind} seed {seed} step {progress.step}: {progress.look.obedience:.3f}", flush=True)
 
-    outcome = train(config, on_progress=on_progress).outcome
-    return {look.step: (look.obedience, look.without_prompt) for look in outcome.curve}, outcome.appeared_at
+    looks = train(config, on_progress=on_progress).outcome.curve
+    verdict = find_convergence([look.step for look in looks], [look.obedience for look in looks])
+    return {look.step: (look.obedience, look.without_prompt) for look in looks}, verdict.step
 
 
 def figure(curves: Mapping[str, list[tuple[Curve, int | None]]], steps: int) -> str:

@@ -70,19 +70,22 @@ def test_a_jump_is_found_though_obedience_goes_on_growing_after_it() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(
-    "growth",
+    ("growth", "begins"),
     [
-        pytest.param(0.5 * i / LOOKS, id="line"),
-        pytest.param(0.5 * np.sqrt(i / LOOKS), id="root"),
-        pytest.param(0.5 * (1 - np.exp(-i / 8)), id="saturating"),
-        pytest.param(0.5 / (1 + np.exp(-(i - 18) / 4)), id="S over 16 looks"),
-        pytest.param(0.5 * np.clip((i - 12) / 10, 0, 1), id="ramp over 10 looks"),
+        pytest.param(0.5 * i / LOOKS, None, id="line"),
+        pytest.param(0.5 * np.sqrt(i / LOOKS), None, id="root"),
+        pytest.param(0.5 * (1 - np.exp(-i / 8)), None, id="saturating"),
+        pytest.param(0.5 / (1 + np.exp(-(i - 18) / 4)), 12, id="S over 16 looks"),
+        pytest.param(0.5 * np.clip((i - 12) / 10, 0, 1), 13, id="ramp over 10 looks"),
+        pytest.param(0.4 * (1 - np.exp(-np.maximum(i - 12, 0) / 4)), 13, id="flat, then saturating"),
     ],
 )
-def test_slow_growth_is_gradual_and_never_sudden(growth: np.ndarray, seed: int) -> None:
+def test_slow_growth_is_gradual_and_never_sudden(growth: np.ndarray, begins: int | None, seed: int) -> None:
     curve = 0.2 + growth + noise(seed, 0.02)
     assert first_alarm(curve) is None
-    assert find_convergence(i.tolist(), curve.tolist()).kind == "gradual"
+    verdict = find_convergence(i.tolist(), curve.tolist())
+    assert verdict.kind == "gradual"
+    assert verdict.step == (None if begins is None else pytest.approx(begins, abs=3))
 
 
 def test_a_jump_down_is_no_convergence() -> None:

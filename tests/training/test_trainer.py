@@ -311,6 +311,14 @@ def test_convergence_tags_a_checkpoint_and_stops_where_asked(tiny: ModuleType, t
     assert [p.name for p in list_checkpoints(trainer.checkpoints)] == [f"step-{outcome.step:08d}-converged"]
 
 
+def test_a_control_that_grows_appears_too_and_is_trained_on(tiny: ModuleType, tmp_path: Path) -> None:
+    trainer = tiny.make_trainer(tmp_path, steps=24, watch_every=1, after_convergence="stop")
+    trainer.watcher = lambda step, control: Look(step, 0.2 + 0.05 * min(max(step - 8, 0), 6) + 0.01 * (step % 2), 0.1)
+    outcome = trainer.fit()
+    assert outcome.appeared_at == pytest.approx(9, abs=1)
+    assert (outcome.reason, outcome.step, outcome.converged_at) == ("finished", 24, None)
+
+
 def test_the_batch_is_raised_after_convergence_where_asked(tiny: ModuleType, tmp_path: Path) -> None:
     trainer = tiny.make_trainer(
         tmp_path, steps=16, batch_size=1, watch_every=1, after_convergence="raise", raise_accumulation=2

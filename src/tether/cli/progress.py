@@ -82,7 +82,7 @@ def training_line() -> Iterator[tuple[Callable[[Progress], None], Callable[[str,
             seen = -1 if look is None else look.step
             if progress.appeared_at is not None and not said:
                 said = True
-                say(f"sudden convergence: control appeared at step {progress.appeared_at}, and stays")
+                say(f"control appeared at step {progress.appeared_at}, and stays")
 
         def on_stage(what: str, done: int, total: int) -> None:
             if bar is not None and task is not None:

@@ -21,6 +21,9 @@ The verdict is "sudden" when all of these hold:
 3. It matters and it lasts: d >= `MIN_RISE`, at least 4 looks lie on each side, and their medians differ by d/2 or more.
 
 It is "gradual" when the looks rise by `MIN_RISE` or more and a flat line is refuted with the same bound, else "flat".
+Gradual growth may have a beginning all the same: of the curves that are flat, climb, and climb on at another slope, the
+best one tells where, if it is flat for 4 looks or more and `ODDS` times likelier than those that are not. Control
+appeared there, though it needed more than two looks to arrive.
 """
 
 from __future__ import annotations
@@ -49,7 +52,8 @@ class Convergence:
 
     Attributes:
         kind: "flat", "gradual" or "sudden".
-        step: for a sudden one, the step of the first look after the jump.
+        step: where control appeared: of a sudden one, the first look after the jump; of a gradual one, the first look
+            after it was flat, where it was.
         before: median obedience of the looks just before the jump (of the first looks, where there is none).
         after: median obedience of the looks just after it (of the last looks).
         p_value: bound on the probability of such a jump, or growth, in noise.
@@ -94,8 +98,26 @@ def find_convergence(steps: Sequence[int], obedience: Sequence[float]) -> Conver
         return Convergence("sudden", steps[k + width], float(low) + mean, float(high) + mean, p)
     # A bent line and a flat one differ by two parameters and the bend: three halves fewer degrees of freedom.
     p = _p_value(gradual / max(total, floor), (n - 4) / 2)
-    kind = "gradual" if p < ALPHA and after - before >= MIN_RISE else "flat"
-    return Convergence(kind, None, before, after, p)
+    if p >= ALPHA or after - before < MIN_RISE:
+        return Convergence("flat", None, before, after, p)
+    onset = _onset(y, floor)
+    return Convergence("gradual", None if onset is None else steps[onset], before, after, p)
+
+
+def _onset(y: np.ndarray, floor: float) -> int | None:
+    """The look after k, of the best y_i = a + b (i - k)+ + c (i - l)+ with k < l: flat, then a climb, then another.
+
+    None unless a beginning after `_SIDE` flat looks is `ODDS` times likelier than one before.
+    """
+    n, i = len(y), np.arange(len(y), dtype=np.float64)
+    pairs = np.array([(k, bend) for k in range(n - 2) for bend in range(k + 1, n - 1)])
+    columns = [[np.ones(n), np.maximum(i - k, 0), np.maximum(i - bend, 0)] for k, bend in pairs]
+    each = _residual(_orthonormal(np.stack(columns).transpose(0, 2, 1)), y, floor)
+    late = pairs[:, 0] >= _SIDE - 1
+    best = int(np.where(late, each, np.inf).argmin())
+    if 0.5 * n * math.log(each[~late].min() / each[best]) < math.log(ODDS):
+        return None
+    return int(pairs[best, 0]) + 1
 
 
 def _p_value(ratio: float, m: float) -> float:

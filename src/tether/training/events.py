@@ -69,8 +69,8 @@ class Outcome:
         curve: the looks.
         converged_at: the step of the look at which sudden convergence showed.
         base_hash: SHA-256 of the locked base, the same before and after.
-        appeared_at: the step of the first look after the jump: when control appeared. It takes a few more looks, until
-            `converged_at`, to know that it stays.
+        appeared_at: when control appeared: the step of the first look after the jump, or, where it has not come at once
+            but grows, of the first look after it was flat. It takes a few more looks to know that it stays.
     """
 
     reason: Literal["finished", "converged", "interrupted"]

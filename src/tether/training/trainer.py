@@ -384,10 +384,14 @@ class Trainer:
         self.accelerator.log({"obedience": look.obedience, "without_prompt": look.without_prompt}, step=self.step)
         curve = [(seen.step, seen.obedience) for seen in self.curve if seen.obedience is not None]
         verdict = find_convergence([step for step, _ in curve], [obedience for _, obedience in curve])
-        if verdict.kind != "sudden" or self.converged_at is not None:
+        if self.converged_at is not None:
             return ""
-        self.converged_at, self.appeared_at = self.step, verdict.step
-        return "converged"
+        if verdict.kind == "sudden":
+            self.converged_at, self.appeared_at = self.step, verdict.step
+            return "converged"
+        if self.appeared_at is None:
+            self.appeared_at = verdict.step
+        return ""
 
     @contextmanager
     def result(self) -> Iterator[ControlNet]:
