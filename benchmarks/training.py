@@ -8,10 +8,10 @@ The model has Stable Diffusion 1.5's size and random weights. The steps, on the 
 
 ours       what `tether.training.Trainer.fit` does: fed with latents and text states, as the cache feeds it; no looks at
            validation pictures
-unclipped  the same with `max_grad_norm: 0`, where each gradient is used and freed as soon as it is there
+clipped    the same with `max_grad_norm: 1`, as the reference clips: all gradients are there before the first is used
 reference  what diffusers' `examples/controlnet/train_controlnet.py` does with its default flags: picture and text are
            encoded, ControlNet, UNet with residuals, MSE, backward, clipping, `torch.optim.AdamW`
-finetune   the whole UNet is trained without a control; inputs, loss, optimiser, clipping and memory as for "ours"
+finetune   the whole UNet is trained without a control; inputs, loss, optimiser and care for memory as for "ours"
 
 Each is measured in a process of its own. Time is the median over the steps after the first, which allocates. Memory is
 the most that the process ever had resident, less what it had after its imports. A process that outgrows `--limit` is
@@ -39,7 +39,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-VARIANTS = ("ours", "unclipped", "reference", "finetune")
+VARIANTS = ("ours", "clipped", "reference", "finetune")
 DTYPES = ("float32", "bf16")
 WARM_UP = 1
 GIB = 2**30
@@ -59,7 +59,7 @@ class Setting:
         dtype: "float32", or "bf16": mixed precision, what is trained stays float32.
         steps: how many are timed.
         tiny: a tiny model, to test this script.
-        profile: time the parts of a step too; for "ours" and "unclipped".
+        profile: time the parts of a step too; for "ours" and "clipped".
     """
 
     variant: str
@@ -177,7 +177,7 @@ def measure_ours(setting: Setting, clock: Clock) -> dict[str, float]:
                 "device": "cpu",
                 "trackers": (),
                 "learning_rate": LEARNING_RATE,
-                "max_grad_norm": 0.0 if setting.variant == "unclipped" else 1.0,
+                "max_grad_norm": 1.0 if setting.variant == "clipped" else 0.0,
             }
         )
         prepare_base(base, config)
@@ -242,42 +242,42 @@ def measure_reference(setting: Setting, clock: Clock) -> None:
 
 
 def measure_finetune(setting: Setting, clock: Clock) -> None:
-    """Trains the whole UNet on latents and text states, with no control, by our loss, optimiser and clipping."""
+    """Trains the whole UNet on latents and text states, with no control, by our loss and optimiser."""
     import torch
     from diffusers import DDIMScheduler
 
     from tether.control import predict_noise
     from tether.training import TrainConfig
     from tether.training.batch import sample_generators
+    from tether.training.locked import uncopied_weights
+    from tether.training.memory import retained_memory
     from tether.training.objective import diffusion_loss
-    from tether.training.optimizer import clip_gradients, make_optimizer
+    from tether.training.optimizer import backward_and_step, make_optimizer
 
     base = make_base(setting.tiny)
     batches = random_batches(setting, base)
     schedule = DDIMScheduler.from_config(base.noise_schedule)
     config = TrainConfig.of({"out": ".", "base": base.name, "learning_rate": LEARNING_RATE})
-    unet = base.unet.to(memory_format=torch.channels_last).requires_grad_(True).train()
+    unet = base.unet.requires_grad_(True).train()
     del base
     parameters = list(unet.parameters())
     optimizer = make_optimizer(config, parameters)
-    step = 0
-    while True:
-        samples = range(step * setting.batch, (step + 1) * setting.batch)
-        batch = batches(samples).to(torch.device("cpu"))
-        with torch.autocast("cpu", torch.bfloat16, enabled=setting.dtype == "bf16"):
-            loss = diffusion_loss(
-                lambda noisy, t: predict_noise(unet, noisy, t, batch.text_states),  # noqa: B023
-                batch.latents,
-                schedule,
-                generator=sample_generators(0, samples),
-            )
-        loss.backward()
-        loss.item()
-        clip_gradients(optimizer, parameters, config.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        step += 1
-        clock()
+    step, device = 0, torch.device("cpu")
+    with retained_memory(device):
+        while True:
+            samples = range(step * setting.batch, (step + 1) * setting.batch)
+            batch = batches(samples).to(device)
+            with torch.autocast("cpu", torch.bfloat16, enabled=setting.dtype == "bf16"), uncopied_weights():
+                loss = diffusion_loss(
+                    lambda noisy, t: predict_noise(unet, noisy, t, batch.text_states),  # noqa: B023
+                    batch.latents,
+                    schedule,
+                    generator=sample_generators(0, samples),
+                )
+            loss.item()
+            backward_and_step(loss, optimizer, parameters).item()
+            step += 1
+            clock()
 
 
 class Parts:
@@ -332,7 +332,7 @@ class Parts:
         self._times[name].append(time.perf_counter() - self._started[name])
 
     def medians(self) -> dict[str, float]:
-        """Median seconds of each part, the first step left out; unclipped, the optimiser's are in the backward's."""
+        """Median seconds of each part, without the first step; the optimiser's are in the backward's unless clipped."""
         found = {name: statistics.median(self._times[name][WARM_UP:]) for name in self.NAMES if self._times[name]}
         # The trainer's control is called with a hint that is encoded before: no part lies inside another.
         found["rest"] -= sum(seconds for name, seconds in found.items() if name != "rest")
@@ -360,7 +360,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     Path("/proc/self/oom_score_adj").write_text("1000")
     imports, clock, parts = resident("VmRSS"), Clock(setting.steps), {}
     try:
-        if setting.variant in ("ours", "unclipped"):
+        if setting.variant in ("ours", "clipped"):
             parts = measure_ours(setting, clock)
         elif setting.variant == "reference":
             measure_reference(setting, clock)

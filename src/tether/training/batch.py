@@ -15,6 +15,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from tether.training.memory import layout
+
 __all__ = ["Batch", "Batches", "Prefetch", "sample_generators"]
 
 
@@ -37,14 +39,14 @@ class Batch:
     added: Mapping[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Self:
-        """The batch on a device, latents and conditions channels last, conditions as float in [0, 1]."""
-        last = torch.channels_last
+        """The batch on a device, latents and conditions in its layout, conditions as float in [0, 1]."""
+        memory_format = layout(device)
         conditions = self.conditions.to(device, non_blocking=True)
         if conditions.dtype == torch.uint8:
             conditions = conditions.float().div_(255)
         return type(self)(
-            self.latents.to(device, torch.float32, non_blocking=True, memory_format=last),
-            conditions.contiguous(memory_format=last),
+            self.latents.to(device, torch.float32, non_blocking=True, memory_format=memory_format),
+            conditions.contiguous(memory_format=memory_format),
             self.text_states.to(device, non_blocking=True),
             self.names,
             {name: tensor.to(device, non_blocking=True) for name, tensor in self.added.items()},

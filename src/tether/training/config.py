@@ -66,8 +66,9 @@ class TrainConfig(BaseModel):
             nothing is said, as for the released models, and 4e-4 on the shipped base.
         optimizer: "adamw", "adamw8bit" (needs bitsandbytes) or "adafactor".
         betas, weight_decay: of AdamW.
-        max_grad_norm: gradients are scaled down to this norm; 0 leaves them alone, as the released code does, and then
-            no more than one of them is in memory at a time where a step is one forward pass of one process.
+        max_grad_norm: gradients are scaled down to this norm; 0, the default, leaves them alone, as the released code
+            does, and then no more than one of them is in memory at a time where a step is one forward pass of one
+            process.
         ema: decay of the exponential moving average of the weights; 0 keeps none. With one, it is the result.
         precision: "bf16", "fp16", "no" (float32), or "auto": bf16 where the machine computes in it.
         device: "auto" takes what accelerate finds, "cpu" the processor.
@@ -112,7 +113,7 @@ class TrainConfig(BaseModel):
     optimizer: Literal["adamw", "adamw8bit", "adafactor"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(0.01, ge=0)
-    max_grad_norm: float = Field(1.0, ge=0)
+    max_grad_norm: float = Field(0.0, ge=0)
     ema: float = Field(0.0, ge=0, lt=1)
     precision: Literal["auto", "bf16", "fp16", "no"] = "auto"
     device: Literal["auto", "cpu"] = "auto"

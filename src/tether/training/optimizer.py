@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tether.errors import TetherError
 from tether.training.config import TrainConfig
 
-__all__ = ["MovingAverage", "clip_gradients", "learning_rate", "make_optimizer"]
+__all__ = ["MovingAverage", "backward_and_step", "clip_gradients", "learning_rate", "make_optimizer"]
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -78,6 +78,39 @@ def clip_gradients(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Par
     else:
         torch._foreach_div_(gradients, scale)
     return norm
+
+
+def backward_and_step(loss: Tensor, optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> Tensor:
+    """The backward pass; each parameter is updated, and its gradient freed, as soon as its gradient is there.
+
+    Args:
+        loss: a scalar.
+        optimizer: one that treats each parameter by itself.
+        parameters: those that the optimiser trains, without gradients.
+
+    Returns:
+        The norm of all gradients, a scalar.
+    """
+    squares: list[Tensor] = []
+    groups = optimizer.param_groups
+    group_of = {parameter: group for group in groups for parameter in group["params"]}
+
+    def update(parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        squares.append(torch.linalg.vector_norm(parameter.grad.float()).square())
+        # Shown this parameter alone, the optimiser does not look through all others for gradients.
+        optimizer.param_groups = [group_of[parameter] | {"params": [parameter]}]  # type: ignore[index]
+        optimizer.step()
+        parameter.grad = None
+
+    hooks = [parameter.register_post_accumulate_grad_hook(update) for parameter in parameters]
+    try:
+        loss.backward()
+    finally:
+        optimizer.param_groups = groups
+        for hook in hooks:
+            hook.remove()
+    return torch.stack(squares).sum().sqrt()
 
 
 class MovingAverage:

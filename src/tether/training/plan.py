@@ -2,7 +2,7 @@
 
     memory = weights of base and control + gradients + optimiser + moving average + activations of one forward pass
 
-The activations are what the backward pass keeps, counted while one real forward pass of the run's size runs on random
+Gradients count as all of them, or as the largest one where they are used one by one (`backward_and_step`). The activations are what the backward pass keeps, counted while one real forward pass of the run's size runs on random
 numbers; the time is that of one whole update, and leaves out the looks at the validation pictures.
 """
 
@@ -19,8 +19,9 @@ from tether.base import Base
 from tether.control import ControlNet
 from tether.training.batch import Batch, sample_generators
 from tether.training.config import TrainConfig
+from tether.training.memory import retained_memory
 from tether.training.objective import ControlObjective
-from tether.training.optimizer import make_optimizer
+from tether.training.optimizer import backward_and_step, make_optimizer
 from tether.training.trainer import make_objective, resolve_precision
 
 __all__ = ["Plan", "measure"]
@@ -56,7 +57,7 @@ class Plan:
 
 
 def measure(base: Base, control: ControlNet, config: TrainConfig) -> Plan:
-    """Runs one update of the run's size on random numbers; `control` is changed by it.
+    """Runs two updates of the run's size on random numbers, in one process; `control` is changed by them.
 
     Args:
         base: the base, on the device and of the type it will have.
@@ -73,21 +74,23 @@ def measure(base: Base, control: ControlNet, config: TrainConfig) -> Plan:
         control.enable_gradient_checkpointing()
         base.unet.enable_gradient_checkpointing()
     try:
-        # The first update allocates the optimiser's state and warms up; the second is timed.
-        activations = _update(objective, optimizer, batch, config, dtype)
-        started = time.monotonic()
-        _update(objective, optimizer, batch, config, dtype)
-        seconds = time.monotonic() - started
+        with retained_memory(device):
+            # The first update allocates the optimiser's state and warms up; the second is timed.
+            activations = _update(objective, optimizer, batch, config, dtype)
+            started = time.monotonic()
+            _update(objective, optimizer, batch, config, dtype)
+            seconds = time.monotonic() - started
     finally:
         if config.gradient_checkpointing:
             control.disable_gradient_checkpointing()
             base.unet.disable_gradient_checkpointing()
-    trained = sum(p.numel() for p in parameters)
+    sizes = [p.numel() for p in parameters]
+    trained = sum(sizes)
     states = [value for values in optimizer.state.values() for value in values.values() if isinstance(value, Tensor)]
     memory = {
         "base": sum(_bytes(module) for module in base.modules()),
         "control": _bytes(control),
-        "gradients": 4 * trained,
+        "gradients": 4 * (max(sizes) if _streams(config, dtype) else trained),
         "optimizer": sum(state.numel() * state.element_size() for state in states),
         "average": 4 * trained if config.ema else 0,
         "activations": activations,
@@ -105,12 +108,13 @@ def _update(
     dtype: torch.dtype | None,
 ) -> int:
     """One update; returns the bytes that one forward pass keeps for its backward pass, parameters left out."""
-    parameters = {p.untyped_storage().data_ptr() for p in (*objective.parameters(), *objective.base.unet.parameters())}
+    parameters = [p for p in objective.parameters() if p.requires_grad]
+    weights = {p.untyped_storage().data_ptr() for p in (*objective.parameters(), *objective.base.unet.parameters())}
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
+        if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
@@ -122,12 +126,21 @@ def _update(
             torch.autocast(device.type, dtype) if dtype else nullcontext(),
         ):
             losses = objective(batch.latents, batch.conditions, batch.text_states, generators, batch.added)
-        losses.mean().backward()
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+        if _streams(config, dtype):
+            backward_and_step(losses.mean(), optimizer, parameters)
+        else:
+            losses.mean().backward()
+    if not _streams(config, dtype):
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return sum(kept.values())
+
+
+def _streams(config: TrainConfig, dtype: torch.dtype | None) -> bool:
+    """`Trainer.streams` for one process."""
+    return config.gradient_accumulation == 1 and not config.max_grad_norm and dtype != torch.float16
 
 
 def _random_batch(base: Base, control: ControlNet, config: TrainConfig) -> Batch:

@@ -33,8 +33,15 @@ from tether.training.config import CONFIG, TrainConfig
 from tether.training.convergence import find_convergence
 from tether.training.events import Diverged, Look, Outcome, Progress, Watcher
 from tether.training.interruption import interruption
+from tether.training.memory import layout, retained_memory
 from tether.training.objective import ControlObjective
-from tether.training.optimizer import MovingAverage, clip_gradients, learning_rate, make_optimizer
+from tether.training.optimizer import (
+    MovingAverage,
+    backward_and_step,
+    clip_gradients,
+    learning_rate,
+    make_optimizer,
+)
 from tether.training.snapshot import capture, restore
 from tether.training.state import weights
 
@@ -75,11 +82,12 @@ def _installed_trackers(names: Sequence[str]) -> list[Any]:
 
 
 def make_objective(
-    base: Base, control: ControlNet, config: TrainConfig, layout: torch.memory_format = torch.channels_last
+    base: Base, control: ControlNet, config: TrainConfig, memory_format: torch.memory_format | None = None
 ) -> ControlObjective:
     """The objective of a run; base and control are put into a memory layout, the control on the base's device."""
-    base.unet.to(memory_format=layout)  # type: ignore[call-overload]
-    control.to(base.device, torch.float32).to(memory_format=layout)  # type: ignore[call-overload]
+    memory_format = memory_format or layout(base.device)
+    base.unet.to(memory_format=memory_format)  # type: ignore[call-overload]
+    control.to(base.device, torch.float32).to(memory_format=memory_format)  # type: ignore[call-overload]
     return ControlObjective(
         base,
         control,
@@ -94,7 +102,7 @@ class Trainer:
     """Trains a control on a locked base.
 
     Args:
-        base: the base; it is moved to the device and its denoiser put into channels-last layout, no value changed.
+        base: the base; it is moved to the device and its denoiser's memory layout chosen for it, no value changed.
         control: what is trained, in place.
         batches: gives the batch of samples `range(n, n + batch_size)`, always the same one for the same range.
         config: settings; those about the data are for whoever made `batches`.
@@ -139,8 +147,7 @@ class Trainer:
         if base.device != device:
             base.to(device)
         # Sharded parameters must lie in memory as they are counted.
-        layout = torch.contiguous_format if self.sharded else torch.channels_last
-        self.objective = make_objective(base, control, config, layout)
+        self.objective = make_objective(base, control, config, torch.contiguous_format if self.sharded else None)
         self.checkpointed = [control, base.unet] if config.gradient_checkpointing else []
         optimizer = make_optimizer(config, [p for p in self.objective.parameters() if p.requires_grad])
         # Together, so that an optimiser of sharded parameters gets the shards; unwrapped, as scaling is done here.
@@ -196,7 +203,7 @@ class Trainer:
             module.enable_gradient_checkpointing()
         feed, started, first = Prefetch(self.batches, self.config.workers), time.monotonic(), self.samples
         try:
-            with interruption() as leave:
+            with interruption() as leave, retained_memory(self.accelerator.device):
                 reason = self._loop(feed, leave, started, first)
         finally:
             feed.close()
@@ -278,22 +285,8 @@ class Trainer:
         return torch.autocast(self.accelerator.device.type, self.dtype) if self.dtype else nullcontext()
 
     def _stream(self, loss: Tensor) -> float:
-        """The backward pass; each parameter is updated when its gradient is there. Returns the gradients' norm."""
-        squares: list[Tensor] = []
-
-        def update(parameter: Tensor) -> None:
-            assert parameter.grad is not None
-            squares.append(torch.linalg.vector_norm(parameter.grad.float()).square())
-            self.optimizer.step()  # passes over all parameters without a gradient
-            parameter.grad = None
-
-        hooks = [parameter.register_post_accumulate_grad_hook(update) for parameter in self.parameters]
-        try:
-            loss.backward()
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return float(torch.stack(squares).sum().sqrt())
+        """The backward pass with the updates in it. Returns the gradients' norm."""
+        return float(backward_and_step(loss, self.optimizer, self.parameters))
 
     def _update(self, losses: Tensor, names: list[str]) -> float:
         """Clips and steps. Returns the gradients' norm before clipping."""
