@@ -59,7 +59,7 @@ class Setting:
         dtype: "float32", or "bf16": mixed precision, what is trained stays float32.
         steps: how many are timed.
         tiny: a tiny model, to test this script.
-        profile: time the parts of a step too; for "ours" and "clipped".
+        profile: time the parts of a step too, and in one more step PyTorch's operators; for "ours" and "clipped".
     """
 
     variant: str
@@ -131,7 +131,7 @@ class Clock:
             self.seconds.append(now[0] - self._last[0])
             self.page_faults.append(now[1] - self._last[1])
         self._last = now
-        if len(self.seconds) == self._steps:
+        if len(self.seconds) >= self._steps:
             raise Enough
 
 
@@ -156,8 +156,8 @@ def random_batches(setting: Setting, base: Any) -> Callable[[range], Any]:
     return batches
 
 
-def measure_ours(setting: Setting, clock: Clock) -> dict[str, float]:
-    """Runs `Trainer.fit`. Returns the seconds of each part of a step where they are asked for."""
+def measure_ours(setting: Setting, clock: Clock) -> dict[str, Any]:
+    """Runs `Trainer.fit`. Returns the seconds of each part of a step, and of operators, where they are asked for."""
     from tether.base import ControlNet
     from tether.training import TrainConfig, Trainer
     from tether.training.run import prepare_base
@@ -182,10 +182,13 @@ def measure_ours(setting: Setting, clock: Clock) -> dict[str, float]:
         )
         prepare_base(base, config)
         trainer = Trainer(base, control, random_batches(setting, base), config, on_progress=clock)
-        parts = Parts(trainer) if setting.profile else None
+        parts = Parts(trainer, setting.steps) if setting.profile else None
         with suppress(Enough):
             trainer.fit()
-    return {} if parts is None else parts.medians()
+    if parts is None:
+        return {}
+    del clock.seconds[setting.steps :], clock.page_faults[setting.steps :]
+    return {"parts": parts.medians(), "operators": parts.operators, "peak": parts.peak}
 
 
 def measure_reference(setting: Setting, clock: Clock) -> None:
@@ -285,11 +288,25 @@ class Parts:
 
     Args:
         trainer: a `tether.training.Trainer`; its networks get hooks, its update is wrapped.
+        steps: how many are timed; the operators are those of the step after them.
+
+    Attributes:
+        operators: seconds of a step by kind of operator.
+        peak: the process's memory before that step, as the profiler takes some.
     """
 
-    NAMES = ("encode", "control forward", "unet forward", "backward", "optimiser", "rest")  # "encode": the hint
+    KINDS = (
+        ("convolutions", ("convolution", "_slow_conv2d")),
+        ("attention", ("attention",)),
+        ("matrix products", ("::mm", "::addmm", "::bmm")),
+        ("casts and copies", ("::copy_",)),
+        ("AdamW", ("adamw",)),
+    )
 
-    def __init__(self, trainer: Any) -> None:
+    def __init__(self, trainer: Any, steps: int) -> None:
+        self.operators: dict[str, float] = {}
+        self.peak = 0
+        self._steps, self._left = steps, WARM_UP + steps
         self._started: dict[str, float] = {}
         self._times: dict[str, list[float]] = defaultdict(list)
         for name, module in (
@@ -313,6 +330,9 @@ class Parts:
             return norm
 
         def timed_step(*arguments: Any) -> Any:
+            self._left -= 1
+            if self._left < 0:
+                return self._profile(step, *arguments)
             self._start("rest")  # the whole; its parts are taken off in `medians`
             result = step(*arguments)
             self._end("rest")
@@ -325,6 +345,19 @@ class Parts:
 
         trainer._update, trainer._train_step, trainer._stream = timed_update, timed_step, timed_stream
 
+    def _profile(self, step: Callable[..., Any], *arguments: Any) -> Any:
+        from torch.profiler import ProfilerActivity, profile
+
+        self.peak = resident("VmHWM")
+        with profile(activities=[ProfilerActivity.CPU]) as seen:
+            result = step(*arguments)
+        found: dict[str, float] = defaultdict(float)
+        for event in seen.key_averages():
+            kind = next((kind for kind, names in self.KINDS if any(name in event.key for name in names)), "others")
+            found[kind] += event.self_cpu_time_total / 1e6
+        self.operators = dict(found)
+        return result
+
     def _start(self, name: str) -> None:
         self._started[name] = time.perf_counter()
 
@@ -333,7 +366,7 @@ class Parts:
 
     def medians(self) -> dict[str, float]:
         """Median seconds of each part, without the first step; the optimiser's are in the backward's unless clipped."""
-        found = {name: statistics.median(self._times[name][WARM_UP:]) for name in self.NAMES if self._times[name]}
+        found = {name: statistics.median(times[WARM_UP : WARM_UP + self._steps]) for name, times in self._times.items()}
         # The trainer's control is called with a hint that is encoded before: no part lies inside another.
         found["rest"] -= sum(seconds for name, seconds in found.items() if name != "rest")
         return found
@@ -358,10 +391,11 @@ def measure(setting: Setting) -> dict[str, Any]:
 
     # Where memory runs out all the same, this process goes first.
     Path("/proc/self/oom_score_adj").write_text("1000")
-    imports, clock, parts = resident("VmRSS"), Clock(setting.steps), {}
+    own = setting.variant in ("ours", "clipped")
+    imports, clock, told = resident("VmRSS"), Clock(setting.steps + (own and setting.profile)), {}
     try:
-        if setting.variant in ("ours", "clipped"):
-            parts = measure_ours(setting, clock)
+        if own:
+            told = measure_ours(setting, clock)
         elif setting.variant == "reference":
             measure_reference(setting, clock)
         else:
@@ -377,7 +411,7 @@ def measure(setting: Setting) -> dict[str, Any]:
         "page_faults": clock.page_faults,
         "peak": resident("VmHWM"),
         "imports": imports,
-        "parts": parts,
+        **told,
         "threads": torch.get_num_threads(),
     }
 
@@ -444,9 +478,8 @@ def table(results: list[dict[str, Any]]) -> str:
             faster, share = result["seconds"] / ours["seconds"], ours["memory"] / result["memory"]
             ratios = f" {faster:6.2f}x faster {share:6.2f} of memory"
         lines.append(f"{start} {result['seconds']:8.3f} {result['memory'] / GIB:6.2f}{ratios}")
-        parts = result.get("parts") or {}
-        if parts:
-            lines.append("       " + ", ".join(f"{name} {seconds:.3f}" for name, seconds in parts.items()))
+        for told in filter(None, (result.get("parts"), result.get("operators"))):
+            lines.append("       " + ", ".join(f"{name} {seconds:.3f}" for name, seconds in told.items()))
     return "\n".join(lines)
 
 
@@ -460,7 +493,8 @@ def summary(setting: Setting, found: dict[str, Any]) -> dict[str, Any]:
         "each_step": found["seconds"],
         "page_faults": statistics.median(found["page_faults"]),
         "imports": found["imports"],
-        "parts": found["parts"],
+        "parts": found.get("parts"),
+        "operators": found.get("operators"),
         "threads": found["threads"],
     }
 

@@ -16,32 +16,35 @@ from tether.training.memory import layout, retained_memory
 CPU = torch.device("cpu")
 
 
-def page_faults_of_a_second_block() -> int:
-    """How many pages the system hands out for 64 MiB right after 64 MiB were freed."""
-    counts = []
-    for _ in range(2):
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        block = torch.empty(2**24).fill_(1.0)
-        counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-        del block
-    return counts[1]
+def page_faults_of_a_block() -> int:
+    """How many pages the system hands out for 256 MiB, which are freed again."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.empty(2**26).fill_(1.0)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def resident_mib() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
 def test_freed_memory_is_kept_inside_and_given_back_after() -> None:
-    gc.disable()
-    try:
-        with retained_memory(CPU):
-            assert page_faults_of_a_second_block() < 16
-        assert page_faults_of_a_second_block() >= 16  # 16,384 of 4 KiB, or 32 of 2 MiB
-    finally:
-        gc.enable()
+    gc.collect()
+    before = resident_mib()
+    with retained_memory(CPU):
+        page_faults_of_a_block()
+        assert resident_mib() > before + 200
+        assert page_faults_of_a_block() < 16  # of 65,536 of 4 KiB, or 128 of 2 MiB
+    assert resident_mib() < before + 50
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
 def test_where_another_device_computes_memory_is_given_back_as_ever() -> None:
+    gc.collect()
+    before = resident_mib()
     with retained_memory(torch.device("meta")):
-        assert page_faults_of_a_second_block() >= 16
+        page_faults_of_a_block()
+        assert resident_mib() < before + 50
 
 
 def test_each_device_has_its_layout() -> None:
