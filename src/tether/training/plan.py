@@ -2,7 +2,8 @@
 
     memory = weights of base and control + gradients + optimiser + moving average + activations of one forward pass
 
-Gradients count as all of them, or as the largest one where they are used one by one (`backward_and_step`). The activations are what the backward pass keeps, counted while one real forward pass of the run's size runs on random
+Gradients count as all of them, or as the largest one where they are used one by one (`backward_and_step`). The
+activations are what the backward pass keeps, counted while one real forward pass of the run's size runs on random
 numbers; the time is that of one whole update, and leaves out the looks at the validation pictures.
 """
 
