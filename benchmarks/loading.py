@@ -21,6 +21,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from instruments import resident
 from training import make_base
 
 WAYS = {
@@ -67,7 +68,7 @@ def load(way: str, folder: Path) -> dict[str, float]:
         from tether.base import ControlNet, load_base
     from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 
-    start, before = time.perf_counter(), _resident()
+    start, before = time.perf_counter(), resident("VmRSS")
     if library == "tether":
         base = load_base(folder / base_name, dtype=torch.bfloat16)
         modules = [*base.modules(), ControlNet.load(folder / control_name, dtype=torch.bfloat16)]
@@ -82,20 +83,7 @@ def load(way: str, folder: Path) -> dict[str, float]:
     for weight in weights:
         weight.detach().view(-1)[::1024].sum()  # two bytes of every 2 KiB: every page is read
     size = sum(weight.numel() * weight.element_size() for weight in weights)
-    return {"seconds": loaded, "weights": size, "peak": _peak() - before}
-
-
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
-
-
-def _resident() -> int:
-    return _status("VmRSS")
-
-
-def _peak() -> int:
-    return _status("VmHWM")
+    return {"seconds": loaded, "weights": size, "peak": resident("VmHWM") - before}
 
 
 def main() -> None:

@@ -24,14 +24,12 @@ import argparse
 import json
 import os
 import platform
-import resource
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -39,9 +37,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from instruments import Clock, Enough, Parts, resident
+
 VARIANTS = ("ours", "clipped", "reference", "finetune")
 DTYPES = ("float32", "bf16")
-WARM_UP = 1
 GIB = 2**30
 LEARNING_RATE = 1e-5
 OUT_OF_MEMORY = "out of memory"
@@ -106,35 +105,6 @@ def make_base(tiny: bool) -> Any:
     )
 
 
-class Enough(Exception):
-    """All steps are done."""
-
-
-class Clock:
-    """Times of steps: call it at the end of each. Raises `Enough` after the last.
-
-    Attributes:
-        seconds: of each step but the first `WARM_UP`.
-        page_faults: of the same steps: how often the system had to hand out a page of memory.
-    """
-
-    def __init__(self, steps: int) -> None:
-        self.seconds: list[float] = []
-        self.page_faults: list[int] = []
-        self._steps, self._seen = steps, 0
-        self._last = (0.0, 0)
-
-    def __call__(self, *_: object) -> None:
-        now = (time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
-        self._seen += 1
-        if self._seen > WARM_UP:
-            self.seconds.append(now[0] - self._last[0])
-            self.page_faults.append(now[1] - self._last[1])
-        self._last = now
-        if len(self.seconds) >= self._steps:
-            raise Enough
-
-
 def random_batches(setting: Setting, base: Any) -> Callable[[range], Any]:
     """What the cache gives: a `tether.training.Batch` of random numbers for the samples asked for."""
     import torch
@@ -185,10 +155,7 @@ def measure_ours(setting: Setting, clock: Clock) -> dict[str, Any]:
         parts = Parts(trainer, setting.steps) if setting.profile else None
         with suppress(Enough):
             trainer.fit()
-    if parts is None:
-        return {}
-    del clock.seconds[setting.steps :], clock.page_faults[setting.steps :]
-    return {"parts": parts.medians(), "operators": parts.operators, "peak": parts.peak}
+    return {} if parts is None else {"parts": parts.medians(), "operators": parts.operators, "peak": parts.peak}
 
 
 def measure_reference(setting: Setting, clock: Clock) -> None:
@@ -283,104 +250,6 @@ def measure_finetune(setting: Setting, clock: Clock) -> None:
             clock()
 
 
-class Parts:
-    """Times the parts of a trainer's step. They cover the step but for feeding, noise and the loss.
-
-    Args:
-        trainer: a `tether.training.Trainer`; its networks get hooks, its update is wrapped.
-        steps: how many are timed; the operators are those of the step after them.
-
-    Attributes:
-        operators: seconds of a step by kind of operator.
-        peak: the process's memory before that step, as the profiler takes some.
-    """
-
-    KINDS = (
-        ("convolutions", ("convolution", "_slow_conv2d")),
-        ("attention", ("attention",)),
-        ("matrix products", ("::mm", "::addmm", "::bmm")),
-        ("casts and copies", ("::copy_",)),
-        ("AdamW", ("adamw",)),
-    )
-
-    def __init__(self, trainer: Any, steps: int) -> None:
-        self.operators: dict[str, float] = {}
-        self.peak = 0
-        self._steps, self._left = steps, WARM_UP + steps
-        self._started: dict[str, float] = {}
-        self._times: dict[str, list[float]] = defaultdict(list)
-        for name, module in (
-            ("encode", trainer.control.controlnet_cond_embedding),
-            ("control forward", trainer.control),
-            ("unet forward", trainer.base.unet),
-        ):
-            module.register_forward_pre_hook(lambda *_, name=name: self._start(name))
-            module.register_forward_hook(lambda *_, name=name: self._end(name))
-        trainer.base.unet.register_forward_hook(lambda *_: self._start("backward"))
-        self._wrap(trainer)
-
-    def _wrap(self, trainer: Any) -> None:
-        update, step, stream = trainer._update, trainer._train_step, trainer._stream
-
-        def timed_update(*arguments: Any) -> float:
-            self._end("backward")
-            self._start("optimiser")
-            norm = update(*arguments)
-            self._end("optimiser")
-            return norm
-
-        def timed_step(*arguments: Any) -> Any:
-            self._left -= 1
-            if self._left < 0:
-                return self._profile(step, *arguments)
-            self._start("rest")  # the whole; its parts are taken off in `medians`
-            result = step(*arguments)
-            self._end("rest")
-            return result
-
-        def timed_stream(loss: Any) -> float:
-            norm = stream(loss)
-            self._end("backward")
-            return norm
-
-        trainer._update, trainer._train_step, trainer._stream = timed_update, timed_step, timed_stream
-
-    def _profile(self, step: Callable[..., Any], *arguments: Any) -> Any:
-        from torch.profiler import ProfilerActivity, profile
-
-        self.peak = resident("VmHWM")
-        with profile(activities=[ProfilerActivity.CPU]) as seen:
-            result = step(*arguments)
-        found: dict[str, float] = defaultdict(float)
-        for event in seen.key_averages():
-            kind = next((kind for kind, names in self.KINDS if any(name in event.key for name in names)), "others")
-            found[kind] += event.self_cpu_time_total / 1e6
-        self.operators = dict(found)
-        return result
-
-    def _start(self, name: str) -> None:
-        self._started[name] = time.perf_counter()
-
-    def _end(self, name: str) -> None:
-        self._times[name].append(time.perf_counter() - self._started[name])
-
-    def medians(self) -> dict[str, float]:
-        """Median seconds of each part, without the first step; the optimiser's are in the backward's unless clipped."""
-        found = {name: statistics.median(times[WARM_UP : WARM_UP + self._steps]) for name, times in self._times.items()}
-        # The trainer's control is called with a hint that is encoded before: no part lies inside another.
-        found["rest"] -= sum(seconds for name, seconds in found.items() if name != "rest")
-        return found
-
-
-def resident(name: str, pid: int | str = "self") -> int:
-    """Bytes of a process: "VmRSS" now, "VmHWM" at most; 0 where it has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), 0)
-
-
 def measure(setting: Setting) -> dict[str, Any]:
     """Runs the steps in this process: {"seconds": [...], "peak": bytes, "imports": bytes, ...}."""
     import diffusers  # noqa: F401
@@ -392,7 +261,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     # Where memory runs out all the same, this process goes first.
     Path("/proc/self/oom_score_adj").write_text("1000")
     own = setting.variant in ("ours", "clipped")
-    imports, clock, told = resident("VmRSS"), Clock(setting.steps + (own and setting.profile)), {}
+    imports, clock, told = resident("VmRSS"), Clock(setting.steps, more=int(own and setting.profile)), {}
     try:
         if own:
             told = measure_ours(setting, clock)

@@ -20,7 +20,14 @@ from torch import Tensor, nn
 from tether.errors import TetherError
 from tether.training.config import TrainConfig
 
-__all__ = ["MovingAverage", "backward_and_step", "clip_gradients", "learning_rate", "make_optimizer"]
+__all__ = [
+    "MovingAverage",
+    "backward_and_step",
+    "clip_gradients",
+    "learning_rate",
+    "make_optimizer",
+    "steps_while_backward",
+]
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -78,6 +85,20 @@ def clip_gradients(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Par
     else:
         torch._foreach_div_(gradients, scale)
     return norm
+
+
+def steps_while_backward(config: TrainConfig, dtype: torch.dtype | None, backward_passes: int) -> bool:
+    """Whether a step may use and free each gradient as soon as it is there (`backward_and_step`).
+
+    That is so where nothing must be known of all of them first: neither their norm, to clip by, nor those of other
+    backward passes or processes, nor whether scaling has made one of them infinite.
+
+    Args:
+        config: the run.
+        dtype: the type of the computation, None for float32; the loss is scaled in float16.
+        backward_passes: of one step, over all processes.
+    """
+    return backward_passes == 1 and not config.max_grad_norm and dtype != torch.float16
 
 
 def backward_and_step(loss: Tensor, optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> Tensor:

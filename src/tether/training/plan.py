@@ -22,7 +22,7 @@ from tether.training.batch import Batch, sample_generators
 from tether.training.config import TrainConfig
 from tether.training.memory import retained_memory
 from tether.training.objective import ControlObjective
-from tether.training.optimizer import backward_and_step, make_optimizer
+from tether.training.optimizer import backward_and_step, make_optimizer, steps_while_backward
 from tether.training.trainer import make_objective, resolve_precision
 
 __all__ = ["Plan", "measure"]
@@ -70,6 +70,7 @@ def measure(base: Base, control: ControlNet, config: TrainConfig) -> Plan:
     objective = make_objective(base, control, config)
     parameters = [p for p in objective.parameters() if p.requires_grad]
     optimizer = make_optimizer(config, parameters)
+    streams = steps_while_backward(config, dtype, config.gradient_accumulation)
     batch = _random_batch(base, control, config).to(device)
     if config.gradient_checkpointing:
         control.enable_gradient_checkpointing()
@@ -77,9 +78,9 @@ def measure(base: Base, control: ControlNet, config: TrainConfig) -> Plan:
     try:
         with retained_memory(device):
             # The first update allocates the optimiser's state and warms up; the second is timed.
-            activations = _update(objective, optimizer, batch, config, dtype)
+            activations = _update(objective, optimizer, batch, config, dtype, streams)
             started = time.monotonic()
-            _update(objective, optimizer, batch, config, dtype)
+            _update(objective, optimizer, batch, config, dtype, streams)
             seconds = time.monotonic() - started
     finally:
         if config.gradient_checkpointing:
@@ -91,7 +92,7 @@ def measure(base: Base, control: ControlNet, config: TrainConfig) -> Plan:
     memory = {
         "base": sum(_bytes(module) for module in base.modules()),
         "control": _bytes(control),
-        "gradients": 4 * (max(sizes) if _streams(config, dtype) else trained),
+        "gradients": 4 * (max(sizes) if streams else trained),
         "optimizer": sum(state.numel() * state.element_size() for state in states),
         "average": 4 * trained if config.ema else 0,
         "activations": activations,
@@ -107,6 +108,7 @@ def _update(
     batch: Batch,
     config: TrainConfig,
     dtype: torch.dtype | None,
+    streams: bool,
 ) -> int:
     """One update; returns the bytes that one forward pass keeps for its backward pass, parameters left out."""
     parameters = [p for p in objective.parameters() if p.requires_grad]
@@ -127,21 +129,16 @@ def _update(
             torch.autocast(device.type, dtype) if dtype else nullcontext(),
         ):
             losses = objective(batch.latents, batch.conditions, batch.text_states, generators, batch.added)
-        if _streams(config, dtype):
+        if streams:
             backward_and_step(losses.mean(), optimizer, parameters)
         else:
             losses.mean().backward()
-    if not _streams(config, dtype):
+    if not streams:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return sum(kept.values())
-
-
-def _streams(config: TrainConfig, dtype: torch.dtype | None) -> bool:
-    """`Trainer.streams` for one process."""
-    return config.gradient_accumulation == 1 and not config.max_grad_norm and dtype != torch.float16
 
 
 def _random_batch(base: Base, control: ControlNet, config: TrainConfig) -> Batch:

@@ -41,6 +41,7 @@ from tether.training.optimizer import (
     clip_gradients,
     learning_rate,
     make_optimizer,
+    steps_while_backward,
 )
 from tether.training.snapshot import capture, restore
 from tether.training.state import weights
@@ -172,13 +173,8 @@ class Trainer:
 
     @property
     def streams(self) -> bool:
-        """Whether each gradient is used and freed as soon as the backward pass has it, so that never all are there.
-
-        That is so where nothing must be known of all of them first: neither their norm, to clip by, nor those of
-        other forward passes or processes, nor whether scaling has made one of them infinite.
-        """
-        alone = self.accumulation == self.accelerator.num_processes == 1
-        return alone and not self.config.max_grad_norm and not self.scaler.is_enabled()
+        """Whether each gradient is used and freed as soon as the backward pass has it, so that never all are there."""
+        return steps_while_backward(self.config, self.dtype, self.accumulation * self.accelerator.num_processes)
 
     @property
     def checkpoints(self) -> Path:
