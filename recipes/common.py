@@ -22,7 +22,14 @@ from tether.datasets.emoji import Drawing, caption, compose, is_held_out
 DATA = Path("data")
 SIZE = 128
 HELD_OUT_SCENES = range(1_000_000, 1_000_500)
-SHARES = {"3d emoji": 0.45, "flat emoji": 0.25, "scenes": 0.30}
+SHARES = {"3d emoji": 0.43, "flat emoji": 0.20, "other emoji": 0.08, "scenes": 0.29}
+"""How often a training sample is of which group; the first two are the drawings that VOCABULARY names."""
+VOCABULARY = frozenset(
+    line
+    for line in (Path(__file__).parent / "vocabulary.txt").read_text().splitlines()
+    if line and not line.startswith("#")
+)
+"""The names that a base of this size has the samples to learn: spread over all names, they leave every one a blob."""
 
 
 @dataclass
@@ -34,13 +41,15 @@ class Picture:
 
 
 class Pictures:
-    """Random pictures of the three sources in the shares of `SHARES`; held-out names and scenes never appear."""
+    """Random pictures of the groups in the shares of `SHARES`; held-out names and scenes never appear."""
 
     def __init__(self, folder: Path = DATA) -> None:
-        self.drawings: dict[str, list[Drawing]] = {}
+        self.drawings: dict[str, list[Drawing]] = {"3d emoji": [], "flat emoji": [], "other emoji": []}
         for name in ("3d", "flat"):
-            pack = load_drawings(folder / f"emoji-{name}.npz")
-            self.drawings[pack[0].style] = [d for d in pack if not is_held_out(d.name)]
+            for drawing in load_drawings(folder / f"emoji-{name}.npz", tags=False):
+                if not is_held_out(drawing.name):
+                    group = drawing.style if drawing.name in VOCABULARY else "other emoji"
+                    self.drawings[group].append(drawing)
         self.scenes: np.ndarray | None = None
         self.scene_captions: list[list[str]] = []
         path = folder / "scenes.npz"
@@ -61,12 +70,13 @@ class Pictures:
         return Picture(pixels, caption(drawing, background, rng))
 
 
-def load_drawings(path: Path) -> list[Drawing]:
-    """Reads a file that recipes/sources.py packed."""
+def load_drawings(path: Path, tags: bool = True) -> list[Drawing]:
+    """Reads a file that recipes/sources.py packed; without tags, the synonyms are names of the thing alone."""
+    words = "synonyms" if tags else "names"
     with np.load(path) as pack:
         style = str(pack["style"])
         return [
-            Drawing(entry["name"], tuple(entry["synonyms"]), style, rgba)
+            Drawing(entry["name"], tuple(entry[words]), style, rgba)
             for entry, rgba in zip(json.loads(str(pack["words"])), pack["rgba"], strict=True)
         ]
 

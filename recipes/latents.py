@@ -22,7 +22,7 @@ from torch import Tensor
 from common import SIZE, Pictures, to_tensor
 from tether.datasets.emoji import caption, compose
 
-VARIANTS = {"3d emoji": 16, "flat emoji": 10}
+VARIANTS = {"3d emoji": 28, "flat emoji": 18, "other emoji": 6}
 """Random placements of each drawing."""
 CAPTIONS = 6
 """Random captions of each picture."""
@@ -68,13 +68,13 @@ def main() -> None:
     pictures, rng = Pictures(arguments.data), np.random.default_rng(7)
     pixels: list[np.ndarray] = []
     captions: list[list[str]] = []
-    for style, drawings in pictures.drawings.items():
+    for group, drawings in pictures.drawings.items():
         for drawing in drawings:
-            for _ in range(VARIANTS[style]):
+            for _ in range(VARIANTS[group]):
                 picture, background = compose(drawing, SIZE, rng)
                 pixels.append(picture)
                 captions.append([caption(drawing, background, rng) for _ in range(CAPTIONS)])
-    counts = {style: len(drawings) * VARIANTS[style] for style, drawings in pictures.drawings.items()}
+    counts = {group: len(drawings) * VARIANTS[group] for group, drawings in pictures.drawings.items()}
     if pictures.scenes is not None:
         pixels += list(pictures.scenes)
         captions += pictures.scene_captions

@@ -2,12 +2,12 @@
 
     python recipes/measure.py --out runs/measure
 
-1. Edge F1 (2 px tolerance) of 200 held-out conditions, one seed each: with control, on both sides of guidance, on the
-   conditional side, and there weighted by resolution; the same seeds at strength 0; and the autoencoder's own round
-   trip. At strength 0 the pictures are compared, byte by byte, with the base's.
+1. Edge F1 (2 px tolerance) of 200 held-out conditions, one seed each: with control, in each way of `SETTINGS`; the same
+   seeds at strength 0; and the autoencoder's own round trip. At strength 0 the pictures are compared, byte by byte,
+   with the base's.
 2. Colour: on 100 held-out scenes the colour word of the first solid is changed; counted is how often the solid's mean
    colour, inside its own mask, then lies nearest to the named one; and the same on those of them that show one thing,
-   where the word need not be bound to one of several; for the first two weightings.
+   where the word need not be bound to one of several; in each way of `SETTINGS` too.
 3. 64 uncurated samples of the base, prompts drawn by a fixed seed.
 """
 
@@ -23,6 +23,7 @@ from PIL import Image
 
 import tether
 from common import HELD_OUT_SCENES, SIZE, Pictures, load_drawings, to_tensor
+from tether import Injection
 from tether.annotators.canny import edge_map
 from tether.datasets.emoji import caption, compose, is_held_out
 from tether.datasets.scenes import COLOURS, recolour, render, sample_scene
@@ -30,7 +31,12 @@ from tether.datasets.scenes import caption as scene_caption
 from tether.evaluation.edges import edge_f1
 from tether.images import contact_sheet, from_pixels, save_png
 
-WEIGHTINGS = ("balanced", "conditional", "cfg-rw")
+SETTINGS = {
+    "balanced": Injection(),
+    "sides 0.8": Injection(sides=0.8),
+    "conditional": Injection(weighting="conditional"),
+}
+"""How the control acts: on both sides of guidance, in full on one and in part on the other, on one."""
 
 
 def held_out_pictures(count: int) -> list[tuple[Image.Image, str]]:
@@ -50,13 +56,13 @@ def held_out_pictures(count: int) -> list[tuple[Image.Image, str]]:
 
 def measure_edges(base: tether.Base, pipe: tether.Pipeline, plain: tether.Pipeline, count: int, out: Path) -> dict:
     """Edge F1 with control, at strength 0 and of the autoencoder's round trip."""
-    scores: dict[str, list[float]] = {name: [] for name in (*WEIGHTINGS, "strength 0", "round trip")}
+    scores: dict[str, list[float]] = {name: [] for name in (*SETTINGS, "strength 0", "round trip")}
     identical, rows = 0, []
     for k, (picture, words) in enumerate(held_out_pictures(count)):
         condition = tether.annotate("canny", picture)
         edges = np.asarray(condition.convert("L"))
-        steered = {name: draw(pipe, words, condition, k, name) for name in WEIGHTINGS}
-        silent = pipe(words, [condition], seed=k, injections=[tether.Injection(strength=0.0)])[0]
+        steered = {name: draw(pipe, words, condition, k, how) for name, how in SETTINGS.items()}
+        silent = draw(pipe, words, condition, k, Injection(strength=0.0))
         identical += silent.tobytes() == plain(words, seed=k)[0].tobytes()
         trip = base.decode_latents(base.encode_pictures(to_tensor(np.asarray(picture)[None])))
         for name, result in (steered | {"strength 0": silent, "round trip": from_pixels(trip)[0]}).items():
@@ -68,11 +74,11 @@ def measure_edges(base: tether.Base, pipe: tether.Pipeline, plain: tether.Pipeli
     return {"edge_f1": means, "conditions": count, "strength_0_identical_to_base": identical}
 
 
-def draw(pipe: tether.Pipeline, words: str, condition: Image.Image, seed: int, weighting: str) -> Image.Image:
-    return pipe(words, [condition], seed=seed, injections=[tether.Injection(weighting=weighting)])[0]
+def draw(pipe: tether.Pipeline, words: str, condition: Image.Image, seed: int, how: Injection) -> Image.Image:
+    return pipe(words, [condition], seed=seed, injections=[how])[0]
 
 
-def measure_colours(pipe: tether.Pipeline, count: int, weighting: str, out: Path) -> dict:
+def measure_colours(pipe: tether.Pipeline, count: int, setting: str, out: Path) -> dict:
     """How often a changed colour word changes the solid's colour to the named one."""
     names = [name for name in COLOURS if name not in ("black", "white", "grey")]
     rng, right, rows = np.random.default_rng(12), [], []
@@ -87,7 +93,7 @@ def measure_colours(pipe: tether.Pipeline, count: int, weighting: str, out: Path
         wanted = others[int(rng.integers(len(others)))]
         condition = tether.annotate("canny", Image.fromarray(scene.image))
         words = scene_caption(recolour(spec, 0, wanted), np.random.default_rng(seed))
-        drawn = draw(pipe, words, condition, seed, weighting)
+        drawn = draw(pipe, words, condition, seed, SETTINGS[setting])
         inside = np.asarray(drawn, float)[scene.instance == 2]
         hue = inside.mean(axis=0)
         nearest = names[int(_hue_distance(hue, palette).argmin())]
@@ -95,7 +101,7 @@ def measure_colours(pipe: tether.Pipeline, count: int, weighting: str, out: Path
         alone.append(len(spec.objects) == 1)
         if len(right) % 10 == 0:
             rows.append([Image.fromarray(scene.image), condition, drawn])
-    save_png(contact_sheet(rows), out / f"colours-{weighting}.png", {})
+    save_png(contact_sheet(rows), out / f"colours-{setting.replace(' ', '-')}.png", {})
     lonely = [followed for followed, single in zip(right, alone, strict=True) if single]
     return {
         "colour_followed": sum(right),
@@ -142,8 +148,8 @@ def main() -> None:
     if arguments.only in (None, "edges"):
         results |= measure_edges(base, pipe, plain, arguments.count, arguments.out)
     if arguments.only in (None, "colours"):
-        for weighting in WEIGHTINGS[:2]:
-            results[weighting] = measure_colours(pipe, arguments.scenes, weighting, arguments.out)
+        for setting in SETTINGS:
+            results[setting] = measure_colours(pipe, arguments.scenes, setting, arguments.out)
     results["seconds"] = round(time.time() - started)
     (arguments.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     print(json.dumps(results, indent=1))

@@ -56,7 +56,7 @@ def fetch_font(folder: Path) -> Path:
 
 
 def entries(folder: Path) -> list[dict]:
-    """The kept emoji: code point, name and synonyms."""
+    """The kept emoji: code point, name, synonyms, and which of these are names of it (the others are tags: "food")."""
     names = json.loads((folder / "names/package/emoji.json").read_text())
     extra = {
         entry["hexcode"].upper(): entry for entry in json.loads((folder / "synonyms/package/en/data.json").read_text())
@@ -73,9 +73,10 @@ def entries(folder: Path) -> list[dict]:
         label = more.get("label", name).lower()
         words = [label] if label != name else []
         words += [short.replace("_", " ") for short in entry["short_names"]]
-        words += [tag for tag in more.get("tags", [])[:4] if tag.isascii() and len(tag) > 2]
-        synonyms = [w for w in dict.fromkeys(words) if w != name and any(c.isalpha() for c in w)]
-        kept.append({"code": code, "name": name, "synonyms": synonyms})
+        tags = [tag for tag in more.get("tags", [])[:4] if tag.isascii() and len(tag) > 2]
+        synonyms = [w for w in dict.fromkeys(words + tags) if w != name and any(c.isalpha() for c in w)]
+        names = [w for w in synonyms if w in words]
+        kept.append({"code": code, "name": name, "synonyms": synonyms, "names": names})
     return kept
 
 

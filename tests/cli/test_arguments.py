@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tether.cli.generate import free_path, parse_control, parse_size, parse_weighting, slug
+from tether.cli.generate import free_path, parse_control, parse_sides, parse_size, parse_weighting, slug
 from tether.errors import TetherError
 
 
@@ -43,6 +43,19 @@ def test_sizes_and_weightings() -> None:
             parse_size(wrong)
     with pytest.raises(TetherError):
         parse_weighting("1,x")
+
+
+def test_sides() -> None:
+    assert [parse_sides(text) for text in ("both", "conditional", "0.75", ".5", "1")] == [
+        "both",
+        "conditional",
+        0.75,
+        0.5,
+        1.0,
+    ]
+    for wrong in ("left", "-0.5", "nan", ""):
+        with pytest.raises(TetherError, match="share from 0 to 1"):
+            parse_sides(wrong)
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:

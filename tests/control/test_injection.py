@@ -249,6 +249,32 @@ def test_a_conditional_control_is_run_on_half_the_batch_and_is_zero_on_the_other
         assert torch.equal(residual[2:], expected)
 
 
+def test_a_share_scales_the_unconditional_side_alone(step_inputs):
+    control, hint = FakeControl(), torch.randn(2, 4, 8, 8)
+    full = combine([control], [Injection(0.5)], [hint], **step_inputs)
+    shared = combine([control], [Injection(0.5, sides=0.75)], [hint], **step_inputs)
+    for residual, expected in zip(shared, full, strict=True):
+        assert torch.equal(residual[:2], expected[:2] * 0.75)
+        assert torch.equal(residual[2:], expected[2:])
+
+
+def test_shares_of_one_and_nothing_are_both_sides_and_the_conditional(step_inputs):
+    hint = torch.randn(1, 4, 8, 8)
+    for share, name in ((1, "both"), (0.0, "conditional")):
+        assert Injection(sides=share).acts_on() == name
+        control, named = FakeControl(), FakeControl()
+        residuals = combine([control], [Injection(sides=share)], [hint], **step_inputs)
+        assert_equal(residuals, combine([named], [Injection(sides=name)], [hint], **step_inputs))
+        assert [len(call[0]) for call in control.calls] == [len(call[0]) for call in named.calls]
+
+
+def test_a_share_changes_nothing_without_guidance(step_inputs):
+    hint = torch.randn(1, 4, 8, 8)
+    step_inputs["text_uncond"] = None
+    plain = combine([FakeControl()], [Injection()], [hint], **step_inputs)
+    assert_equal(combine([FakeControl()], [Injection(sides=0.3)], [hint], **step_inputs), plain)
+
+
 def test_a_pooling_control_is_conditional_by_default(step_inputs):
     residuals = combine([FakeControl(True)], [Injection()], [torch.zeros(1, 4, 8, 8)], **step_inputs)
     assert not residuals.middle[:2].any()
@@ -364,6 +390,10 @@ def test_a_compiled_or_wrapped_control_is_a_control_too(make_unet, make_inputs, 
         ({"weighting": [1.0, "2"]}, "weighting"),
         ({"weighting": 3}, "weighting"),
         ({"sides": "left"}, "sides"),
+        ({"sides": 1.1}, "sides"),
+        ({"sides": -0.1}, "sides"),
+        ({"sides": float("nan")}, "sides"),
+        ({"sides": True}, "sides"),
         ({"window": (0.5, 0.5)}, "window"),
         ({"window": (-0.1, 1)}, "window"),
         ({"window": (0, 1.1)}, "window"),

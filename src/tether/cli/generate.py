@@ -8,7 +8,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -87,6 +87,15 @@ def parse_weighting(text: str) -> str | list[float]:
         raise TetherError(f"{text!r} is no weighting: write a name, or numbers with commas between") from None
 
 
+def parse_sides(text: str) -> Literal["both", "conditional"] | float:
+    """The sides of guidance by name, or the unconditional side's share."""
+    if text == "both" or text == "conditional":
+        return text
+    if re.fullmatch(r"\d*\.?\d+", text):
+        return float(text)
+    raise TetherError(f"--sides {text}: write both, conditional, or a share from 0 to 1")
+
+
 def generate(
     prompt: Annotated[str | None, typer.Argument(help="What to draw.", show_default=False)] = None,
     control: Annotated[
@@ -114,6 +123,14 @@ def generate(
         str,
         typer.Option(help="balanced, conditional, cfg-rw, released, diffusers, or weights with commas between."),
     ] = "balanced",
+    sides: Annotated[
+        str | None,
+        typer.Option(
+            help="Sides of guidance that the control acts on, else the weighting's: both, conditional, or a share from "
+            "0 to 1 for the unconditional side; less follows lines closer, and words less.",
+            show_default=False,
+        ),
+    ] = None,
     size: Annotated[
         str | None,
         typer.Option(help="WIDTHxHEIGHT, multiples of 8; else the base's own.", show_default=False),
@@ -166,6 +183,7 @@ def generate(
         raise TetherError("give a prompt, or --again FILE.png to repeat a picture")
     arguments = [(parse_control(text), True) for text in control or []]
     arguments += [(parse_control(text), False) for text in condition or []]
+    acts = {"weighting": parse_weighting(weighting), "sides": None if sides is None else parse_sides(sides)}
 
     from tether.images import contact_sheet, open_image, save_png
     from tether.sampling.request import Request, read_request
@@ -209,7 +227,7 @@ def generate(
         side = pipeline.base.sample_size
         wanted = request.size = parse_size(size) if size else (side, side)
         for (argument, photo), loaded in zip(arguments, pipeline.controls, strict=True):
-            entry, source = _control(argument, photo, loaded.kind, wanted, request.fit, parse_weighting(weighting))
+            entry, source = _control(argument, photo, loaded.kind, wanted, request.fit, acts)
             request.controls.append(entry)
             sources.append([source, entry.condition])
     requests = _one_a_picture(request) if low_memory and only is None else [request]
@@ -330,9 +348,12 @@ def _control(
     kind: str | None,
     size: tuple[int, int],
     fit_rule: str,
-    weighting: str | list[float],
+    acts: dict[str, Any],
 ) -> tuple[ControlRequest, Image.Image]:
-    """One control's request and its source picture, both at the size of the result."""
+    """One control's request and its source picture, both at the size of the result.
+
+    `acts` is how the control acts, of what `ControlRequest` takes: the same for every control of the command.
+    """
     from tether.annotators import annotate
     from tether.images import fit, fit_condition, inner_size, open_image
     from tether.sampling.request import ControlRequest
@@ -357,8 +378,8 @@ def _control(
         condition=condition,
         source=argument.image.name,
         strength=argument.strength,
-        weighting=weighting,
         window=argument.window,
+        **acts,
     )
     entry.injection()
     return entry, picture

@@ -14,6 +14,9 @@
 Classifier-free guidance is ε = ε_uc + β (ε_c - ε_uc). With a control on both sides and no prompt the bracket
 is nothing and guidance is gone; with a control on ε_c alone guidance is very strong. The paper's answer is
 control on ε_c alone with a weight a resolution ("cfg-rw"): 1 on the finest layers, 8 on the coarsest.
+
+Between the two lies a share u of the control on ε_uc. To first order guidance then adds u + β (1 - u) times what the
+control does: lines are followed closer as u falls from 1, both sides, to 0, the conditional side alone.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from tether.errors import TetherError
 __all__ = ["Control", "Injection", "Sides", "Weighting", "combine"]
 
 Weighting = Literal["balanced", "conditional", "cfg-rw", "released", "diffusers"]
-Sides = Literal["both", "conditional"]
+Sides = Literal["both", "conditional"] | float
 
 
 class Control(Protocol):
@@ -60,8 +63,9 @@ class Injection:
     Attributes:
         strength: factor on everything, 0 or more; at 0 the control is not even run.
         weighting: a name from the table above, or one weight for each residual.
-        sides: "both" or "conditional"; when left out, what the table says, and "conditional" for a control
-            that pools globally (as the released code and diffusers have it).
+        sides: "both" or "conditional", or the share u in [0, 1] of the control that the unconditional side gets,
+            1 for "both" and 0 for "conditional"; when left out, what the table says, and "conditional" for a
+            control that pools globally (as the released code and diffusers have it).
         window: (start, end) of the sampling trajectory, 0 <= start < end <= 1. Step i of n is inside unless
             i/n < start or (i+1)/n > end.
         mask: where the control acts, 1 fully and 0 not at all: (1, 1, H, W) or (B, 1, H, W) in [0, 1], or a
@@ -81,8 +85,7 @@ class Injection:
         if not _is_number(self.strength) or self.strength < 0:
             raise TetherError(f"strength is {self.strength!r}; it must be a number, 0 or more")
         object.__setattr__(self, "weighting", _checked_weighting(self.weighting))
-        if self.sides not in (None, *get_args(Sides)):
-            raise TetherError(f"sides is {self.sides!r}; it must be 'both', 'conditional' or None")
+        object.__setattr__(self, "sides", _checked_sides(self.sides))
         object.__setattr__(self, "window", _checked_window(self.window))
         if self.mask is not None:
             object.__setattr__(self, "mask", _checked_mask(self.mask))
@@ -95,7 +98,7 @@ class Injection:
         return not outside and not silent
 
     def acts_on(self, pools_globally: bool = False) -> Sides:
-        """The side or sides of guidance, the default resolved."""
+        """The side or sides of guidance, the default resolved; a number lies between 0 and 1."""
         if self.sides is not None:
             return self.sides
         both = self.weighting == "balanced" or not isinstance(self.weighting, str)
@@ -165,7 +168,8 @@ def combine(
 ) -> Residuals | None:
     """The sum of several controls at one step, for the batch [unconditional, conditional] of guidance.
 
-    A control that acts on the conditional side only is run on that half of the batch only.
+    A control that acts on the conditional side only is run on that half of the batch only; one that acts on both in
+    different shares is run on both.
 
     Args:
         controls, injections, hints: one of each a control; a hint is what `ControlNet.encode` gave,
@@ -193,7 +197,8 @@ def combine(
     for control, injection, hint in zip(controls, injections, hints, strict=True):
         if not injection.is_active(step, total_steps):
             continue
-        if text_uncond is not None and injection.acts_on(control.pools_globally) == "both":
+        sides = injection.acts_on(control.pools_globally)
+        if text_uncond is not None and sides != "conditional":
             residuals = control(
                 torch.cat([latents, latents]),
                 _twice(timestep),
@@ -201,7 +206,10 @@ def combine(
                 hint if len(hint) == 1 else torch.cat([hint, hint]),
                 _joined(added_uncond, added_cond),
             )
-            on_both = _sum(on_both, injection.apply(residuals))
+            residuals = injection.apply(residuals)
+            if sides != "both":
+                residuals = residuals.first_half_scaled(sides)
+            on_both = _sum(on_both, residuals)
         else:
             residuals = control(latents, timestep, text_cond, hint, added_cond)
             on_conditional = _sum(on_conditional, injection.apply(residuals))
@@ -238,6 +246,14 @@ def _checked_weighting(weighting: str | Sequence[float]) -> str | tuple[float, .
         return tuple(float(weight) for weight in weighting)
     names = ", ".join(get_args(Weighting))
     raise TetherError(f"weighting is {weighting!r}; it must be one of {names}, or a list of one number a layer")
+
+
+def _checked_sides(sides: object) -> Sides | None:
+    if sides is None or sides == "both" or sides == "conditional":
+        return sides
+    if isinstance(sides, (int, float)) and _is_number(sides) and 0 <= sides <= 1:
+        return "conditional" if sides == 0 else "both" if sides == 1 else float(sides)
+    raise TetherError(f"sides is {sides!r}; it must be 'both', 'conditional' or a share from 0 to 1")
 
 
 def _checked_window(window: object) -> tuple[float, float]:

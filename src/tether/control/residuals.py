@@ -69,6 +69,15 @@ class Residuals:
         """Twice the batch, the first half zero: control on the second of [unconditional, conditional]."""
         return self.map(lambda residual: torch.cat([torch.zeros_like(residual), residual]))
 
+    def first_half_scaled(self, weight: float) -> Residuals:
+        """The first half of the batch times a weight: the unconditional of [unconditional, conditional]."""
+
+        def scale(residual: Tensor) -> Tensor:
+            first, second = residual.chunk(2)
+            return torch.cat([first * weight, second])
+
+        return self.map(scale)
+
     def __add__(self, other: Residuals) -> Residuals:
         """Residual by residual.
 

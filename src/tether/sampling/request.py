@@ -53,7 +53,7 @@ class ControlRequest(BaseModel):
         ref: what `ControlNet.load` opens: a shipped kind, a path, a hub id.
         condition: the condition image, fitted to the request's size.
         source: where the condition came from; for people, never opened again.
-        strength, weighting, window: see `tether.Injection`.
+        strength, weighting, sides, window: see `tether.Injection`.
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -63,11 +63,13 @@ class ControlRequest(BaseModel):
     source: str = ""
     strength: float = 1.0
     weighting: str | list[float] = "balanced"
+    sides: Literal["both", "conditional"] | float | None = None
     window: tuple[float, float] = (0.0, 1.0)
 
     def injection(self) -> Injection:
         """The same as an `Injection`; a `TetherError` where a value is out of range."""
-        return Injection(strength=self.strength, weighting=self.weighting, window=self.window)  # type: ignore[arg-type]
+        weighting: Any = self.weighting  # a name is checked there
+        return Injection(strength=self.strength, weighting=weighting, sides=self.sides, window=self.window)
 
 
 class Request(BaseModel):
