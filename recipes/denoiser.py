@@ -136,6 +136,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/base"))
     parser.add_argument("--start", type=Path, help="a base to go on from, as src/tether/weights/base")
     parser.add_argument("--noise-offset", type=float, default=0.0)
+    parser.add_argument("--shift", type=float, default=2.5, help="of timesteps, to where shapes are decided")
     parser.add_argument("--seed", type=int, default=2, help="another for every round, or its samples come again")
     arguments = parser.parse_args()
 
@@ -198,6 +199,7 @@ def main() -> None:
                 velocity_cap=50.0,
                 noise_offset=arguments.noise_offset,
                 stratified=True,
+                shift=arguments.shift,
             )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)

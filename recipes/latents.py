@@ -24,6 +24,9 @@ from tether.datasets.emoji import caption, compose
 
 VARIANTS = {"3d emoji": 28, "flat emoji": 18, "other emoji": 6}
 """Random placements of each drawing."""
+CENTRED = 0.75
+"""Share of them in the middle. Where the words leave open what lies where, the mean of all that it could be is what the
+first steps of sampling draw: with placements all over the picture that was a blob, for every name."""
 CAPTIONS = 6
 """Random captions of each picture."""
 
@@ -70,8 +73,8 @@ def main() -> None:
     captions: list[list[str]] = []
     for group, drawings in pictures.drawings.items():
         for drawing in drawings:
-            for _ in range(VARIANTS[group]):
-                picture, background = compose(drawing, SIZE, rng)
+            for k in range(VARIANTS[group]):
+                picture, background = compose(drawing, SIZE, rng, centred=k < CENTRED * VARIANTS[group])
                 pixels.append(picture)
                 captions.append([caption(drawing, background, rng) for _ in range(CAPTIONS)])
     counts = {group: len(drawings) * VARIANTS[group] for group, drawings in pictures.drawings.items()}

@@ -96,6 +96,21 @@ def test_stratified_timesteps_spread_over_the_schedule_and_are_uniform_one_by_on
         assert ((counts - 125).abs() < 4 * (500 * 0.25 * 0.75) ** 0.5).all()  # four deviations of a binomial
 
 
+def test_a_shift_moves_timesteps_to_strong_noise_by_the_paper_s_rule() -> None:
+    seen: list[torch.Tensor] = []
+
+    def watching(noisy: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        seen.append(t)
+        return noisy
+
+    for shift in (1.0, 3.0):
+        generator = torch.Generator().manual_seed(0)
+        diffusion_loss(watching, torch.zeros(1000, 1, 2, 2), schedule(), generator=generator, shift=shift)
+    uniform, shifted = (t.double() / 1000 for t in seen)
+    torch.testing.assert_close(shifted, 3 * uniform / (1 + 2 * uniform), rtol=0, atol=1e-3)
+    assert shifted.median().item() == pytest.approx(3 / 4, abs=0.02)  # s / (s + 1)
+
+
 def test_noise_offset_adds_noise_of_its_deviation_to_whole_channels() -> None:
     seen = []
 

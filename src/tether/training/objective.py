@@ -72,6 +72,7 @@ def diffusion_loss(
     velocity_cap: float | None = None,
     noise_offset: float = 0.0,
     stratified: bool = False,
+    shift: float = 1.0,
     per_sample: bool = False,
 ) -> Tensor:
     """The loss of a batch of clean latents at random timesteps.
@@ -89,6 +90,8 @@ def diffusion_loss(
         noise_offset: deviation of one more noise value a channel that is the same over the whole picture.
         stratified: spread a batch's timesteps evenly over the schedule, t_i = T ((u + i / B) mod 1) with one uniform u,
             which makes the gradient less noisy (Kingma et al. 2021, appendix I.1). Each alone is still uniform.
+        shift: draw timesteps where the noise is stronger, t/T = s u / (1 + (s - 1) u) for u uniform in [0, 1) (Esser et
+            al. 2024, equation 23); 1 leaves them uniform. Half of them lie above s / (s + 1).
         per_sample: return one loss a sample, `(B,)`, in place of their mean.
 
     Returns:
@@ -103,6 +106,10 @@ def diffusion_loss(
         one = latents[:1].shape
         drawn = [_draw(one, schedule, noise_offset, each) for each in generator]
         noise, timesteps = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+    if shift != 1.0:
+        count = len(schedule.alphas_cumprod)
+        uniform = timesteps.double() / count
+        timesteps = (count * shift * uniform / (1 + (shift - 1) * uniform)).long().clamp(max=count - 1)
     # Channels last where the latents are, so that no convolution has to turn them around.
     noise, timesteps = torch.empty_like(latents, dtype=torch.float32).copy_(noise), timesteps.to(device)
     noisy = schedule.add_noise(latents.float(), noise, timesteps)
