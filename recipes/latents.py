@@ -24,9 +24,6 @@ from tether.datasets.emoji import caption, compose
 
 VARIANTS = {"3d emoji": 28, "flat emoji": 18, "other emoji": 6}
 """Random placements of each drawing."""
-CENTRED = 0.75
-"""Share of them in the middle. Where the words leave open what lies where, the mean of all that it could be is what the
-first steps of sampling draw: with placements all over the picture that was a blob, for every name."""
 CAPTIONS = 6
 """Random captions of each picture."""
 
@@ -64,6 +61,14 @@ def main() -> None:
     parser.add_argument("--vae", type=Path, default=Path("runs/autoencoder/vae"))
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--out", type=Path, default=Path("data/latents.npz"))
+    parser.add_argument(
+        "--centred",
+        type=float,
+        default=0.75,
+        help="share of the placements in the middle; where the words leave open what lies where, the first steps of "
+        "sampling draw the mean of all that it could be, and with placements all over that was a blob for every name; "
+        "a control has lines to go by: 0 for it",
+    )
     parser.add_argument("--base", type=Path, default=Path("runs/base"))
     arguments = parser.parse_args()
 
@@ -74,7 +79,7 @@ def main() -> None:
     for group, drawings in pictures.drawings.items():
         for drawing in drawings:
             for k in range(VARIANTS[group]):
-                picture, background = compose(drawing, SIZE, rng, centred=k < CENTRED * VARIANTS[group])
+                picture, background = compose(drawing, SIZE, rng, centred=k < arguments.centred * VARIANTS[group])
                 pixels.append(picture)
                 captions.append([caption(drawing, background, rng) for _ in range(CAPTIONS)])
     counts = {group: len(drawings) * VARIANTS[group] for group, drawings in pictures.drawings.items()}
