@@ -248,10 +248,10 @@ def _checked_weighting(weighting: str | Sequence[float]) -> str | tuple[float, .
     raise TetherError(f"weighting is {weighting!r}; it must be one of {names}, or a list of one number a layer")
 
 
-def _checked_sides(sides: object) -> Sides | None:
+def _checked_sides(sides: Sides | None) -> Sides | None:
     if sides is None or sides == "both" or sides == "conditional":
         return sides
-    if isinstance(sides, (int, float)) and _is_number(sides) and 0 <= sides <= 1:
+    if _is_number(sides) and 0 <= sides <= 1:
         return "conditional" if sides == 0 else "both" if sides == 1 else float(sides)
     raise TetherError(f"sides is {sides!r}; it must be 'both', 'conditional' or a share from 0 to 1")
 
