@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-import resource
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,40 +10,57 @@ from types import ModuleType
 import pytest
 import torch
 
-from tether.training.memory import layout, retained_memory
+from tether.training.memory import layout
 
 CPU = torch.device("cpu")
 
 
-def page_faults_of_a_block() -> int:
-    """How many pages the system hands out for 256 MiB, which are freed again."""
+MEASURE = """
+import resource, sys
+from pathlib import Path
+import torch
+from tether.training.memory import retained_memory
+
+def faults_of_a_block(mib):  # pages that the system hands out for it; it is freed again
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.empty(2**26).fill_(1.0)
+    torch.empty(mib * 2**18).fill_(1.0)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-
-def resident_mib() -> float:
+def resident_mib():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+before = resident_mib()
+with retained_memory(torch.device(sys.argv[1])):
+    faults_of_a_block(256)
+    kept = resident_mib() - before
+    again = faults_of_a_block(192)
+print(kept, again, resident_mib() - before)
+"""
+
+
+def measure(device: str) -> list[float]:
+    """MiB that stay after a block of 256 was freed, page faults of a smaller one, MiB that stay at the end.
+
+    In a process of its own: what another test left in the heap decides where a block comes from. Smaller, because a
+    block as large does not always fit into the gap that an aligned one leaves.
+    """
+    told = subprocess.run([sys.executable, "-c", MEASURE, device], capture_output=True, text=True, check=True)
+    return [float(number) for number in told.stdout.split()]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
 def test_freed_memory_is_kept_inside_and_given_back_after() -> None:
-    gc.collect()
-    before = resident_mib()
-    with retained_memory(CPU):
-        page_faults_of_a_block()
-        assert resident_mib() > before + 200
-        assert page_faults_of_a_block() < 16  # of 65,536 of 4 KiB, or 128 of 2 MiB
-    assert resident_mib() < before + 50
+    kept, faults, left = measure("cpu")
+    assert kept > 200
+    assert faults < 16  # of 49,152 of 4 KiB, or 96 of 2 MiB
+    assert left < 50
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
 def test_where_another_device_computes_memory_is_given_back_as_ever() -> None:
-    gc.collect()
-    before = resident_mib()
-    with retained_memory(torch.device("meta")):
-        page_faults_of_a_block()
-        assert resident_mib() < before + 50
+    kept, _, left = measure("meta")
+    assert kept < 50
+    assert left < 50
 
 
 def test_each_device_has_its_layout() -> None:
