@@ -49,7 +49,8 @@ def test_a_picture_is_repeated_to_the_byte_from_itself_alone(
 ) -> None:
     out = tmp_path / "out"
     command = ("generate", "a red cube", "--base", tiny_folder, "--control", f"{control}={photo}:0.7@0-0.8")
-    lines = tether(*command, "--seed", 7, "--count", 3, "--steps", 3, "--sides", 0.75, "-o", out, "--json")
+    acts = ("--weighting", "cfg-rw", "--sides", 0.75)
+    lines = tether(*command, "--seed", 7, "--count", 3, "--steps", 3, *acts, "-o", out, "--json")
     told = [json.loads(line) for line in lines]
     assert [one["seed"] for one in told] == [7, 8, 9]
     assert {(one["width"], one["height"]) for one in told} == {(64, 64)}

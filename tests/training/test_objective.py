@@ -79,17 +79,21 @@ def test_min_snr_weights_are_those_of_the_paper() -> None:
     torch.testing.assert_close(loss_weights(alphas, t, "epsilon", None), torch.ones(3))
 
 
-def test_stratified_timesteps_spread_over_the_schedule_and_are_uniform_one_by_one() -> None:
+def timesteps_of(batch: int, generator: torch.Generator, **settings: Any) -> torch.Tensor:
+    """The timesteps `(batch,)` that the loss shows to the denoiser."""
     seen: list[torch.Tensor] = []
 
     def watching(noisy: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         seen.append(t)
         return noisy
 
+    diffusion_loss(watching, torch.zeros(batch, 1, 2, 2), schedule(), generator=generator, **settings)
+    return seen[0]
+
+
+def test_stratified_timesteps_spread_over_the_schedule_and_are_uniform_one_by_one() -> None:
     generator = torch.Generator().manual_seed(0)
-    for _ in range(500):
-        diffusion_loss(watching, torch.zeros(8, 1, 2, 2), schedule(), generator=generator, stratified=True)
-    drawn = torch.stack(seen)
+    drawn = torch.stack([timesteps_of(8, generator, stratified=True) for _ in range(500)])
     assert (drawn.sort(dim=1).values.diff(dim=1) == 125).all()  # 1,000 timesteps, 8 of them a batch
     for place in (0, 7):
         counts = torch.histc(drawn[:, place].float(), bins=4, min=0, max=1000)
@@ -97,16 +101,9 @@ def test_stratified_timesteps_spread_over_the_schedule_and_are_uniform_one_by_on
 
 
 def test_a_shift_moves_timesteps_to_strong_noise_by_the_paper_s_rule() -> None:
-    seen: list[torch.Tensor] = []
-
-    def watching(noisy: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        seen.append(t)
-        return noisy
-
-    for shift in (1.0, 3.0):
-        generator = torch.Generator().manual_seed(0)
-        diffusion_loss(watching, torch.zeros(1000, 1, 2, 2), schedule(), generator=generator, shift=shift)
-    uniform, shifted = (t.double() / 1000 for t in seen)
+    uniform, shifted = (
+        timesteps_of(1000, torch.Generator().manual_seed(0), shift=shift).double() / 1000 for shift in (1.0, 3.0)
+    )
     torch.testing.assert_close(shifted, 3 * uniform / (1 + 2 * uniform), rtol=0, atol=1e-3)
     assert shifted.median().item() == pytest.approx(3 / 4, abs=0.02)  # s / (s + 1)
 
