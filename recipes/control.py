@@ -23,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import tether
 from common import SHARES, MuonAndAdamW, Prefetch, channels_last, cosine, load_state, save_state
+from grounding import Grounding, Places
 from tether.annotators.canny import random_canny
 from tether.base import ControlNet
 from tether.control import predict_noise
@@ -53,6 +54,10 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="a control to go on from")
     parser.add_argument("--start-base", type=Path, help="the older base that it was trained on")
     parser.add_argument("--out", type=Path, default=Path("runs/control"))
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--scenes", type=float, default=SHARES["scenes"], help="share of scenes among the samples")
+    parser.add_argument("--grounding", type=float, default=0.0, help="weight of a second loss, of grounding.py")
+    parser.add_argument("--shift", type=float, default=1.0, help="of timesteps, to where colours are decided")
     parser.add_argument("--seed", type=int, default=3, help="another for every round, or its samples come again")
     arguments = parser.parse_args()
 
@@ -60,7 +65,9 @@ def main() -> None:
         latents, pixels = pack["latents"], pack["pixels"]
         captions, counts = json.loads(str(pack["captions"])), json.loads(str(pack["counts"]))
     starts = dict(zip(counts, np.cumsum([0, *counts.values()]).tolist(), strict=False))
-    shares = np.array([SHARES[name] for name in counts]) / sum(SHARES[name] for name in counts)
+    others = sum(SHARES[name] for name in counts if name != "scenes")
+    shares = np.array([(1 - arguments.scenes) * SHARES[name] / others for name in counts if name != "scenes"])
+    shares = np.append(shares, arguments.scenes)  # the scenes stand last
 
     base = tether.load_base(arguments.base)
     base.unet.to(memory_format=torch.channels_last)
@@ -79,36 +86,50 @@ def main() -> None:
         optimiser.load_state_dict(state["optimiser"])
         first = state["step"]
 
-    def batch(step: int) -> tuple[Tensor, Tensor, list[str]]:
+    grounding = Grounding(control)
+    places = Places(arguments.data / "scenes.npz", base.tokenizer, base.tokenizer.model_max_length)
+
+    def batch(step: int) -> tuple[Tensor, Tensor, list[str], list[int]]:
         rng = np.random.default_rng([arguments.seed, step])
         names = rng.choice(list(counts), BATCH, p=shares)
         rows = [starts[str(name)] + int(rng.integers(counts[str(name)])) for name in names]
         words = [captions[row][int(rng.integers(len(captions[row])))] for row in rows]
         edges = np.stack([random_canny(pixels[row], rng) for row in rows])[:, None] / 255
-        return channels_last(latents[rows]), channels_last(edges.repeat(3, axis=1)), words
+        return channels_last(latents[rows]), channels_last(edges.repeat(3, axis=1)), words, rows
 
     batches, started, losses = Prefetch(batch, first), time.time(), []
     for step in range(first, arguments.steps):
         optimiser.set_lr(arguments.lr * cosine(step, arguments.steps, warmup=100, floor=0.05))
-        clean, conditions, words = batches(step)
+        clean, conditions, words, rows = batches(step)
         generator = torch.Generator().manual_seed(arguments.seed * 10**6 + step)
+        words = drop_prompts(words, 0.5, generator)
         with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16):  # as in recipes/denoiser.py
-            states = base.encode_prompts(drop_prompts(words, 0.5, generator)).states
+            states = base.encode_prompts(words).states
             hint = control.encode(conditions)
 
             def predict(noisy: Tensor, t: Tensor) -> Tensor:
                 residuals = control(noisy, t, states, hint)  # noqa: B023
                 return predict_noise(base.unet, noisy, t, states, residuals)  # noqa: B023
 
-            loss = diffusion_loss(predict, clean, schedule, generator=generator, velocity_cap=50.0, stratified=True)
-        loss.backward()
+            loss = diffusion_loss(
+                predict,
+                clean,
+                schedule,
+                generator=generator,
+                velocity_cap=50.0,
+                stratified=True,
+                shift=arguments.shift,
+            )
+        grounded = grounding.loss(*places.targets([row - starts["scenes"] for row in rows], words))
+        (loss + arguments.grounding * grounded).backward()
         torch.nn.utils.clip_grad_norm_(control.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad()
-        losses.append(loss.item())
+        losses.append((loss.item(), grounded.item()))
         if (step + 1) % 50 == 0:
             seconds = (time.time() - started) / (step + 1 - first)
-            print(f"{step + 1} loss {np.mean(losses[-50:]):.4f} {seconds:.3f} s/step", flush=True)
+            drawn, looked = np.mean(losses[-50:], axis=0)
+            print(f"{step + 1} loss {drawn:.4f} grounding {looked:.4f} {seconds:.3f} s/step", flush=True)
         if (step + 1) % 250 == 0 or step + 1 == arguments.steps:
             state = {"control": control.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
             save_state(arguments.out / "state.pt", state)

@@ -28,6 +28,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from common import SHARES, MuonAndAdamW, Prefetch, channels_last, cosine, load_state, save_state
+from grounding import Grounding, Places
 from tether.base.writing import write_tokenizer
 from tether.training.objective import diffusion_loss
 
@@ -137,6 +138,8 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="a base to go on from, as src/tether/weights/base")
     parser.add_argument("--noise-offset", type=float, default=0.0)
     parser.add_argument("--shift", type=float, default=2.5, help="of timesteps, to where shapes are decided")
+    parser.add_argument("--grounding", type=float, default=0.05, help="weight of the second loss, of grounding.py")
+    parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--seed", type=int, default=2, help="another for every round, or its samples come again")
     arguments = parser.parse_args()
 
@@ -160,6 +163,7 @@ def main() -> None:
     average = torch.optim.swa_utils.AveragedModel(
         both, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999), use_buffers=False
     )
+    grounding, places = Grounding(unet), Places(arguments.data / "scenes.npz", tokenizer, TOKENS)
     optimiser = MuonAndAdamW(both, arguments.lr)
     schedule = DDIMScheduler(**NOISE_SCHEDULE)
     first = 0
@@ -174,19 +178,20 @@ def main() -> None:
         flush=True,
     )
 
-    def batch(step: int) -> tuple[Tensor, Tensor]:
+    def batch(step: int) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
         rng = np.random.default_rng([arguments.seed, step])
         names = rng.choice(list(counts), BATCH, p=shares)
         rows = [starts[str(name)] + int(rng.integers(counts[str(name)])) for name in names]
         words = [captions[row][int(rng.integers(len(captions[row])))] for row in rows]
         words = ["" if rng.random() < 0.1 else w for w in words]
         ids = tokenizer(words, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt")
-        return channels_last(latents[rows]), ids.input_ids
+        where = places.targets([row - starts["scenes"] for row in rows], words)
+        return channels_last(latents[rows]), ids.input_ids, where
 
     batches, started, losses = Prefetch(batch, first), time.time(), []
     for step in range(first, arguments.steps):
         optimiser.set_lr(arguments.lr * cosine(step, arguments.steps, warmup=200, floor=0.02))
-        clean, ids = batches(step)
+        clean, ids, where = batches(step)
         generator = torch.Generator().manual_seed(arguments.seed * 10**6 + step)
         # Plain attention: on these short sequences it takes a fifth less time a step than the fused kernel.
         with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16):
@@ -201,15 +206,17 @@ def main() -> None:
                 stratified=True,
                 shift=arguments.shift,
             )
-        loss.backward()
+        grounded = grounding.loss(*where)
+        (loss + arguments.grounding * grounded).backward()
         torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad()
         average.update_parameters(both)
-        losses.append(loss.item())
+        losses.append((loss.item(), grounded.item()))
         if (step + 1) % 100 == 0:
             seconds = (time.time() - started) / (step + 1 - first)
-            print(f"{step + 1} loss {np.mean(losses[-100:]):.4f} {seconds:.3f} s/step", flush=True)
+            drawn, looked = np.mean(losses[-100:], axis=0)
+            print(f"{step + 1} loss {drawn:.4f} grounding {looked:.4f} {seconds:.3f} s/step", flush=True)
         if (step + 1) % 250 == 0 or step + 1 == arguments.steps:
             state = {
                 "model": both.state_dict(),

@@ -13,22 +13,24 @@ from pathlib import Path
 import numpy as np
 
 from common import HELD_OUT_SCENES, SIZE
+from grounding import covered
 from tether.datasets.scenes import caption, render, sample_scene
 
 CAPTIONS = 6
 
 
-def draw(seed: int) -> tuple[np.ndarray, list[str]]:
-    """One scene's pixels, uint8 `(128, 128, 3)`, and captions."""
+def draw(seed: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """One scene's pixels, uint8 `(128, 128, 3)`, where its things lie (`covered`), and captions."""
     spec, rng = sample_scene(seed), np.random.default_rng([1, seed])
-    return render(spec, SIZE).image, [caption(spec, rng) for _ in range(CAPTIONS)]
+    scene = render(spec, SIZE)
+    return scene.image, covered(scene.instance), [caption(spec, rng) for _ in range(CAPTIONS)]
 
 
 def pack(path: Path, seeds: range) -> None:
-    """Renders the scenes of `seeds` and writes pixels and captions."""
+    """Renders the scenes of `seeds` and writes pixels, places and captions."""
     with Pool() as pool:
-        pixels, captions = zip(*pool.imap(draw, seeds, chunksize=20), strict=True)
-    np.savez_compressed(path, pixels=np.stack(pixels), captions=np.array(json.dumps(captions)))
+        pixels, places, captions = zip(*pool.imap(draw, seeds, chunksize=20), strict=True)
+    np.savez_compressed(path, pixels=np.stack(pixels), places=np.stack(places), captions=np.array(json.dumps(captions)))
     print(f"{path}: {len(pixels)} scenes", flush=True)
 
 

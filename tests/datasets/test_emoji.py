@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tether.datasets.emoji import BACKGROUNDS, Drawing, compose
+from tether.datasets.emoji import BACKGROUNDS, Drawing, caption, compose
 
 
 @pytest.fixture
@@ -54,3 +54,11 @@ def test_a_named_side_is_never_flipped(arrow: Drawing) -> None:
         picture, background = compose(left, 128, rng)
         if background not in ("black", "grey"):
             assert picture[40, 88].sum() > picture[40, 40].sum()
+
+
+def test_captions_name_every_background_but_white(arrow: Drawing) -> None:
+    rng = np.random.default_rng(0)
+    assert all("pink background" in caption(arrow, "pink", rng) for _ in range(40))
+    named = [caption(arrow, "white", rng) for _ in range(400)]
+    assert 0.15 < np.mean(["white background" in words for words in named]) < 0.35
+    assert all("arrow" in words and "3d emoji" in words for words in named)

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["generate"]
 
+NUMBER = r"\d*\.?\d+"
 CONTROL = re.compile(
-    r"(?P<kind>[^=]+)=(?P<image>.+?)(?::(?P<strength>\d*\.?\d+))?(?:@(?P<start>\d*\.?\d+)-(?P<end>\d*\.?\d+))?"
+    rf"(?P<kind>[^=]+)=(?P<image>.+?)(?::(?P<strength>{NUMBER}))?(?:@(?P<start>{NUMBER})-(?P<end>{NUMBER}))?"
 )
 
 
@@ -72,7 +73,7 @@ def parse_seeds(text: str) -> int | list[int]:
 
 def parse_lora(text: str) -> tuple[str, float]:
     """Reads `REF[:STRENGTH]`, as style.safetensors:0.8."""
-    match = re.fullmatch(r"(.+?)(?::(-?\d*\.?\d+))?", text)
+    match = re.fullmatch(rf"(.+?)(?::(-?{NUMBER}))?", text)
     assert match is not None
     return match[1], float(match[2] or 1)
 
@@ -91,7 +92,7 @@ def parse_sides(text: str) -> Literal["both", "conditional"] | float:
     """The sides of guidance by name, or the unconditional side's share."""
     if text == "both" or text == "conditional":
         return text
-    if re.fullmatch(r"\d*\.?\d+", text):
+    if re.fullmatch(NUMBER, text):
         return float(text)
     raise TetherError(f"--sides {text}: write both, conditional, or a share from 0 to 1")
 

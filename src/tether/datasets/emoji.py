@@ -125,8 +125,8 @@ def compose(drawing: Drawing, size: int, rng: np.random.Generator, *, centred: b
 def caption(drawing: Drawing, background: str, rng: np.random.Generator) -> str:
     """Words for a picture of a drawing: its name or, now and then, a synonym, in one of a few plain templates.
 
-    The style always stands in the caption; the background does whenever it is not white, and then in four
-    of five captions, so that a prompt without one still has a meaning.
+    The style always stands in the caption; the background does unless it is white, and then in one of four captions:
+    a prompt without one asks for white.
     """
     name = drawing.name
     if drawing.synonyms and rng.random() < 0.25:
@@ -134,5 +134,5 @@ def caption(drawing: Drawing, background: str, rng: np.random.Generator) -> str:
     article = "an" if name[0] in "aeiou" else "a"
     template = ("{n}, {s}", "{a} {n}, {s}", "{n} {s}", "{s} of {a} {n}")[int(rng.choice(4, p=[0.4, 0.35, 0.1, 0.15]))]
     words = template.format(n=name, a=article, s=drawing.style)
-    named = rng.random() < (0.25 if background == "white" else 0.8)
+    named = rng.random() < 0.25 or background != "white"
     return f"{words}, {background} background" if named else words
