@@ -21,7 +21,6 @@ from tether.datasets.emoji import Drawing, caption, compose, is_held_out
 
 DATA = Path("data")
 SIZE = 128
-HELD_OUT_SCENES = range(1_000_000, 1_000_500)
 SHARES = {"3d emoji": 0.42, "flat emoji": 0.18, "other emoji": 0.05, "scenes": 0.35}
 """How often a training sample is of which group; the first two are the drawings that VOCABULARY names."""
 VOCABULARY = frozenset(

@@ -56,7 +56,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/control"))
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--scenes", type=float, default=SHARES["scenes"], help="share of scenes among the samples")
-    parser.add_argument("--grounding", type=float, default=0.0, help="weight of a second loss, of grounding.py")
+    parser.add_argument(
+        "--grounding",
+        type=float,
+        default=0.0,
+        help="first weight of a second loss, of grounding.py; it falls to 0 at half of the steps",
+    )
     parser.add_argument("--shift", type=float, default=1.0, help="of timesteps, to where colours are decided")
     parser.add_argument("--seed", type=int, default=3, help="another for every round, or its samples come again")
     arguments = parser.parse_args()
@@ -121,7 +126,8 @@ def main() -> None:
                 shift=arguments.shift,
             )
         grounded = grounding.loss(*places.targets([row - starts["scenes"] for row in rows], words))
-        (loss + arguments.grounding * grounded).backward()
+        weight = arguments.grounding * max(0.0, 1 - 2 * step / arguments.steps)
+        (loss + weight * grounded).backward()
         torch.nn.utils.clip_grad_norm_(control.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad()

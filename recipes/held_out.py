@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from common import DATA, HELD_OUT_SCENES, load_drawings
+from common import DATA, load_drawings
+from tether.datasets.builtin import HELD_OUT_SCENES
 from tether.datasets.emoji import is_held_out
 
 

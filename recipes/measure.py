@@ -22,9 +22,10 @@ import numpy as np
 from PIL import Image
 
 import tether
-from common import HELD_OUT_SCENES, SIZE, Pictures, load_drawings, to_tensor
+from common import SIZE, Pictures, load_drawings, to_tensor
 from tether import Injection
 from tether.annotators.canny import edge_map
+from tether.datasets.builtin import HELD_OUT_SCENES
 from tether.datasets.emoji import caption, compose, is_held_out
 from tether.datasets.scenes import COLOURS, recolour, render, sample_scene
 from tether.datasets.scenes import caption as scene_caption

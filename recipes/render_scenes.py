@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from common import HELD_OUT_SCENES, SIZE
+from common import SIZE
 from grounding import covered
+from tether.datasets.builtin import HELD_OUT_SCENES
 from tether.datasets.scenes import caption, render, sample_scene
 
 CAPTIONS = 6

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
 from tether import images
 from tether.errors import TetherError
@@ -84,6 +84,12 @@ def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path) -> None:
     assert np.abs(read[0, :, 0].astype(int) - np.arange(256)).max() <= 1
     tiff = np.asarray(open_image(written(tmp_path / "float.tiff", Image.fromarray((ramp / 65535).astype(np.float32)))))
     assert np.abs(tiff[0, :, 0].astype(int) - np.arange(256)).max() <= 1
+    dark = np.full((8, 8), 200, ">u2")  # black, nearly, whichever way it is written
+    assert open_image(written(tmp_path / "dark.png", Image.fromarray(dark.astype("<u2")))).getpixel((4, 4)) == (1, 1, 1)
+    (tmp_path / "dark.pgm").write_bytes(b"P5 8 8 65535\n" + dark.tobytes())
+    assert open_image(tmp_path / "dark.pgm").getpixel((4, 4)) == (1, 1, 1)
+    big_endian = Image.frombytes("I;16B", (8, 8), dark.tobytes())
+    assert open_image(written(tmp_path / "dark.tiff", big_endian)).getpixel((4, 4)) == (1, 1, 1)
 
 
 def test_cmyk_is_converted(tmp_path: Path) -> None:
@@ -91,6 +97,8 @@ def test_cmyk_is_converted(tmp_path: Path) -> None:
     for name in ("red.jpg", "red.tiff"):
         r, g, b = open_image(written(tmp_path / name, red)).getpixel((8, 8))  # type: ignore[misc]
         assert min(r, 255 - g, 255 - b) > 215
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert open_image(written(tmp_path / "profile.jpg", red, icc_profile=profile)).info == {}
 
 
 def test_palette_and_transparency_lie_on_white(tmp_path: Path) -> None:
@@ -158,6 +166,21 @@ def test_the_three_rules_of_fitting() -> None:
     assert {fit(wide, 40, 24, rule).size for rule in ("crop", "stretch", "pad")} == {(40, 24)}  # type: ignore[arg-type]
     with pytest.raises(TetherError, match="crop"):
         fit(wide, 50, 50, "squeeze")  # type: ignore[arg-type]
+
+
+def test_a_long_and_narrow_picture_is_cut_before_it_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow, made, resize = Image.new("L", (8192, 1)), [], Image.Image.resize
+    narrow.putpixel((4096, 0), 255)
+
+    def spy(self: Image.Image, size: tuple[int, int], *arguments: object) -> Image.Image:
+        made.append(size)
+        return resize(self, size, *arguments)
+
+    monkeypatch.setattr(Image.Image, "resize", spy)
+    cut = fit(narrow, 256, 256, "crop")
+    assert made == [(256, 256)]
+    assert cut.getpixel((250, 128)) > 200
+    assert cut.getpixel((5, 128)) < 60
 
 
 @pytest.mark.parametrize("factor", [2, 3, 5, 8])

@@ -69,7 +69,9 @@ def open_image(source: Path | str | IO[bytes]) -> Image.Image:
                 if image.width * image.height > MAX_PIXELS:
                     size = f"{image.width}x{image.height} pixels"
                     raise TetherError(f"{name} has {size}: at most {MAX_PIXELS // 10**6} million are read")
-                return _to_rgb(image)
+                upright = _to_rgb(image)
+                upright.info.clear()  # a profile or comment would travel into every PNG made of it
+                return upright
     except Image.DecompressionBombError:
         raise TetherError(f"{name} is too large: at most {MAX_PIXELS // 10**6} million pixels are read") from None
     except Image.UnidentifiedImageError:
@@ -85,13 +87,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     """Decodes an opened image and turns it into upright 8-bit RGB of at most the working size."""
     if image.format == "JPEG":
         image.draft(None, (WORKING_SIDE, WORKING_SIDE))
+    sixteen = image.mode.startswith("I;16") or (image.format == "PPM" and image.mode == "I")
     image.seek(0)
     image.load()
     image = ImageOps.exif_transpose(image)
     if max(image.size) > WORKING_SIDE and image.mode not in ("P", "1"):
         image.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BOX)
     if image.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N", "F"):
-        return _grey_to_rgb(image)
+        return _grey_to_rgb(image, sixteen)
     if image.mode == "CMYK":
         return _cmyk_to_rgb(image)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
@@ -101,16 +104,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     image = image.convert("RGB")
     if max(image.size) > WORKING_SIDE:
         image.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BOX)
-    image.info.clear()
     return image
 
 
-def _grey_to_rgb(image: Image.Image) -> Image.Image:
-    """Greys of more than 8 bits: floats in [0, 1] by 255, integers of 16 bits by 1/257, others by their own range."""
+def _grey_to_rgb(image: Image.Image, sixteen: bool) -> Image.Image:
+    """Greys of more than 8 bits: integers of 16 bits by 1/257, floats in [0, 1] by 255, others by their own range."""
     values = np.asarray(image).astype(np.float64)
     values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     top = values.max(initial=0.0)
-    full = 1.0 if image.mode == "F" and top <= 1 else 255.0 if top <= 255 and image.mode != "I;16" else 65535.0
+    full = 65535.0 if sixteen or top > 255 else 1.0 if image.mode == "F" and top <= 1 else 255.0
     scaled = np.clip(values / max(full, top if top > full else full) * 255 + 0.5, 0, 255).astype(np.uint8)
     return Image.fromarray(scaled).convert("RGB")
 
@@ -173,18 +175,21 @@ def fit(
         return image
     if rule == "stretch":
         return _resize(image, width, height)
-    if rule == "pad":
-        new = inner_size(image, width, height)
-    else:
-        scale = max(width / image.width, height / image.height)
-        new = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-    resized = _resize(image, *new)
-    left, top = (new[0] - width) // 2, (new[1] - height) // 2
     if rule == "crop":
-        return resized.crop((left, top, left + width, top + height))
+        # Cut while it is resized: all of a long and narrow picture would be enormous.
+        scale = max(width / image.width, height / image.height)
+        left, top = (image.width - width / scale) / 2, (image.height - height / scale) / 2
+        box = (
+            max(left, 0.0),
+            max(top, 0.0),
+            min(image.width - left, image.width),
+            min(image.height - top, image.height),
+        )
+        return _resize(image, width, height, box)
+    inner = inner_size(image, width, height)
     colour = pad_colour if image.mode == "RGB" else pad_colour[0]
     canvas = Image.new(image.mode, (width, height), colour)
-    canvas.paste(resized, (-left, -top))
+    canvas.paste(_resize(image, *inner), ((width - inner[0]) // 2, (height - inner[1]) // 2))
     return canvas
 
 
@@ -215,10 +220,13 @@ def _is_black_and_white(image: Image.Image) -> bool:
     return all(sum(counts[256 * k + 1 : 256 * k + 255]) == 0 for k in range(3))
 
 
-def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
-    """By area when both sides shrink, so that nothing is skipped; else Lanczos."""
-    shrinks = width <= image.width and height <= image.height
-    return image.resize((width, height), Image.Resampling.BOX if shrinks else Image.Resampling.LANCZOS)
+def _resize(
+    image: Image.Image, width: int, height: int, box: tuple[float, float, float, float] | None = None
+) -> Image.Image:
+    """All of a picture, or a box (left, top, right, bottom) of it: by area when both sides shrink, else Lanczos."""
+    left, top, right, bottom = box or (0, 0, *image.size)
+    shrinks = width <= right - left and height <= bottom - top
+    return image.resize((width, height), Image.Resampling.BOX if shrinks else Image.Resampling.LANCZOS, box)
 
 
 def save_png(image: Image.Image, path: Path | str, metadata: dict[str, str] | None = None) -> None:

@@ -33,6 +33,13 @@ def test_a_malformed_control_is_refused(text: str) -> None:
         parse_control(text)
 
 
+def test_an_equals_sign_in_the_path_of_a_control_is_no_end_of_it(tmp_path: Path) -> None:
+    (tmp_path / "a=b.png").touch()
+    argument = parse_control(f"runs/lr=1e-4/control={tmp_path / 'a=b.png'}:0.5")
+    assert (argument.ref, argument.image) == ("runs/lr=1e-4/control", tmp_path / "a=b.png")
+    assert parse_control("canny=no/such=file.png").ref == "canny"
+
+
 def test_sizes_and_weightings() -> None:
     assert parse_size("512x768") == (512, 768)
     assert parse_size("64") == (64, 64)
@@ -65,6 +72,19 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert free_path(tmp_path, "a-red-apple-3d-emoji").name == "a-red-apple-3d-emoji-2.png"
 
 
+def test_ctrl_c_is_one_line_and_exit_130() -> None:
+    code = (
+        "import signal, sys\n"
+        "from tether import cli\n"
+        "cli.app.command('wait')(lambda: signal.raise_signal(signal.SIGINT))\n"
+        "sys.argv = ['tether', 'wait']\n"
+        "cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "tether: stopped; every picture already written is whole\n"
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; sys.argv = ['tether', '--help']\n"
@@ -85,6 +105,12 @@ def test_help_imports_nothing_heavy() -> None:
         (["generate", "x", "--control", "canny"], "KIND=IMAGE"),
         (["generate", "x", "--base", "/no/such/base"], "no base"),
         (["generate", "--again", "/no/such.png"], "such.png"),
+        (["generate", "--again", "/no/such.png", "--seed", "3"], "--seed"),
+        (["generate", "--again", "/no/such.png", "--control", "canny=x.png"], "--control"),
+        (["generate", "x", "--base", "/no/such/base", "--scheduler", "dmp"], "dpmpp-2m"),
+        (["generate", "x", "--base", "/no/such/base", "--init", "/no/such.png"], "such.png"),
+        (["generate", "x", "--base", "/no/such/base", "--control", "canny=/no/such.png"], "such.png"),
+        (["generate", "x", "--base", "/no/such/base", "--size", "abc"], "abc"),
         (["annotate", "cany", "x.png", "-o", "y.png"], "cany"),
         (["annotate", "canny", "/no/such.png", "-o", "y.png"], "such.png"),
     ],

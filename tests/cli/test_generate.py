@@ -73,6 +73,16 @@ def test_the_grid_shows_source_condition_and_results(
     assert set(np.unique(cells[1])) == {0, 255}
     assert np.array_equal(cells[2], np.asarray(Image.open(lines[0])))
     assert np.array_equal(cells[3], np.asarray(Image.open(lines[1])))
+    lines = tether("generate", "--again", lines[1], "-o", tmp_path / "again", "--grid")
+    sheet = Image.open(lines[-1])
+    assert sheet.width == 2 * 70 + 6
+    for k, expected in enumerate((cells[1], cells[3])):
+        assert np.array_equal(np.asarray(sheet.crop((6 + 70 * k, 6, 70 + 70 * k, 70))), expected)
+
+
+def test_a_kind_whose_condition_is_the_picture_leaves_it_as_it_is(photo: Path, tmp_path: Path) -> None:
+    tether("annotate", "tile", photo, "-o", tmp_path / "tile.png")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "tile.png")), np.asarray(Image.open(photo)))
 
 
 def test_the_border_of_a_padded_photo_is_no_line(tiny_folder: Path, control: Path, tmp_path: Path) -> None:
@@ -115,6 +125,8 @@ def test_image_to_image_and_inpainting_run_and_repeat(tiny_folder: Path, photo: 
         )  # fmt: skip
         (again,) = tether("generate", "--again", path, "-o", tmp_path / "again")
         assert Path(path).read_bytes() == Path(again).read_bytes()
+        request = read_request(Path(path))
+        assert {kept.size for kept in (request.init, request.mask) if kept is not None} == {(64, 64)}
 
 
 def test_a_request_that_was_tampered_with_is_refused(tmp_path: Path) -> None:
@@ -159,7 +171,10 @@ def test_low_memory_draws_the_same_pictures_one_by_one(tiny_folder: Path, tmp_pa
     spared = tether(*command, tmp_path / "spared", "--low-memory")
     for one, other in zip(usual, spared, strict=True):
         assert np.abs(np.asarray(Image.open(one), int) - np.asarray(Image.open(other), int)).max() <= 1
-    assert read_request(Path(spared[1])).seeds == [1]
+    request = read_request(Path(spared[1]))
+    assert (request.seeds, request.low_memory) == ([1], True)
+    (again,) = tether("generate", "--again", spared[1], "-o", tmp_path / "again")
+    assert Path(again).read_bytes() == Path(spared[1]).read_bytes()
 
 
 def test_a_lora_and_a_new_word_change_the_picture(tiny_folder: Path, tiny_base: Base, tmp_path: Path) -> None:

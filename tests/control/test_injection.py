@@ -200,6 +200,8 @@ def test_a_mask_for_each_image_serves_both_sides_of_guidance():
         assert torch.equal(after[[1, 3]], before[[1, 3]])
     with pytest.raises(TetherError, match="batch of 2"):
         Injection(mask=mask).apply(random_residuals(batch=3))
+    with pytest.raises(TetherError, match="batch"):  # no side of guidance has two pictures here
+        Injection(mask=mask).apply(random_residuals(batch=6))
 
 
 def test_a_picture_is_a_mask():

@@ -240,6 +240,8 @@ def test_a_callback_hears_of_every_step(tiny_base: Base) -> None:
         ({"seed": -1}, "seed"),
         ({"size": (60, 64)}, "multiples of 8"),
         ({"scheduler": "heun"}, "dpmpp-2m"),
+        ({"scheduler": "lcm", "steps": 51}, "1 to 50 steps"),
+        ({"guidance_scale": float("nan")}, "guidance"),
         ({"mask": Image.new("L", (64, 64))}, "init"),
         ({"init": Image.new("RGB", (64, 64)), "strength": 0.01}, "nothing to draw"),
         ({"conditions": [Image.new("RGB", (64, 64))]}, "conditions"),
@@ -249,6 +251,18 @@ def test_wrong_arguments_are_refused_in_one_line(tiny_base: Base, options: dict,
     with pytest.raises(TetherError, match=words) as caught:
         tether.Pipeline(tiny_base)(PROMPT, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_numbers_that_overflow_are_told_and_not_drawn(tiny_base: Base) -> None:
+    base = copy.copy(tiny_base)
+    base.vae = copy.deepcopy(tiny_base.vae)
+    torch.nn.init.constant_(base.vae.decoder.conv_out.bias, float("nan"))
+    with pytest.raises(TetherError, match="float32"):
+        tether.Pipeline(base)(PROMPT, steps=1)
+
+
+def test_ddim_clips_no_latents_whatever_the_schedule_leaves_out() -> None:
+    assert make_scheduler("ddim", {"beta_schedule": "scaled_linear"}).config["clip_sample"] is False
 
 
 def test_a_base_whose_channels_are_neither_latents_nor_those_and_a_mask_is_refused(tiny_base: Base) -> None:

@@ -2,8 +2,8 @@
 
     edges = annotate("canny", photo, low=80, high=160)
 
-A family is a module with `KIND`, `HELP`, `OPTIONS` (a `dict` of `Option`) and `detect(pixels, **options) -> pixels`, on
-uint8 `(H, W, 3)` RGB.
+A family is a module with `OPTIONS` (a `dict` of `Option`) and `detect(pixels, **options) -> pixels`, on uint8
+`(H, W, 3)` RGB.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def annotate(kind: str, image: Image.Image, **options: float) -> Image.Image:
     settings = {name: option.default for name, option in module.OPTIONS.items()}
     for name, value in options.items():
         if name not in module.OPTIONS:
-            raise TetherError(f"{kind} has no option {name!r}: it has {', '.join(module.OPTIONS)}")
+            known = ", ".join(f"{known} ({option.help})" for known, option in module.OPTIONS.items())
+            raise TetherError(f"{kind} has no option {name!r}: it has {known}")
         module.OPTIONS[name].check(f"{kind} {name}", value)
         settings[name] = value
     return Image.fromarray(module.detect(np.asarray(image.convert("RGB")), **settings))

@@ -12,10 +12,8 @@ import numpy as np
 from tether.annotators.option import Option
 from tether.errors import TetherError
 
-__all__ = ["HELP", "KIND", "OPTIONS", "detect", "edge_map", "random_canny"]
+__all__ = ["OPTIONS", "detect", "edge_map", "random_canny"]
 
-KIND = "canny"
-HELP = "edges of the picture, white on black"
 OPTIONS = {
     "low": Option(100, 0, 1000, "weakest gradient that goes on with an edge"),
     "high": Option(200, 0, 1000, "weakest gradient that starts an edge"),

@@ -20,10 +20,8 @@ import numpy as np
 
 from tether.annotators.option import Option
 
-__all__ = ["HELP", "KIND", "OPTIONS", "detect", "scribble_map"]
+__all__ = ["OPTIONS", "detect", "scribble_map"]
 
-KIND = "scribble"
-HELP = "thick lines as if drawn by hand, white on black"
 OPTIONS = {
     "threshold": Option(32, 1, 255, "how much darker than its surroundings a line is"),
     "thickness": Option(3, 1, 32, "width of the pen in pixels"),

@@ -49,8 +49,10 @@ def main() -> None:
         app()
     except TetherError as error:
         _fail(str(error), 2)
-    except KeyboardInterrupt:
-        _fail("stopped; every picture already written is whole", 130)
+    except SystemExit as ended:
+        if isinstance(getattr(ended.__context__, "__cause__", None), KeyboardInterrupt):  # typer's way of saying it
+            _fail("stopped; every picture already written is whole", 130)
+        raise
     except MemoryError:
         _fail("out of memory: draw fewer or smaller pictures", 1)
     except Exception as error:

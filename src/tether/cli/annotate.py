@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
+from tether.annotators import AS_THEY_ARE, annotator, annotator_names
+from tether.annotators import annotate as find
 from tether.errors import TetherError
 
 __all__ = ["annotate"]
 
 
 def annotate(
-    kind: Annotated[str, typer.Argument(help="What to find: canny, ...")],
+    kind: Annotated[str, typer.Argument(help=f"What to find: {', '.join(annotator_names())}.")],
     image: Annotated[Path, typer.Argument(help="The photo.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="PNG to write.")],
     option: Annotated[
@@ -24,10 +26,10 @@ def annotate(
     ] = None,
 ) -> None:
     """Turn a photo into a condition image that a control understands."""
-    from tether import annotators
     from tether.images import open_image, save_png
 
-    annotators.annotator(kind)
+    if kind not in AS_THEY_ARE:
+        annotator(kind)  # so that a wrong kind is told before a wrong picture
     options = {}
     for text in option or []:
         name, equals, value = text.partition("=")
@@ -37,5 +39,5 @@ def annotate(
             raise TetherError(f"{text!r} is no option: write NAME=NUMBER, as low=50") from None
         if not equals:
             raise TetherError(f"{text!r} is no option: write NAME=NUMBER, as low=50")
-    save_png(annotators.annotate(kind, open_image(image), **options), out, {})
+    save_png(find(kind, open_image(image), **options), out, {})
     print(out)

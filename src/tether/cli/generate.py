@@ -8,7 +8,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -19,15 +19,16 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
+    from tether.images import FitRule
     from tether.sampling import Pipeline, Step
-    from tether.sampling.request import ControlRequest, Request
+    from tether.sampling.request import Request
 
 __all__ = ["generate"]
 
 NUMBER = r"\d*\.?\d+"
-CONTROL = re.compile(
-    rf"(?P<kind>[^=]+)=(?P<image>.+?)(?::(?P<strength>{NUMBER}))?(?:@(?P<start>{NUMBER})-(?P<end>{NUMBER}))?"
-)
+STEERING = re.compile(rf"(?P<image>.+?)(?::(?P<strength>{NUMBER}))?(?:@(?P<start>{NUMBER})-(?P<end>{NUMBER}))?")
+WITH_AGAIN = {"again", "out", "grid", "as_json", "preview", "device", "low_memory"}
+"""The options that do not change what a repeated picture shows."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,19 @@ def parse_control(text: str) -> ControlArgument:
     Raises:
         TetherError: when the text has another form.
     """
-    match = CONTROL.fullmatch(text)
-    if match is None:
+    readings = [
+        (text[:at], match)
+        for at, sign in enumerate(text)
+        if at and sign == "=" and (match := STEERING.fullmatch(text[at + 1 :]))
+    ]
+    if not readings:
         raise TetherError(
             f"{text!r} is no control: write KIND=IMAGE[:STRENGTH][@START-END], as canny=photo.jpg:0.8@0-0.6"
         )
+    # A folder of runs may be called "lr=1e-4": the first "=" that a picture follows is the one that is meant.
+    kind, match = next((one for one in readings if Path(one[1]["image"]).is_file()), readings[0])
     window = (float(match["start"] or 0), float(match["end"] or 1))
-    return ControlArgument(match["kind"], Path(match["image"]), float(match["strength"] or 1), window)
+    return ControlArgument(kind, Path(match["image"]), float(match["strength"] or 1), window)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -98,6 +105,7 @@ def parse_sides(text: str) -> Literal["both", "conditional"] | float:
 
 
 def generate(
+    context: typer.Context,
     prompt: Annotated[str | None, typer.Argument(help="What to draw.", show_default=False)] = None,
     control: Annotated[
         list[str] | None,
@@ -116,7 +124,7 @@ def generate(
         str, typer.Option(help="Seed of the first picture, picture k has seed + k; or one a picture: 7,21,4.")
     ] = "0",
     count: Annotated[int, typer.Option(help="Number of pictures.", min=1, max=1000)] = 1,
-    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 20,
+    steps: Annotated[int, typer.Option(help="Denoising steps.", min=1, max=1000)] = 20,
     guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance.")] = 5.0,
     negative: Annotated[str, typer.Option(help="What to keep away from.")] = "",
     scheduler: Annotated[str, typer.Option(help="ddim, dpmpp-2m, unipc, euler, euler-a or lcm.")] = "dpmpp-2m",
@@ -128,7 +136,7 @@ def generate(
         str | None,
         typer.Option(
             help="Sides of guidance that the control acts on, else the weighting's: both, conditional, or a share from "
-            "0 to 1 for the unconditional side; less follows lines closer, and words less.",
+            "0 to 1 for the unconditional side; less follows lines closer, and near 0 words less.",
             show_default=False,
         ),
     ] = None,
@@ -163,7 +171,8 @@ def generate(
         typer.Option(help="A textual-inversion embedding; its word is printed. Repeatable.", show_default=False),
     ] = None,
     grid: Annotated[
-        bool, typer.Option("--grid", help="Also write a contact sheet: source, condition, results.")
+        bool,
+        typer.Option("--grid", help="Also write a contact sheet: source (not with --again), condition, results."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line a picture.")] = False,
     again: Annotated[
@@ -182,16 +191,16 @@ def generate(
     """Draw pictures from a prompt, inside the lines of control pictures."""
     if (prompt is None) == (again is None):
         raise TetherError("give a prompt, or --again FILE.png to repeat a picture")
-    arguments = [(parse_control(text), True) for text in control or []]
-    arguments += [(parse_control(text), False) for text in condition or []]
-    acts = {"weighting": parse_weighting(weighting), "sides": None if sides is None else parse_sides(sides)}
+    arguments = [parse_control(text) for text in [*(control or []), *(condition or [])]]
+    wanted = parse_size(size) if size else None
 
     from tether.images import contact_sheet, open_image, save_png
-    from tether.sampling.request import Request, read_request
+    from tether.sampling import SCHEDULERS
+    from tether.sampling.request import ControlRequest, Request, read_request
 
-    sources: list[list[Image.Image]] = []
     only: int | None = None
     if again is not None:
+        _refuse_beside_again(context)
         request = read_request(again)
         only = request.index
     else:
@@ -212,25 +221,39 @@ def generate(
                 else _one_of("--prediction-type", prediction_type, ("epsilon", "v_prediction"))  # type: ignore[arg-type]
             ),
             clip_skip=clip_skip,
+            controls=[
+                ControlRequest(
+                    ref=argument.ref,
+                    condition=open_image(argument.image),  # as it is; `_make_conditions` fits it
+                    source=argument.image.name,
+                    strength=argument.strength,
+                    weighting=parse_weighting(weighting),
+                    sides=None if sides is None else parse_sides(sides),
+                    window=argument.window,
+                )
+                for argument in arguments
+            ],
             seed=seeds,
             count=count if isinstance(seeds, int) else len(seeds),
             steps=steps,
             guidance_scale=guidance,
-            scheduler=scheduler,
+            scheduler=_one_of("--scheduler", scheduler, tuple(SCHEDULERS)),
             fit=_one_of("--fit", fit, ("stretch", "crop", "pad")),  # type: ignore[arg-type]
             init=None if init is None else open_image(init),
             strength=denoise,
             mask=None if mask is None else open_image(mask),
             versions=_versions(),
         )
-    pipeline = _pipeline(request, [argument.ref for argument, _ in arguments], device, low_memory)
+    request.low_memory = low_memory = low_memory or request.low_memory
+    for entry in request.controls:
+        entry.injection()  # what is wrong is told before a base is loaded
+    if out.exists() and not out.is_dir():
+        raise TetherError(f"--out {out} is a file: give a folder")
+    pipeline = _pipeline(request, device)
+    shown = [[entry.condition] for entry in request.controls]
     if again is None:
         side = pipeline.base.sample_size
-        wanted = request.size = parse_size(size) if size else (side, side)
-        for (argument, photo), loaded in zip(arguments, pipeline.controls, strict=True):
-            entry, source = _control(argument, photo, loaded.kind, wanted, request.fit, acts)
-            request.controls.append(entry)
-            sources.append([source, entry.condition])
+        shown = _fit_pictures(request, wanted or (side, side), pipeline, photos=len(control or []))
     requests = _one_a_picture(request) if low_memory and only is None else [request]
     pictures = [
         picture
@@ -238,7 +261,7 @@ def generate(
         for picture in draw(part, pipeline, out, only=only, preview=preview, as_json=as_json)
     ]
     if grid:
-        rows = [[*row, *pictures] for row in sources] or [pictures]
+        rows = [[*row, *pictures] for row in shown] or [pictures]
         path = free_path(out, f"{slug(request.prompt)}-{request.seeds[0]}-sheet")
         save_png(contact_sheet(rows), path, {})
         print(path, file=sys.stderr if as_json else sys.stdout)
@@ -257,7 +280,7 @@ def draw(
     from tether.cli.progress import step_bar
     from tether.images import save_png
 
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     started = time.perf_counter()
     with step_bar() as bar:
         pictures = request.run(pipeline, _on_step(bar, pipeline, preview))
@@ -305,6 +328,18 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "picture"
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder where there is none.
+
+    Raises:
+        TetherError: where there cannot be one.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TetherError(f"{path} cannot be a folder for pictures: {error.strerror}") from None
+
+
 def free_path(folder: Path, stem: str) -> Path:
     """`folder/stem.png`, or the first of `stem-2.png`, `stem-3.png`, ... that is free: nothing is overwritten."""
     path, number = folder / f"{stem}.png", 2
@@ -313,8 +348,16 @@ def free_path(folder: Path, stem: str) -> Path:
     return path
 
 
-def _pipeline(request: Request, refs: list[str], device: str, low_memory: bool) -> Pipeline:
-    """The pipeline that a request needs; `refs` name its controls where the request does not yet."""
+def _refuse_beside_again(context: typer.Context) -> None:
+    """Everything that a picture is made from comes from the picture that is repeated."""
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if name not in WITH_AGAIN and source is not None and source.name == "COMMANDLINE":
+            raise TetherError(f"--{name.replace('_', '-')} changes the picture: leave it out beside --again")
+
+
+def _pipeline(request: Request, device: str) -> Pipeline:
+    """The pipeline that a request needs."""
     import torch
 
     from tether.base import ControlNet, load_base
@@ -322,7 +365,7 @@ def _pipeline(request: Request, refs: list[str], device: str, low_memory: bool) 
     from tether.base.memory import reduce_memory
     from tether.sampling import Pipeline
 
-    where = "cpu" if low_memory else device
+    where = "cpu" if request.low_memory else device
     loaded = load_base(
         request.base,
         vae=request.vae,
@@ -336,54 +379,55 @@ def _pipeline(request: Request, refs: list[str], device: str, low_memory: bool) 
         add_lora(loaded, *parse_lora(text))
     for ref in request.embeddings:
         print(f"{ref}: write {add_embedding(loaded, ref)}", file=sys.stderr)
-    if low_memory:
+    if request.low_memory:
         reduce_memory(loaded, device)
-    names = refs or [control.ref for control in request.controls]
     at = loaded.unet.device  # where the base's weights are, so that an untrained control shares them
-    return Pipeline(loaded, [ControlNet.load(name, base=loaded, dtype=loaded.dtype, device=at) for name in names])
-
-
-def _control(
-    argument: ControlArgument,
-    is_photo: bool,
-    kind: str | None,
-    size: tuple[int, int],
-    fit_rule: str,
-    acts: dict[str, Any],
-) -> tuple[ControlRequest, Image.Image]:
-    """One control's request and its source picture, both at the size of the result.
-
-    `acts` is how the control acts, of what `ControlRequest` takes: the same for every control of the command.
-    """
-    from tether.annotators import annotate
-    from tether.images import fit, fit_condition, inner_size, open_image
-    from tether.sampling.request import ControlRequest
-
-    picture = open_image(argument.image)
-    if is_photo:
-        if kind is None:
-            raise TetherError(
-                f"{argument.ref} does not say what its conditions are: annotate first, then use --condition"
-            )
-        # Fitted first: thin lines found in a large photo would not survive the reduction. Padded last: the edge of a
-        # white border is no line of the photo's.
-        if fit_rule == "pad":
-            picture = fit(picture, *inner_size(picture, *size), "stretch")
-        else:
-            picture = fit(picture, *size, fit_rule)  # type: ignore[arg-type]
-        condition = fit_condition(annotate(kind, picture), *size, "pad")
-    else:
-        condition = picture = fit_condition(picture, *size, fit_rule)  # type: ignore[arg-type]
-    entry = ControlRequest(
-        ref=argument.ref,
-        condition=condition,
-        source=argument.image.name,
-        strength=argument.strength,
-        window=argument.window,
-        **acts,
+    return Pipeline(
+        loaded,
+        [ControlNet.load(control.ref, base=loaded, dtype=loaded.dtype, device=at) for control in request.controls],
     )
-    entry.injection()
-    return entry, picture
+
+
+def _fit_pictures(request: Request, size: tuple[int, int], pipeline: Pipeline, photos: int) -> list[list[Image.Image]]:
+    """Fits all of a request's pictures to a size; the first `photos` of its controls are shown photos, to be annotated.
+
+    Returns:
+        Source and condition of each control.
+    """
+    from tether.images import fit
+
+    request.size = size
+    if request.init is not None:
+        request.init = fit(request.init, *size, request.fit)
+    if request.mask is not None:
+        request.mask = fit(request.mask, *size, request.fit)
+    shown = []
+    for k, (entry, control) in enumerate(zip(request.controls, pipeline.controls, strict=True)):
+        kind = control.kind
+        if k < photos and kind is None:
+            raise TetherError(f"{entry.ref} does not say what its conditions are: annotate first, then use --condition")
+        source, entry.condition = _condition(entry.condition, kind if k < photos else None, size, request.fit)
+        shown.append([source, entry.condition])
+    return shown
+
+
+def _condition(
+    picture: Image.Image, kind: str | None, size: tuple[int, int], fit_rule: FitRule
+) -> tuple[Image.Image, Image.Image]:
+    """A source and its condition, both fitted to a size; without a kind the source is the condition."""
+    from tether.annotators import annotate
+    from tether.images import fit, fit_condition, inner_size
+
+    if kind is None:
+        condition = fit_condition(picture, *size, fit_rule)
+        return condition, condition
+    # Fitted first: thin lines found in a large photo would not survive the reduction. Padded last: the edge of a
+    # white border is no line of the photo's.
+    if fit_rule == "pad":
+        picture = fit(picture, *inner_size(picture, *size), "stretch")
+    else:
+        picture = fit(picture, *size, fit_rule)
+    return picture, fit_condition(annotate(kind, picture), *size, "pad")
 
 
 def _one_of(option: str, value: str, choices: tuple[str, ...]) -> str:

@@ -143,7 +143,7 @@ class Injection:
         if not isinstance(mask, Tensor):
             return residuals
         batch = residuals.middle.shape[0]
-        if batch % mask.shape[0]:
+        if mask.shape[0] not in (1, batch) and 2 * mask.shape[0] != batch:
             raise TetherError(f"mask has a batch of {mask.shape[0]}, which does not fit a batch of {batch}")
         if mask.shape[0] > 1:
             mask = mask.repeat(batch // mask.shape[0], 1, 1, 1)

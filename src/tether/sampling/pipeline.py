@@ -7,6 +7,7 @@ Text-to-image, image-to-image (`init`) and inpainting (`init` and `mask`) are th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -32,7 +33,8 @@ class Pipeline:
 
     Args:
         base: the locked model.
-        controls: any number of controls that fit the base.
+        controls: any number of controls that fit the base; moved in place to its device and dtype, and out of
+            training mode.
 
     Raises:
         TetherError: when a control does not fit the base.
@@ -74,7 +76,7 @@ class Pipeline:
             seed: of the first picture, picture k has seed + k; or one seed a picture.
             count: number of pictures, when `seed` is one number.
             negative_prompt: what to keep away from.
-            steps: denoising steps, 1 to 1000.
+            steps: denoising steps, 1 to 1000; 1 to 50 by "lcm".
             guidance_scale: s of classifier-free guidance; at 1 or less there is none.
             scheduler: a name of `tether.sampling.SCHEDULERS`.
             injections: one a control: strength, weighting, window, mask; full strength when left out.
@@ -91,12 +93,15 @@ class Pipeline:
             The pictures, RGB, or the latents. The same arguments on the same machine give the same bytes.
 
         Raises:
-            TetherError: for arguments that are wrong, in one line.
+            TetherError: for arguments that are wrong, and where the numbers overflow, in one line.
         """
         seeds = [seed + k for k in range(count)] if isinstance(seed, int) else list(seed)
         width, height = size or (self.base.sample_size, self.base.sample_size)
-        self._check(seeds, steps, (width, height), conditions, injections, init, mask, strength)
+        self._check(seeds, steps, guidance_scale, (width, height), conditions, injections, init, mask, strength)
         sampler = make_scheduler(scheduler, self.base.noise_schedule)
+        most = sampler.config.get("original_inference_steps", steps)
+        if steps > most:
+            raise TetherError(f"{scheduler} takes from 1 to {most} steps, not {steps}")
         sampler.set_timesteps(steps, device=self.base.device)
 
         guided = guidance_scale > 1
@@ -141,7 +146,7 @@ class Pipeline:
         if output == "latents":
             return latents
         # One by one: decoding is the moment of the highest memory.
-        return [from_pixels(self.base.decode_latents(one[None]))[0] for one in latents]
+        return [from_pixels(_finite(self.base.decode_latents(_finite(one[None]))))[0] for one in latents]
 
     def _conditions(
         self,
@@ -189,6 +194,7 @@ class Pipeline:
         self,
         seeds: list[int],
         steps: int,
+        guidance_scale: float,
         size: tuple[int, int],
         conditions: Sequence[Image.Image],
         injections: Sequence[Injection] | None,
@@ -200,6 +206,7 @@ class Pipeline:
             (not seeds, "count must be 1 or more"),
             (any(not 0 <= s < 2**63 for s in seeds), "a seed must be from 0 to 2**63 - 1"),
             (not 1 <= steps <= 1000, f"steps must be from 1 to 1000, not {steps}"),
+            (not math.isfinite(guidance_scale), f"guidance must be a number, not {guidance_scale}"),
             (
                 any(side % self.base.latent_factor or not 8 <= side <= MAX_SIDE for side in size),
                 f"width and height must be multiples of {self.base.latent_factor} up to {MAX_SIDE}, "
@@ -234,6 +241,12 @@ class Pipeline:
         for wrong, line in problems:
             if wrong:
                 raise TetherError(line)
+
+
+def _finite(numbers: Tensor) -> Tensor:
+    if not numbers.isfinite().all():
+        raise TetherError("the picture overflowed to numbers that are none: use float32 or bfloat16, or less guidance")
+    return numbers
 
 
 def _white(mask: Image.Image) -> Tensor:

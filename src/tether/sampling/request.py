@@ -77,6 +77,7 @@ class Request(BaseModel):
 
     `prediction_type` is what the base predicts where it is wrong or silent about that.
     `loras` are REF or REF:STRENGTH, `seed` is the first of `count` seeds or a list of them all.
+    `low_memory` is whether it was drawn so: in tiles, which are not the same to the byte.
     `index` is the place, in the batch, of the picture that carries the request: a picture is repeated to the byte by
     drawing its whole batch again, because arithmetic on another batch size rounds differently.
     """
@@ -104,6 +105,7 @@ class Request(BaseModel):
     init: Picture | None = None
     strength: float = 0.6
     mask: Picture | None = None
+    low_memory: bool = False
     versions: dict[str, str] = Field(default_factory=dict)
 
     @property

@@ -19,7 +19,7 @@ from tether.errors import TetherError
 __all__ = ["SCHEDULERS", "make_scheduler"]
 
 SCHEDULERS: dict[str, tuple[type[SchedulerMixin], dict[str, Any]]] = {
-    "ddim": (DDIMScheduler, {}),
+    "ddim": (DDIMScheduler, {"clip_sample": False}),  # latents are no pixels in [-1, 1]
     "dpmpp-2m": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}),
     "unipc": (UniPCMultistepScheduler, {}),
     "euler": (EulerDiscreteScheduler, {}),
@@ -37,7 +37,6 @@ TRAINING_KEYS = (
     "prediction_type",
     "steps_offset",
     "set_alpha_to_one",
-    "clip_sample",
     "rescale_betas_zero_snr",
     "timestep_spacing",
 )

@@ -29,8 +29,8 @@ GAP = 0.08
 def sample_scene(seed: int, max_objects: int = 4) -> SceneSpec:
     """A random scene: the same seed gives the same scene.
 
-    Things do not touch, none is more than 60% hidden, and each solid covers at least 2.5% of the picture (each
-    mannequin 1.5%).
+    Things stand apart (a mannequin's arms may still reach over its neighbour), none is more than 60% hidden, and each
+    solid covers at least 2.5% of the picture (each mannequin 1.5%).
     """
     rng = np.random.default_rng(seed)
     while True:
