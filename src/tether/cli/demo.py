@@ -18,7 +18,7 @@ EXAMPLES: list[tuple[str, list[str]]] = [
 ]
 """Picture and prompts. The emoji are held out of every training; doodle.png is a ready condition."""
 SIDES = 0.8
-"""The unconditional side's share of the control: at 1 lines are followed less, and words hardly better (its model card)."""
+"""The unconditional side's share of the control: at 1 lines are followed less, words hardly better (its model card)."""
 
 
 def demo(
