@@ -172,9 +172,9 @@ def test_a_long_and_narrow_picture_is_cut_before_it_grows(monkeypatch: pytest.Mo
     narrow, made, resize = Image.new("L", (8192, 1)), [], Image.Image.resize
     narrow.putpixel((4096, 0), 255)
 
-    def spy(self: Image.Image, size: tuple[int, int], *arguments: object) -> Image.Image:
+    def spy(self: Image.Image, size: tuple[int, int], *arguments: object, **named: object) -> Image.Image:
         made.append(size)
-        return resize(self, size, *arguments)
+        return resize(self, size, *arguments, **named)
 
     monkeypatch.setattr(Image.Image, "resize", spy)
     cut = fit(narrow, 256, 256, "crop")

@@ -176,16 +176,8 @@ def fit(
     if rule == "stretch":
         return _resize(image, width, height)
     if rule == "crop":
-        # Cut while it is resized: all of a long and narrow picture would be enormous.
-        scale = max(width / image.width, height / image.height)
-        left, top = (image.width - width / scale) / 2, (image.height - height / scale) / 2
-        box = (
-            max(left, 0.0),
-            max(top, 0.0),
-            min(image.width - left, image.width),
-            min(image.height - top, image.height),
-        )
-        return _resize(image, width, height, box)
+        # In one step: all of a long and narrow picture, resized before it is cut, would be enormous.
+        return ImageOps.fit(image, (width, height), _filter(image, width, height))
     inner = inner_size(image, width, height)
     colour = pad_colour if image.mode == "RGB" else pad_colour[0]
     canvas = Image.new(image.mode, (width, height), colour)
@@ -220,13 +212,14 @@ def _is_black_and_white(image: Image.Image) -> bool:
     return all(sum(counts[256 * k + 1 : 256 * k + 255]) == 0 for k in range(3))
 
 
-def _resize(
-    image: Image.Image, width: int, height: int, box: tuple[float, float, float, float] | None = None
-) -> Image.Image:
-    """All of a picture, or a box (left, top, right, bottom) of it: by area when both sides shrink, else Lanczos."""
-    left, top, right, bottom = box or (0, 0, *image.size)
-    shrinks = width <= right - left and height <= bottom - top
-    return image.resize((width, height), Image.Resampling.BOX if shrinks else Image.Resampling.LANCZOS, box)
+def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
+    return image.resize((width, height), _filter(image, width, height))
+
+
+def _filter(image: Image.Image, width: int, height: int) -> Image.Resampling:
+    """By area when both sides shrink, so that nothing is skipped; else Lanczos."""
+    shrinks = width <= image.width and height <= image.height
+    return Image.Resampling.BOX if shrinks else Image.Resampling.LANCZOS
 
 
 def save_png(image: Image.Image, path: Path | str, metadata: dict[str, str] | None = None) -> None:

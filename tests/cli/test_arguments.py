@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tether.cli.generate import free_path, parse_control, parse_sides, parse_size, parse_weighting, slug
+from tether.cli.arguments import parse_control, parse_sides, parse_size, parse_weighting
+from tether.cli.generate import free_path, slug
 from tether.errors import TetherError
 
 
@@ -112,6 +113,8 @@ def test_help_imports_nothing_heavy() -> None:
         (["generate", "x", "--base", "/no/such/base", "--init", "/no/such.png"], "such.png"),
         (["generate", "x", "--base", "/no/such/base", "--control", "canny=/no/such.png"], "such.png"),
         (["generate", "x", "--base", "/no/such/base", "--size", "abc"], "abc"),
+        (["generate", "x", "--base", "/no/such/base", "--sides", "left"], "left"),
+        (["generate", "x", "--base", "/no/such/base", "--weighting", "1,x"], "1,x"),
         (["annotate", "cany", "x.png", "-o", "y.png"], "cany"),
         (["annotate", "canny", "/no/such.png", "-o", "y.png"], "such.png"),
     ],

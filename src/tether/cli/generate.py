@@ -6,12 +6,19 @@ import json
 import re
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tether.cli.arguments import (
+    parse_control,
+    parse_lora,
+    parse_seeds,
+    parse_sides,
+    parse_size,
+    parse_weighting,
+)
 from tether.errors import TetherError
 
 if TYPE_CHECKING:
@@ -25,83 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["generate"]
 
-NUMBER = r"\d*\.?\d+"
-STEERING = re.compile(rf"(?P<image>.+?)(?::(?P<strength>{NUMBER}))?(?:@(?P<start>{NUMBER})-(?P<end>{NUMBER}))?")
 WITH_AGAIN = {"again", "out", "grid", "as_json", "preview", "device", "low_memory"}
 """The options that do not change what a repeated picture shows."""
-
-
-@dataclass(frozen=True)
-class ControlArgument:
-    """One `KIND=IMAGE[:STRENGTH][@START-END]`."""
-
-    ref: str
-    image: Path
-    strength: float
-    window: tuple[float, float]
-
-
-def parse_control(text: str) -> ControlArgument:
-    """Reads `KIND=IMAGE[:STRENGTH][@START-END]`, for example `canny=photo.jpg:0.8@0-0.6`.
-
-    Raises:
-        TetherError: when the text has another form.
-    """
-    readings = [
-        (text[:at], match)
-        for at, sign in enumerate(text)
-        if at and sign == "=" and (match := STEERING.fullmatch(text[at + 1 :]))
-    ]
-    if not readings:
-        raise TetherError(
-            f"{text!r} is no control: write KIND=IMAGE[:STRENGTH][@START-END], as canny=photo.jpg:0.8@0-0.6"
-        )
-    # A folder of runs may be called "lr=1e-4": the first "=" that a picture follows is the one that is meant.
-    kind, match = next((one for one in readings if Path(one[1]["image"]).is_file()), readings[0])
-    window = (float(match["start"] or 0), float(match["end"] or 1))
-    return ControlArgument(kind, Path(match["image"]), float(match["strength"] or 1), window)
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Reads `WIDTHxHEIGHT`, or one number for a square."""
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
-    if match is None:
-        raise TetherError(f"{text!r} is no size: write WIDTHxHEIGHT, as 512x768")
-    return int(match[1]), int(match[2] or match[1])
-
-
-def parse_seeds(text: str) -> int | list[int]:
-    """Reads one seed, or seeds with commas between."""
-    if not re.fullmatch(r"\d+(,\d+)*", text):
-        raise TetherError(f"{text!r} is no seed: write a number from 0, or numbers with commas between")
-    seeds = [int(part) for part in text.split(",")]
-    return seeds if len(seeds) > 1 else seeds[0]
-
-
-def parse_lora(text: str) -> tuple[str, float]:
-    """Reads `REF[:STRENGTH]`, as style.safetensors:0.8."""
-    match = re.fullmatch(rf"(.+?)(?::(-?{NUMBER}))?", text)
-    assert match is not None
-    return match[1], float(match[2] or 1)
-
-
-def parse_weighting(text: str) -> str | list[float]:
-    """A weighting's name, or comma-separated weights, one a connection."""
-    if "," not in text:
-        return text
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise TetherError(f"{text!r} is no weighting: write a name, or numbers with commas between") from None
-
-
-def parse_sides(text: str) -> Literal["both", "conditional"] | float:
-    """The sides of guidance by name, or the unconditional side's share."""
-    if text == "both" or text == "conditional":
-        return text
-    if re.fullmatch(NUMBER, text):
-        return float(text)
-    raise TetherError(f"--sides {text}: write both, conditional, or a share from 0 to 1")
 
 
 def generate(
@@ -193,6 +125,7 @@ def generate(
         raise TetherError("give a prompt, or --again FILE.png to repeat a picture")
     arguments = [parse_control(text) for text in [*(control or []), *(condition or [])]]
     wanted = parse_size(size) if size else None
+    weights, side_or_share = parse_weighting(weighting), None if sides is None else parse_sides(sides)
 
     from tether.images import contact_sheet, open_image, save_png
     from tether.sampling import SCHEDULERS
@@ -224,11 +157,11 @@ def generate(
             controls=[
                 ControlRequest(
                     ref=argument.ref,
-                    condition=open_image(argument.image),  # as it is; `_make_conditions` fits it
+                    condition=open_image(argument.image),  # as it is; `_fit_pictures` fits it
                     source=argument.image.name,
                     strength=argument.strength,
-                    weighting=parse_weighting(weighting),
-                    sides=None if sides is None else parse_sides(sides),
+                    weighting=weights,
+                    sides=side_or_share,
                     window=argument.window,
                 )
                 for argument in arguments

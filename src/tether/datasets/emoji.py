@@ -109,8 +109,8 @@ def compose(drawing: Drawing, size: int, rng: np.random.Generator, *, centred: b
     """One random training picture of a drawing and the name of its background.
 
     A little more than half of the backgrounds are white. The flip is left out where the name says a side ("left arrow",
-    "waxing crescent moon symbol"). With `centred`
-    the drawing is never flipped, and lies in the middle but for 2% of the side, 87% to 93% of it wide.
+    "waxing crescent moon symbol"). With `centred` the drawing is never flipped, and lies in the middle but for 2% of
+    the side, 87% to 93% of it wide.
 
     Returns:
         The picture, uint8 `(size, size, 3)` RGB, and a key of `BACKGROUNDS`.
