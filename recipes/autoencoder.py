@@ -3,14 +3,14 @@
     python recipes/autoencoder.py --steps 8000 --out runs/autoencoder       (again: continues)
 
 Loss: L1 and L2 of the pixels + L1 of the picture's gradients (edges are what a control is about) + a little KL.
-Most steps see random 64x64 windows: the network has no attention, so what it learns there holds at any
-size, and a window costs a quarter of a picture. No held-out name or scene is seen.
+Steps see random windows of data/pictures.npz: the network has no attention, so what it learns there holds at any
+size, and a window of 64x64 costs a quarter of a picture. No held-out name or scene is seen. With `--decoder-only` the
+encoder stays as it is, and so do latents, denoiser and controls. A moving average of the weights is what is kept.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,20 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from common import SIZE, Pictures, Prefetch, cosine, load_drawings, load_state, save_state, to_tensor
+from common import (
+    SIZE,
+    MuonAndAdamW,
+    Pace,
+    cosine,
+    load_drawings,
+    load_state,
+    moving_average,
+    save_state,
+    to_tensor,
+)
 from tether.datasets.emoji import BACKGROUNDS, is_held_out, place
 
-WINDOW, BATCH, SEED = 64, 24, 1
+SEED = 1
 
 
 def build() -> AutoencoderKL:
@@ -67,60 +77,91 @@ def held_out_pictures(folder: Path) -> Tensor:
 @torch.no_grad()
 def psnr(vae: AutoencoderKL, pictures: Tensor) -> float:
     """Mean PSNR of the round trip in dB, in 8-bit terms over [0, 255]."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(pictures.device.type, torch.bfloat16):
         decoded = vae.decode(vae.encode(pictures).latent_dist.mode()).sample
     error = (decoded.float().clamp(-1, 1) - pictures).square().mean(dim=(1, 2, 3)) / 4
     return float((-10 * error.log10()).mean())
 
 
+def windows(pixels: Tensor, rows: Tensor, corners: Tensor, side: int) -> Tensor:
+    """Windows of pictures, uint8 `(N, H, W, 3)` -> float `(B, 3, side, side)` in [-1, 1], channels last.
+
+    Args:
+        rows: which pictures, `(B,)`.
+        corners: top and left of each window, `(B, 2)`.
+    """
+    along = torch.arange(side, device=pixels.device)
+    y, x = corners[:, :1, None] + along[None, :, None], corners[:, 1:, None] + along[None, None, :]
+    return pixels[rows[:, None, None], y, x].permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=8000)
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--minutes", type=float, help="in place of --steps")
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--window", type=int, default=64)
+    parser.add_argument("--start", type=Path, help="an autoencoder to go on from, as src/tether/weights/base/vae")
+    parser.add_argument("--decoder-only", action="store_true")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--out", type=Path, default=Path("runs/autoencoder"))
     arguments = parser.parse_args()
+    device = arguments.device
 
     torch.manual_seed(SEED)
-    vae = build()
-    optimiser = torch.optim.AdamW(vae.parameters(), arguments.lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
-    pictures, first = Pictures(arguments.data), 0
+    torch.backends.cudnn.benchmark = True
+    vae = AutoencoderKL.from_pretrained(arguments.start, torch_dtype=torch.float32) if arguments.start else build()
+    vae.to(device, memory_format=torch.channels_last)
+    if arguments.decoder_only:
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
+    average = moving_average(vae)
+    optimiser = MuonAndAdamW(vae, arguments.lr)
+    first = 0
     if state := load_state(arguments.out / "state.pt"):
         vae.load_state_dict(state["vae"])
+        average.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])
         first = state["step"]
+    with np.load(arguments.data / "pictures.npz") as pack:
+        pixels = torch.from_numpy(pack["pixels"]).to(device)
+    unseen = held_out_pictures(arguments.data).to(device)
+    print(f"round trip at step {first}: {psnr(vae, unseen):.2f} dB", flush=True)
 
-    def batch(step: int) -> Tensor:
-        rng = np.random.default_rng([SEED, step])
-        windows = []
-        for _ in range(BATCH):
-            pixels = pictures.draw(rng).pixels
-            y, x = rng.integers(0, SIZE - WINDOW + 1, 2)
-            windows.append(pixels[y : y + WINDOW, x : x + WINDOW])
-        return to_tensor(np.stack(windows))
-
-    batches, unseen, started = Prefetch(batch, first), held_out_pictures(arguments.data), time.time()
-    for step in range(first, arguments.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = arguments.lr * cosine(step, arguments.steps, warmup=200, floor=0.01)
-        target = batches(step)
+    logged: dict[str, list[Tensor]] = {"loss": []}
+    for step in (pace := Pace(first, arguments.steps, arguments.minutes, device)):
+        optimiser.set_lr(arguments.lr * cosine(step, pace.steps, warmup=200, floor=0.01))
         torch.manual_seed(SEED * 10**6 + step)
-        with torch.autocast("cpu", torch.bfloat16):
-            latent = vae.encode(target).latent_dist
-            decoded = vae.decode(latent.sample()).sample
-        loss = reconstruction_loss(decoded.float(), target) + 1e-4 * latent.kl().float().mean() / 256
+        rows = torch.randint(len(pixels), (arguments.batch,), device=device)
+        corners = torch.randint(SIZE - arguments.window + 1, (arguments.batch, 2), device=device)
+        target = windows(pixels, rows, corners, arguments.window)
+        with torch.autocast(device.type, torch.bfloat16):
+            with torch.set_grad_enabled(not arguments.decoder_only):
+                latent = vae.encode(target).latent_dist
+                sample = latent.mode() if arguments.decoder_only else latent.sample()
+            decoded = vae.decode(sample).sample
+        loss = reconstruction_loss(decoded.float(), target)
+        if not arguments.decoder_only:
+            loss = loss + 1e-4 * latent.kl().float().mean() / (arguments.window // 8) ** 2 / 4
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad()
-        if (step + 1) % 100 == 0:
-            seconds = (time.time() - started) / (step + 1 - first)
-            quality = f"{psnr(vae, unseen):.2f} dB" if (step + 1) % 500 == 0 else ""
-            print(f"{step + 1} loss {loss.item():.4f} {seconds:.3f} s/step {quality}", flush=True)
-        if (step + 1) % 500 == 0 or step + 1 == arguments.steps:
-            state = {"vae": vae.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
+        average.update_parameters(vae)
+        logged["loss"].append(loss.detach())
+        pace.report(step, 250, logged)
+        if (step + 1) % 1000 == 0 or step + 1 == pace.steps:
+            print(f"{step + 1} {psnr(average.module, unseen):.2f} dB", flush=True)  # type: ignore[arg-type]
+            state = {
+                "vae": vae.state_dict(),
+                "average": average.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "step": step + 1,
+            }
             save_state(arguments.out / "state.pt", state)
-    vae.save_pretrained(arguments.out / "vae")
+    average.module.save_pretrained(arguments.out / "vae")  # type: ignore[operator]
 
 
 if __name__ == "__main__":

@@ -4,32 +4,28 @@
 
 The objective is the paper's, SD's loss with the condition added and half of the prompts empty, weighted as in
 recipes/denoiser.py: where the noise is strong, the condition decides most. Every sample's edges come
-from OpenCV's Canny with random thresholds, so that the thresholds of those who use it work.
+from OpenCV's Canny with random thresholds, so that the thresholds of those who use it work. A moving average of the
+weights is what is kept.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import time
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import DDIMScheduler
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import tether
-from common import SHARES, MuonAndAdamW, Prefetch, channels_last, cosine, load_state, save_state
-from grounding import Grounding, Places
-from tether.annotators.canny import random_canny
+from common import SHARES, MuonAndAdamW, Pace, attention, cosine, load_state, moving_average, save_state
+from grounding import Grounding
+from samples import Samples
 from tether.base import ControlNet
 from tether.control import predict_noise
-from tether.training.objective import diffusion_loss, drop_prompts
+from tether.training.objective import diffusion_loss
 
-BATCH = 32
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -48,9 +44,12 @@ def moved(fresh: dict[str, Tensor], start: Path, start_base: Path | None) -> dic
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=1300)
+    parser.add_argument("--minutes", type=float, help="in place of --steps")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--base", default="tether")
-    parser.add_argument("--latents", type=Path, default=Path("data/latents.npz"))
+    parser.add_argument("--latents", type=Path, default=Path("data/latents-wide.npz"))
     parser.add_argument("--start", type=Path, help="a control to go on from")
     parser.add_argument("--start-base", type=Path, help="the older base that it was trained on")
     parser.add_argument("--out", type=Path, default=Path("runs/control"))
@@ -63,18 +62,18 @@ def main() -> None:
         help="first weight of a second loss, of grounding.py; it falls to 0 at half of the steps",
     )
     parser.add_argument("--shift", type=float, default=1.0, help="of timesteps, to where colours are decided")
+    parser.add_argument("--compile", action="store_true", help="worth its minute on a GPU")
+    parser.add_argument("--save-every", type=int, default=250)
     parser.add_argument("--seed", type=int, default=3, help="another for every round, or its samples come again")
     arguments = parser.parse_args()
 
-    with np.load(arguments.latents) as pack:
-        latents, pixels = pack["latents"], pack["pixels"]
-        captions, counts = json.loads(str(pack["captions"])), json.loads(str(pack["counts"]))
-    starts = dict(zip(counts, np.cumsum([0, *counts.values()]).tolist(), strict=False))
-    others = sum(SHARES[name] for name in counts if name != "scenes")
-    shares = np.array([(1 - arguments.scenes) * SHARES[name] / others for name in counts if name != "scenes"])
-    shares = np.append(shares, arguments.scenes)  # the scenes stand last
+    device = arguments.device
+    torch.backends.cudnn.benchmark = True
+    others = sum(share for group, share in SHARES.items() if group != "scenes")
+    shares = {group: (1 - arguments.scenes) * share / others for group, share in SHARES.items()}
+    shares["scenes"] = arguments.scenes
 
-    base = tether.load_base(arguments.base)
+    base = tether.load_base(arguments.base, device=device)
     base.unet.to(memory_format=torch.channels_last)
     torch.manual_seed(arguments.seed)
     control = ControlNet.from_unet(base.unet)
@@ -82,64 +81,67 @@ def main() -> None:
         control.load_state_dict(moved(control.state_dict(), arguments.start, arguments.start_base))
     control.requires_grad_(True).train()
     control.kind = "canny"
-    control.to(memory_format=torch.channels_last)
+    control.to(device).to(memory_format=torch.channels_last)
+    average = moving_average(control)
     optimiser = MuonAndAdamW(control, arguments.lr)
     schedule = DDIMScheduler.from_config(base.noise_schedule)
     first = 0
     if state := load_state(arguments.out / "state.pt"):
         control.load_state_dict(state["control"])
+        average.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])
         first = state["step"]
 
-    grounding = Grounding(control)
-    places = Places(arguments.data / "scenes.npz", base.tokenizer, base.tokenizer.model_max_length)
+    grounding, length = Grounding(control), base.tokenizer.model_max_length
+    samples = Samples(
+        arguments.latents, arguments.data / "scenes.npz", base.tokenizer, shares, length=length, device=device
+    )
+    generator, encode = torch.Generator(device), control.encode
 
-    def batch(step: int) -> tuple[Tensor, Tensor, list[str], list[int]]:
-        rng = np.random.default_rng([arguments.seed, step])
-        names = rng.choice(list(counts), BATCH, p=shares)
-        rows = [starts[str(name)] + int(rng.integers(counts[str(name)])) for name in names]
-        words = [captions[row][int(rng.integers(len(captions[row])))] for row in rows]
-        edges = np.stack([random_canny(pixels[row], rng) for row in rows])[:, None] / 255
-        return channels_last(latents[rows]), channels_last(edges.repeat(3, axis=1)), words, rows
+    def predict(noisy: Tensor, t: Tensor, states: Tensor, hint: Tensor) -> Tensor:
+        return predict_noise(base.unet, noisy, t, states, control(noisy, t, states, hint))
 
-    batches, started, losses = Prefetch(batch, first), time.time(), []
-    for step in range(first, arguments.steps):
-        optimiser.set_lr(arguments.lr * cosine(step, arguments.steps, warmup=100, floor=0.05))
-        clean, conditions, words, rows = batches(step)
-        generator = torch.Generator().manual_seed(arguments.seed * 10**6 + step)
-        words = drop_prompts(words, 0.5, generator)
-        with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16):  # as in recipes/denoiser.py
-            states = base.encode_prompts(words).states
-            hint = control.encode(conditions)
+    if arguments.compile:
+        predict, encode = torch.compile(predict), torch.compile(encode)
 
-            def predict(noisy: Tensor, t: Tensor) -> Tensor:
-                residuals = control(noisy, t, states, hint)  # noqa: B023
-                return predict_noise(base.unet, noisy, t, states, residuals)  # noqa: B023
+    logged: dict[str, list[Tensor]] = {"loss": [], "grounding": []}
+    for step in (pace := Pace(first, arguments.steps, arguments.minutes, device)):
+        optimiser.set_lr(arguments.lr * cosine(step, pace.steps, warmup=100, floor=0.02))
+        generator.manual_seed(arguments.seed * 10**6 + step)
+        batch = samples.draw(arguments.batch, 0.5, generator, edges=True)
+        with attention(device), torch.autocast(device.type, torch.bfloat16):
+            with torch.no_grad():
+                states = base.text_encoder(batch.tokens).last_hidden_state
+            hint = encode(batch.edges)
 
             loss = diffusion_loss(
-                predict,
-                clean,
+                lambda noisy, t: predict(noisy, t, states, hint),  # noqa: B023
+                batch.latents,
                 schedule,
                 generator=generator,
                 velocity_cap=50.0,
                 stratified=True,
                 shift=arguments.shift,
             )
-        grounded = grounding.loss(*places.targets([row - starts["scenes"] for row in rows], words))
-        weight = arguments.grounding * max(0.0, 1 - 2 * step / arguments.steps)
+        grounded = grounding.loss(batch.words, batch.masks)
+        weight = arguments.grounding * max(0.0, 1 - 2 * step / pace.steps)
         (loss + weight * grounded).backward()
         torch.nn.utils.clip_grad_norm_(control.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad()
-        losses.append((loss.item(), grounded.item()))
-        if (step + 1) % 50 == 0:
-            seconds = (time.time() - started) / (step + 1 - first)
-            drawn, looked = np.mean(losses[-50:], axis=0)
-            print(f"{step + 1} loss {drawn:.4f} grounding {looked:.4f} {seconds:.3f} s/step", flush=True)
-        if (step + 1) % 250 == 0 or step + 1 == arguments.steps:
-            state = {"control": control.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
+        average.update_parameters(control)
+        logged["loss"].append(loss.detach())
+        logged["grounding"].append(grounded.detach())
+        pace.report(step, 50, logged)
+        if (step + 1) % arguments.save_every == 0 or step + 1 == pace.steps:
+            state = {
+                "control": control.state_dict(),
+                "average": average.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "step": step + 1,
+            }
             save_state(arguments.out / "state.pt", state)
-            control.save(arguments.out / "control")
+            average.module.save(arguments.out / "control")  # type: ignore[operator]
 
 
 if __name__ == "__main__":

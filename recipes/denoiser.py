@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -24,15 +23,15 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from common import SHARES, MuonAndAdamW, Prefetch, channels_last, cosine, load_state, save_state
-from grounding import Grounding, Places
+from common import SHARES, MuonAndAdamW, Pace, attention, cosine, load_state, moving_average, save_state
+from grounding import Grounding
+from samples import Samples
 from tether.base.writing import write_tokenizer
 from tether.training.objective import diffusion_loss
 
-BATCH, TOKENS, WIDTH = 64, 48, 256
+TOKENS, WIDTH = 48, 256
 NOISE_SCHEDULE = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -132,6 +131,9 @@ def export(folder: Path, unet: nn.Module, text: nn.Module) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--minutes", type=float, help="in place of --steps")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--latents", type=Path, default=Path("data/latents.npz"))
     parser.add_argument("--out", type=Path, default=Path("runs/base"))
@@ -140,14 +142,13 @@ def main() -> None:
     parser.add_argument("--shift", type=float, default=2.5, help="of timesteps, to where shapes are decided")
     parser.add_argument("--grounding", type=float, default=0.05, help="weight of the second loss, of grounding.py")
     parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--compile", action="store_true", help="worth its minute on a GPU")
+    parser.add_argument("--save-every", type=int, default=250)
     parser.add_argument("--seed", type=int, default=2, help="another for every round, or its samples come again")
     arguments = parser.parse_args()
 
-    with np.load(arguments.latents) as pack:
-        latents = pack["latents"]
-        captions, counts = json.loads(str(pack["captions"])), json.loads(str(pack["counts"]))
-    starts = dict(zip(counts, np.cumsum([0, *counts.values()]).tolist(), strict=False))
-    shares = np.array([SHARES[name] for name in counts]) / sum(SHARES[name] for name in counts)
+    device = arguments.device
+    torch.backends.cudnn.benchmark = True
 
     tokens_folder = arguments.out / "tokenizer"
     if arguments.start and not tokens_folder.exists():
@@ -155,16 +156,17 @@ def main() -> None:
     if tokens_folder.exists():
         tokenizer = CLIPTokenizer.from_pretrained(tokens_folder)
     else:
+        with np.load(arguments.latents) as pack:
+            captions = json.loads(str(pack["captions"]))
         tokenizer = train_tokenizer([words for row in captions for words in row], tokens_folder)
     torch.manual_seed(arguments.seed)
     unet, text = go_on(arguments.start, tokenizer) if arguments.start else build(tokenizer)
-    unet.to(memory_format=torch.channels_last)
-    both = nn.ModuleList([unet, text])
-    average = torch.optim.swa_utils.AveragedModel(
-        both, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999), use_buffers=False
-    )
-    grounding, places = Grounding(unet), Places(arguments.data / "scenes.npz", tokenizer, TOKENS)
-    optimiser = MuonAndAdamW(both, arguments.lr)
+    both = nn.ModuleList([unet, text]).to(device)
+    both.to(memory_format=torch.channels_last)
+    average = moving_average(both)
+    grounding, optimiser = Grounding(unet), MuonAndAdamW(both, arguments.lr)
+    scenes = arguments.data / "scenes.npz"
+    samples = Samples(arguments.latents, scenes, tokenizer, SHARES, length=TOKENS, device=device)
     schedule = DDIMScheduler(**NOISE_SCHEDULE)
     first = 0
     if state := load_state(arguments.out / "state.pt"):
@@ -178,27 +180,17 @@ def main() -> None:
         flush=True,
     )
 
-    def batch(step: int) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
-        rng = np.random.default_rng([arguments.seed, step])
-        names = rng.choice(list(counts), BATCH, p=shares)
-        rows = [starts[str(name)] + int(rng.integers(counts[str(name)])) for name in names]
-        words = [captions[row][int(rng.integers(len(captions[row])))] for row in rows]
-        words = ["" if rng.random() < 0.1 else w for w in words]
-        ids = tokenizer(words, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt")
-        where = places.targets([row - starts["scenes"] for row in rows], words)
-        return channels_last(latents[rows]), ids.input_ids, where
-
-    batches, started, losses = Prefetch(batch, first), time.time(), []
-    for step in range(first, arguments.steps):
-        optimiser.set_lr(arguments.lr * cosine(step, arguments.steps, warmup=200, floor=0.02))
-        clean, ids, where = batches(step)
-        generator = torch.Generator().manual_seed(arguments.seed * 10**6 + step)
-        # Plain attention: on these short sequences it takes a fifth less time a step than the fused kernel.
-        with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16):
-            states = text(ids).last_hidden_state
+    denoise, generator = torch.compile(unet) if arguments.compile else unet, torch.Generator(device)
+    logged: dict[str, list[Tensor]] = {"loss": [], "grounding": []}
+    for step in (pace := Pace(first, arguments.steps, arguments.minutes, device)):
+        optimiser.set_lr(arguments.lr * cosine(step, pace.steps, warmup=200, floor=0.02))
+        generator.manual_seed(arguments.seed * 10**6 + step)
+        batch = samples.draw(arguments.batch, 0.1, generator)
+        with attention(device), torch.autocast(device.type, torch.bfloat16):
+            states = text(batch.tokens).last_hidden_state
             loss = diffusion_loss(
-                lambda noisy, t: unet(noisy, t, states).sample,  # noqa: B023
-                clean,
+                lambda noisy, t: denoise(noisy, t, states).sample,  # noqa: B023
+                batch.latents,
                 schedule,
                 generator=generator,
                 velocity_cap=50.0,
@@ -206,18 +198,16 @@ def main() -> None:
                 stratified=True,
                 shift=arguments.shift,
             )
-        grounded = grounding.loss(*where)
+        grounded = grounding.loss(batch.words, batch.masks)
         (loss + arguments.grounding * grounded).backward()
         torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad()
         average.update_parameters(both)
-        losses.append((loss.item(), grounded.item()))
-        if (step + 1) % 100 == 0:
-            seconds = (time.time() - started) / (step + 1 - first)
-            drawn, looked = np.mean(losses[-100:], axis=0)
-            print(f"{step + 1} loss {drawn:.4f} grounding {looked:.4f} {seconds:.3f} s/step", flush=True)
-        if (step + 1) % 250 == 0 or step + 1 == arguments.steps:
+        logged["loss"].append(loss.detach())
+        logged["grounding"].append(grounded.detach())
+        pace.report(step, 100, logged)
+        if (step + 1) % arguments.save_every == 0 or step + 1 == pace.steps:
             state = {
                 "model": both.state_dict(),
                 "average": average.state_dict(),

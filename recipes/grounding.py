@@ -12,7 +12,6 @@ words of group k (a thing, the floor or the background), and M_k(q) the share of
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -50,24 +49,6 @@ def word_groups(caption: str, tokenizer: CLIPTokenizer, length: int) -> np.ndarr
     return groups
 
 
-class Places:
-    """Where the things of the training scenes lie, and the targets of a batch."""
-
-    def __init__(self, path: Path, tokenizer: CLIPTokenizer, length: int) -> None:
-        with np.load(path) as pack:
-            self.places = pack["places"]
-        self.tokenizer, self.length = tokenizer, length
-
-    def targets(self, scenes: list[int], captions: list[str]) -> tuple[Tensor, Tensor, Tensor]:
-        """For a batch's samples, each the number of its scene (negative: none) and its caption, what `loss` takes."""
-        rows = [k for k, (scene, words) in enumerate(zip(scenes, captions, strict=True)) if scene >= 0 and words]
-        words = np.zeros((len(rows), GROUPS, self.length), bool)
-        for k, row in enumerate(rows):
-            words[k] = word_groups(captions[row], self.tokenizer, self.length)
-        masks = self.places[[scenes[row] for row in rows]].astype(np.float32) / 255
-        return torch.tensor(rows, dtype=torch.long), torch.from_numpy(words), torch.from_numpy(masks)
-
-
 class Grounding:
     """Listens to every cross-attention of a denoiser or a control; `loss` is that of its latest forward pass."""
 
@@ -81,20 +62,19 @@ class Grounding:
     def _hear(self, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         self.heard[module] = output
 
-    def loss(self, rows: Tensor, words: Tensor, masks: Tensor) -> Tensor:
-        """The mean over layers; 0 where there is no scene.
+    def loss(self, words: Tensor, masks: Tensor) -> Tensor:
+        """The mean over layers; the scenes are the batch's last S samples, and those without words count for nothing.
 
         Args:
-            rows: which samples of the batch are scenes with words, `(S,)`.
-            words: bool `(S, GROUPS, T)`.
-            masks: in [0, 1], `(S, GROUPS, PLACES, PLACES)`.
+            words: which tokens are words of which group, bool `(S, GROUPS, T)`.
+            masks: the share of each place that a group covers, `(S, GROUPS, PLACES, PLACES)`.
         """
         named = words.any(dim=2)[:, :, None, None]
         losses = []
         for layer in self.layers:
             q, k = (
                 part.unflatten(2, (layer.heads, -1)).transpose(1, 2).float()
-                for part in (self.heard[layer.to_q][rows], self.heard[layer.to_k][rows])
+                for part in (self.heard[layer.to_q][-len(words) :], self.heard[layer.to_k][-len(words) :])
             )
             attention = (q @ k.transpose(2, 3) * layer.scale).softmax(dim=3).mean(dim=1)
             side = round(q.shape[2] ** 0.5)

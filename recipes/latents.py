@@ -1,17 +1,20 @@
-"""Encodes random training pictures once, so that the denoiser never waits for the autoencoder.
+"""Encodes the random training pictures once, so that the denoiser never waits for the autoencoder.
 
-    python recipes/latents.py --vae runs/autoencoder/vae --out data/latents.npz
+    python recipes/latents.py --vae runs/autoencoder/vae
+    python recipes/latents.py --pictures data/pictures-wide.npz --out data/latents-wide.npz
 
 First the autoencoder's latents are standardised: the mean and the standard deviation of each of the 4 channels
 over the training pictures are folded into `quant_conv` and `post_quant_conv`, so that every channel has mean 0 and
-variance 1 (`scaling_factor` is then 1). Pictures round-trip exactly as before. To go on training the shipped base, give
-its own autoencoder, which is standardised already: `--vae src/tether/weights/base/vae`.
+variance 1 (`scaling_factor` is then 1). Pictures round-trip exactly as before. An autoencoder that was trained on after
+that, as with `recipes/autoencoder.py --start`, is standardised again by `--again`; `--base` gets the result.
+
+Canny edges of random thresholds are found once too, `EDGES` of each picture.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+from multiprocessing import Pool
 from pathlib import Path
 
 import numpy as np
@@ -19,23 +22,21 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from common import SIZE, Pictures, to_tensor
-from tether.datasets.emoji import caption, compose
+from common import DATA, to_tensor
+from tether.annotators.canny import random_canny
 
-VARIANTS = {"3d emoji": 28, "flat emoji": 18, "other emoji": 6}
-"""Random placements of each drawing."""
-CAPTIONS = 6
-"""Random captions of each picture."""
+EDGES = 4
+"""Edge maps of each picture."""
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, pictures: list[np.ndarray]) -> Tensor:
-    """uint8 pictures -> latents `(N, 4, 16, 16)`, the posterior's means."""
+def encode(vae: AutoencoderKL, pictures: np.ndarray, size: int = 64) -> Tensor:
+    """uint8 `(N, H, W, 3)` -> latents `(N, 4, h, w)`, the posterior's means; on the CPU."""
     parts = []
-    for start in range(0, len(pictures), 64):
-        with torch.autocast("cpu", torch.bfloat16):
-            batch = to_tensor(np.stack(pictures[start : start + 64]))
-            parts.append(vae.encode(batch).latent_dist.mode().float())
+    for start in range(0, len(pictures), size):
+        with torch.autocast(vae.device.type, torch.bfloat16):
+            batch = to_tensor(pictures[start : start + size]).to(vae.device)
+            parts.append(vae.encode(batch).latent_dist.mode().float().cpu())
     return torch.cat(parts)
 
 
@@ -46,7 +47,7 @@ def standardise(vae: AutoencoderKL, latents: Tensor) -> None:
     The mean head becomes (W/s, (b - m)/s), the log-variance head's bias falls by 2 log s, and
     `post_quant_conv(z)` becomes `post_quant_conv(s z + m)`.
     """
-    m, s = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
+    m, s = latents.mean(dim=(0, 2, 3)).to(vae.device), latents.std(dim=(0, 2, 3)).to(vae.device)
     quant, post, n = vae.quant_conv, vae.post_quant_conv, len(m)
     quant.weight[:n] /= s.view(-1, 1, 1, 1)
     quant.bias[:n] = (quant.bias[:n] - m) / s
@@ -56,51 +57,36 @@ def standardise(vae: AutoencoderKL, latents: Tensor) -> None:
     vae.register_to_config(scaling_factor=1.0)
 
 
+def edges(job: tuple[int, np.ndarray]) -> np.ndarray:
+    """`EDGES` random edge maps of the picture of a number, one bit a pixel: uint8 `(EDGES, H, W / 8)`."""
+    number, picture = job
+    rng = np.random.default_rng([9, number])
+    return np.packbits(np.stack([random_canny(picture, rng) for _ in range(EDGES)]) > 0, axis=2)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--vae", type=Path, default=Path("runs/autoencoder/vae"))
-    parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--out", type=Path, default=Path("data/latents.npz"))
-    parser.add_argument(
-        "--centred",
-        type=float,
-        default=0.75,
-        help="share of the placements in the middle; where the words leave open what lies where, the first steps of "
-        "sampling draw the mean of all that it could be, and with placements all over that was a blob for every name; "
-        "a control has lines to go by: 0 for it",
-    )
-    parser.add_argument("--base", type=Path, default=Path("runs/base"))
+    parser.add_argument("--vae", type=Path, default=Path("src/tether/weights/base/vae"))
+    parser.add_argument("--pictures", type=Path, default=DATA / "pictures.npz")
+    parser.add_argument("--out", type=Path, default=DATA / "latents.npz")
+    parser.add_argument("--again", action="store_true", help="standardise although it was done")
+    parser.add_argument("--base", type=Path, help="folder to write the standardised autoencoder to, as vae/")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     arguments = parser.parse_args()
 
-    vae = AutoencoderKL.from_pretrained(arguments.vae)
-    pictures, rng = Pictures(arguments.data), np.random.default_rng(7)
-    pixels: list[np.ndarray] = []
-    captions: list[list[str]] = []
-    for group, drawings in pictures.drawings.items():
-        for drawing in drawings:
-            for k in range(VARIANTS[group]):
-                picture, background = compose(drawing, SIZE, rng, centred=k < arguments.centred * VARIANTS[group])
-                pixels.append(picture)
-                captions.append([caption(drawing, background, rng) for _ in range(CAPTIONS)])
-    counts = {group: len(drawings) * VARIANTS[group] for group, drawings in pictures.drawings.items()}
-    if pictures.scenes is not None:
-        pixels += list(pictures.scenes)
-        captions += pictures.scene_captions
-        counts["scenes"] = len(pictures.scenes)
-
-    if vae.config.scaling_factor != 1.0:  # 1 says that it has been done
-        order = np.random.default_rng(8).permutation(len(pixels))[:1024]
-        standardise(vae, encode(vae, [pixels[i] for i in order]))
-    vae.save_pretrained(arguments.base / "vae")
+    with np.load(arguments.pictures) as pack:
+        pixels, captions, counts = pack["pixels"], pack["captions"], pack["counts"]
+    with Pool() as pool:
+        maps = pool.map(edges, enumerate(pixels), chunksize=256)
+    vae = AutoencoderKL.from_pretrained(arguments.vae, torch_dtype=torch.float32).to(arguments.device)
+    if arguments.again or vae.config.scaling_factor != 1.0:  # 1 says that it has been done
+        order = np.sort(np.random.default_rng(8).permutation(len(pixels))[:2048])
+        standardise(vae, encode(vae, pixels[order]))
+    if arguments.base:
+        vae.save_pretrained(arguments.base / "vae")
     latents = encode(vae, pixels)
     print(f"{len(latents)} latents, mean {latents.mean():.3f}, std {latents.std():.3f}, {counts}")
-    np.savez(
-        arguments.out,
-        latents=latents.half().numpy(),
-        captions=np.array(json.dumps(captions)),
-        counts=np.array(json.dumps(counts)),
-        pixels=np.stack(pixels),
-    )
+    np.savez(arguments.out, latents=latents.half().numpy(), edges=np.stack(maps), captions=captions, counts=counts)
 
 
 if __name__ == "__main__":

@@ -81,8 +81,8 @@ def diffusion_loss(
         predict: the denoiser, `(noisy latents (B, 4, h, w), timesteps (B,)) -> (B, 4, h, w)`.
         latents: clean latents `(B, 4, h, w)`, scaled.
         schedule: a diffusers scheduler with `alphas_cumprod`, `add_noise` and `config.prediction_type`.
-        generator: source of the noise and the timesteps, on the CPU; or one a sample, which makes a sample's
-            loss independent of the batch that it comes in.
+        generator: source of the noise and the timesteps, which are drawn on its device; or one a sample, which makes a
+            sample's loss independent of the batch that it comes in. None draws on the CPU.
         min_snr_gamma: γ of min-SNR weighting (5 in the paper); None weighs every timestep alike.
         velocity_cap: weigh errors of ε as v-prediction would, (SNR + 1)/SNR (Salimans & Ho 2022), up to this value.
             Plain errors of ε are small where the noise is strong, which is where a picture's colours and layout are
@@ -126,15 +126,16 @@ def _draw(
     shape: torch.Size, schedule: Any, noise_offset: float, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
     """Noise of a shape `(B, C, h, w)` and timesteps `(B,)`."""
-    noise = torch.randn(shape, generator=generator)
+    device = "cpu" if generator is None else generator.device
+    noise = torch.randn(shape, generator=generator, device=device)
     if noise_offset:
-        noise = noise + noise_offset * torch.randn(*shape[:2], 1, 1, generator=generator)
-    return noise, torch.randint(len(schedule.alphas_cumprod), shape[:1], generator=generator)
+        noise = noise + noise_offset * torch.randn(*shape[:2], 1, 1, generator=generator, device=device)
+    return noise, torch.randint(len(schedule.alphas_cumprod), shape[:1], generator=generator, device=device)
 
 
 def _spread(timesteps: Tensor, count: int) -> Tensor:
     """Evenly spaced timesteps `(B,)` in [0, count) that start at the first of `timesteps`."""
-    offsets = torch.arange(len(timesteps)) * count // len(timesteps)
+    offsets = torch.arange(len(timesteps), device=timesteps.device) * count // len(timesteps)
     return (timesteps[0] + offsets) % count
 
 

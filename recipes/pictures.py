@@ -1,0 +1,74 @@
+"""Makes the random training pictures once: data/pictures.npz, of emoji placed on backgrounds and of the scenes.
+
+    python recipes/pictures.py                                             (after sources.py and render_scenes.py)
+    python recipes/pictures.py --centred 0 --out data/pictures-wide.npz    (for a control)
+
+Held-out names and scenes are left out. A picture is a function of its drawing and its number alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from multiprocessing import Pool
+from pathlib import Path
+
+import numpy as np
+
+from common import DATA, SIZE, Pictures
+from tether.datasets.emoji import Drawing, caption, compose
+
+VARIANTS = {"3d emoji": 40, "flat emoji": 28, "other emoji": 16}
+"""Random placements of each drawing."""
+CAPTIONS = 6
+"""Random captions of each picture."""
+
+
+def placements(drawing: Drawing, count: int, centred: float) -> tuple[list[np.ndarray], list[list[str]]]:
+    """`count` random pictures of a drawing, a share of them centred, and captions of each."""
+    rng = np.random.default_rng([7, *drawing.name.encode()])
+    pixels, captions = [], []
+    for k in range(count):
+        picture, background = compose(drawing, SIZE, rng, centred=k < centred * count)
+        pixels.append(picture)
+        captions.append([caption(drawing, background, rng) for _ in range(CAPTIONS)])
+    return pixels, captions
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--out", type=Path, default=DATA / "pictures.npz")
+    parser.add_argument(
+        "--centred",
+        type=float,
+        default=0.75,
+        help="share of the placements in the middle; where the words leave open what lies where, the first steps of "
+        "sampling draw the mean of all that it could be, and with placements all over that was a blob for every name; "
+        "a control has lines to go by: 0 for it",
+    )
+    arguments = parser.parse_args()
+
+    pictures = Pictures(arguments.data)
+    assert pictures.scenes is not None, "recipes/render_scenes.py comes first"
+    jobs = [
+        (drawing, VARIANTS[group], arguments.centred)
+        for group, drawings in pictures.drawings.items()
+        for drawing in drawings
+    ]
+    with Pool() as pool:
+        placed = pool.starmap(placements, jobs, chunksize=16)
+    counts = {group: len(drawings) * VARIANTS[group] for group, drawings in pictures.drawings.items()}
+    counts["scenes"] = len(pictures.scenes)
+    captions = [words for _, rows in placed for words in rows] + pictures.scene_captions
+    np.savez(
+        arguments.out,
+        pixels=np.concatenate([*(np.stack(pixels) for pixels, _ in placed), pictures.scenes]),
+        captions=np.array(json.dumps(captions)),
+        counts=np.array(json.dumps(counts)),
+    )
+    print(f"{arguments.out}: {len(captions)} pictures, {counts}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Random batches of the encoded training pictures, drawn from tensors that lie whole on the training's device."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import Pool
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from grounding import GROUPS, word_groups
+
+
+@dataclass
+class Batch:
+    """What a step trains on; the scenes among it stand last.
+
+    Attributes:
+        latents: clean ones, `(B, 4, h, w)` float32, channels last.
+        tokens: of the captions, `(B, T)`.
+        edges: 0 or 1, `(B, 3, H, W)` float32; None where they were not asked for.
+        words: which tokens of a scene's caption are words of which group, bool `(S, GROUPS, T)`, see grounding.py.
+        masks: where the groups lie, in [0, 1], `(S, GROUPS, h', w')`.
+    """
+
+    latents: Tensor
+    tokens: Tensor
+    edges: Tensor | None
+    words: Tensor
+    masks: Tensor
+
+
+class Samples:
+    """A file of recipes/latents.py with the tokens of its captions, on a device.
+
+    Args:
+        pack: the file.
+        scenes: recipes/render_scenes.py's, for where things lie.
+        shares: how often a sample is of which group of the file; they need not add up to 1.
+        length: tokens of a caption, filled up.
+    """
+
+    def __init__(
+        self,
+        pack: Path,
+        scenes: Path,
+        tokenizer: CLIPTokenizer,
+        shares: dict[str, float],
+        *,
+        length: int,
+        device: torch.device,
+    ) -> None:
+        self.device = device
+        with np.load(pack) as file:
+            self.latents = torch.from_numpy(file["latents"]).to(device, memory_format=torch.channels_last)
+            self.edges = torch.from_numpy(file["edges"])
+            captions, self.counts = json.loads(str(file["captions"])), json.loads(str(file["counts"]))
+        with np.load(scenes) as file:
+            self.places = torch.from_numpy(file["places"]).to(device)
+        assert [*self.counts.items()][-1] == ("scenes", len(self.places)), self.counts
+        self.shares = {group: shares[group] / sum(shares[g] for g in self.counts) for group in self.counts}
+        self.tokens = torch.from_numpy(_tokens(captions, tokenizer, length)).to(device)
+        self.empty = torch.from_numpy(_tokens([[""]], tokenizer, length)).to(device)[0, 0]
+        first = len(captions) - self.counts["scenes"]
+        self.words = torch.from_numpy(_words(captions[first:], tokenizer, length)).to(device)
+        self.bits = torch.arange(length, device=device)
+
+    def draw(self, size: int, empty: float, generator: torch.Generator, *, edges: bool = False) -> Batch:
+        """A batch of `size` with each group's share of it, and a share `empty` of the captions emptied.
+
+        `generator` lies on the device, and the batch follows from its state alone.
+        """
+        device, rows, start, sizes = self.device, [], 0, []
+        for group, count in self.counts.items():
+            sizes.append(round(size * self.shares[group]) if group != "scenes" else size - sum(sizes))
+            rows.append(start + torch.randint(count, (sizes[-1],), device=device, generator=generator))
+            start += count
+        row = torch.cat(rows)
+        which = torch.randint(self.tokens.shape[1], (size,), device=device, generator=generator)
+        kept = torch.rand(size, device=device, generator=generator) >= empty
+        tokens = torch.where(kept[:, None], self.tokens[row, which], self.empty).long()
+        scene = row[-sizes[-1] :] - (start - self.counts["scenes"])
+        words = self.words[scene, which[-sizes[-1] :]]
+        words = (words[..., None] >> self.bits & 1).bool() & kept[-sizes[-1] :, None, None]
+        found = self._edges(row, generator) if edges else None
+        latents = self.latents[row].float().contiguous(memory_format=torch.channels_last)
+        return Batch(latents, tokens, found, words, self.places[scene].float() / 255)
+
+    def _edges(self, row: Tensor, generator: torch.Generator) -> Tensor:
+        if self.edges.device != self.device:
+            self.edges = self.edges.to(self.device)
+        which = torch.randint(self.edges.shape[1], row.shape, device=self.device, generator=generator)
+        packed = self.edges[row, which]
+        bits = packed[..., None] >> torch.arange(7, -1, -1, device=self.device, dtype=torch.uint8) & 1
+        return bits.flatten(2)[:, None].float().expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+
+
+def _tokens(captions: list[list[str]], tokenizer: CLIPTokenizer, length: int) -> np.ndarray:
+    """Captions, as many a row -> int16 `(N, C, length)`."""
+    distinct = {words: k for k, words in enumerate(dict.fromkeys(words for row in captions for words in row))}
+    ids = tokenizer(list(distinct), padding="max_length", max_length=length, truncation=True).input_ids
+    return np.array(ids, np.int16)[[[distinct[words] for words in row] for row in captions]]
+
+
+def _words(captions: list[list[str]], tokenizer: CLIPTokenizer, length: int) -> np.ndarray:
+    """Scenes' captions -> the tokens of each group as the bits of an int64, `(S, C, GROUPS)`."""
+    distinct = list(dict.fromkeys(words for row in captions for words in row))
+    with Pool() as pool:
+        bits = pool.map(partial(_word_bits, tokenizer=tokenizer, length=length), distinct, chunksize=2048)
+    found = dict(zip(distinct, bits, strict=True))
+    return np.array([[found[words] for words in row] for row in captions]).reshape(len(captions), -1, GROUPS)
+
+
+def _word_bits(caption: str, tokenizer: CLIPTokenizer, length: int) -> np.ndarray:
+    return word_groups(caption, tokenizer, length).astype(np.int64) @ (1 << np.arange(length, dtype=np.int64))
