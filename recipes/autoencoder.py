@@ -18,20 +18,9 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from common import (
-    SIZE,
-    MuonAndAdamW,
-    Pace,
-    cosine,
-    load_drawings,
-    load_state,
-    moving_average,
-    save_state,
-    to_tensor,
-)
+from common import DATA, SIZE, load_drawings, to_tensor
 from tether.datasets.emoji import BACKGROUNDS, is_held_out, place
-
-SEED = 1
+from training import Round, add_options
 
 
 def build() -> AutoencoderKL:
@@ -97,43 +86,34 @@ def windows(pixels: Tensor, rows: Tensor, corners: Tensor, side: int) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=8000)
-    parser.add_argument("--minutes", type=float, help="in place of --steps")
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--batch", type=int, default=24)
+    add_options(parser, out="runs/autoencoder", steps=8000, batch=24, lr=1e-3, seed=1)
     parser.add_argument("--window", type=int, default=64)
     parser.add_argument("--start", type=Path, help="an autoencoder to go on from, as src/tether/weights/base/vae")
-    parser.add_argument("--decoder-only", action="store_true")
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
-    parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--out", type=Path, default=Path("runs/autoencoder"))
+    parser.add_argument("--decoder-only", action="store_true", help="of the autoencoder at --start")
+    parser.add_argument("--data", type=Path, default=DATA)
     arguments = parser.parse_args()
     device = arguments.device
+    if arguments.decoder_only and not arguments.start:
+        parser.error("--decoder-only needs --start")
 
-    torch.manual_seed(SEED)
+    torch.manual_seed(arguments.seed)
     torch.backends.cudnn.benchmark = True
     vae = AutoencoderKL.from_pretrained(arguments.start, torch_dtype=torch.float32) if arguments.start else build()
     vae.to(device, memory_format=torch.channels_last)
     if arguments.decoder_only:
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
-    average = moving_average(vae)
-    optimiser = MuonAndAdamW(vae, arguments.lr)
-    first = 0
-    if state := load_state(arguments.out / "state.pt"):
-        vae.load_state_dict(state["vae"])
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        first = state["step"]
     with np.load(arguments.data / "pictures.npz") as pack:
         pixels = torch.from_numpy(pack["pixels"]).to(device)
     unseen = held_out_pictures(arguments.data).to(device)
-    print(f"round trip at step {first}: {psnr(vae, unseen):.2f} dB", flush=True)
 
-    logged: dict[str, list[Tensor]] = {"loss": []}
-    for step in (pace := Pace(first, arguments.steps, arguments.minutes, device)):
-        optimiser.set_lr(arguments.lr * cosine(step, pace.steps, warmup=200, floor=0.01))
-        torch.manual_seed(SEED * 10**6 + step)
+    def keep(average: AutoencoderKL) -> None:
+        print(f"{psnr(average, unseen):.2f} dB", flush=True)
+        average.save_pretrained(arguments.out / "vae")
+
+    print(f"{psnr(vae, unseen):.2f} dB", flush=True)
+    for step in (run := Round(vae, arguments, keep, log_every=250)):
+        torch.manual_seed(arguments.seed * 10**6 + step)
         rows = torch.randint(len(pixels), (arguments.batch,), device=device)
         corners = torch.randint(SIZE - arguments.window + 1, (arguments.batch, 2), device=device)
         target = windows(pixels, rows, corners, arguments.window)
@@ -144,24 +124,8 @@ def main() -> None:
             decoded = vae.decode(sample).sample
         loss = reconstruction_loss(decoded.float(), target)
         if not arguments.decoder_only:
-            loss = loss + 1e-4 * latent.kl().float().mean() / (arguments.window // 8) ** 2 / 4
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
-        average.update_parameters(vae)
-        logged["loss"].append(loss.detach())
-        pace.report(step, 250, logged)
-        if (step + 1) % 1000 == 0 or step + 1 == pace.steps:
-            print(f"{step + 1} {psnr(average.module, unseen):.2f} dB", flush=True)  # type: ignore[arg-type]
-            state = {
-                "vae": vae.state_dict(),
-                "average": average.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "step": step + 1,
-            }
-            save_state(arguments.out / "state.pt", state)
-    average.module.save_pretrained(arguments.out / "vae")  # type: ignore[operator]
+            loss = loss + 1e-4 * latent.kl().float().mean() / latent.mean[0].numel()
+        run.learn(loss, loss=loss)
 
 
 if __name__ == "__main__":

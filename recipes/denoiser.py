@@ -22,14 +22,15 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from torch import Tensor, nn
+from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from common import SHARES, MuonAndAdamW, Pace, attention, cosine, load_state, moving_average, save_state
+from common import DATA, SHARES
 from grounding import Grounding
 from samples import Samples
 from tether.base.writing import write_tokenizer
 from tether.training.objective import diffusion_loss
+from training import Round, add_options, attention
 
 TOKENS, WIDTH = 48, 256
 NOISE_SCHEDULE = {
@@ -130,23 +131,15 @@ def export(folder: Path, unet: nn.Module, text: nn.Module) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=5000)
-    parser.add_argument("--minutes", type=float, help="in place of --steps")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--latents", type=Path, default=Path("data/latents.npz"))
-    parser.add_argument("--out", type=Path, default=Path("runs/base"))
+    add_options(parser, out="runs/base", steps=5000, batch=64, lr=1e-3, seed=2)
+    parser.add_argument("--latents", type=Path, default=DATA / "latents.npz")
     parser.add_argument("--start", type=Path, help="a base to go on from, as src/tether/weights/base")
     parser.add_argument("--noise-offset", type=float, default=0.0)
     parser.add_argument("--shift", type=float, default=2.5, help="of timesteps, to where shapes are decided")
     parser.add_argument("--grounding", type=float, default=0.05, help="weight of the second loss, of grounding.py")
-    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--compile", action="store_true", help="worth its minute on a GPU")
-    parser.add_argument("--save-every", type=int, default=250)
-    parser.add_argument("--seed", type=int, default=2, help="another for every round, or its samples come again")
     arguments = parser.parse_args()
-
     device = arguments.device
     torch.backends.cudnn.benchmark = True
 
@@ -163,17 +156,10 @@ def main() -> None:
     unet, text = go_on(arguments.start, tokenizer) if arguments.start else build(tokenizer)
     both = nn.ModuleList([unet, text]).to(device)
     both.to(memory_format=torch.channels_last)
-    average = moving_average(both)
-    grounding, optimiser = Grounding(unet), MuonAndAdamW(both, arguments.lr)
+    run = Round(both, arguments, lambda average: export(arguments.out, *average), log_every=100)
+    grounding, schedule = Grounding(unet), DDIMScheduler(**NOISE_SCHEDULE)
     scenes = arguments.data / "scenes.npz"
     samples = Samples(arguments.latents, scenes, tokenizer, SHARES, length=TOKENS, device=device)
-    schedule = DDIMScheduler(**NOISE_SCHEDULE)
-    first = 0
-    if state := load_state(arguments.out / "state.pt"):
-        both.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        first = state["step"]
     count = sum(p.numel() for p in unet.parameters()), sum(p.numel() for p in text.parameters())
     print(
         f"unet {count[0] / 1e6:.1f} M, text encoder {count[1] / 1e6:.1f} M, {len(tokenizer)} tokens",
@@ -181,9 +167,7 @@ def main() -> None:
     )
 
     denoise, generator = torch.compile(unet) if arguments.compile else unet, torch.Generator(device)
-    logged: dict[str, list[Tensor]] = {"loss": [], "grounding": []}
-    for step in (pace := Pace(first, arguments.steps, arguments.minutes, device)):
-        optimiser.set_lr(arguments.lr * cosine(step, pace.steps, warmup=200, floor=0.02))
+    for step in run:
         generator.manual_seed(arguments.seed * 10**6 + step)
         batch = samples.draw(arguments.batch, 0.1, generator)
         with attention(device), torch.autocast(device.type, torch.bfloat16):
@@ -199,24 +183,7 @@ def main() -> None:
                 shift=arguments.shift,
             )
         grounded = grounding.loss(batch.words, batch.masks)
-        (loss + arguments.grounding * grounded).backward()
-        torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
-        average.update_parameters(both)
-        logged["loss"].append(loss.detach())
-        logged["grounding"].append(grounded.detach())
-        pace.report(step, 100, logged)
-        if (step + 1) % arguments.save_every == 0 or step + 1 == pace.steps:
-            state = {
-                "model": both.state_dict(),
-                "average": average.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "step": step + 1,
-            }
-            save_state(arguments.out / "state.pt", state)
-            unet_average, text_average = average.module  # type: ignore[misc]
-            export(arguments.out, unet_average, text_average)
+        run.learn(loss + arguments.grounding * grounded, loss=loss, grounding=grounded)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import re
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import CLIPTokenizer
 
 from tether.datasets.scenes import COLOURS, MATERIALS, SHAPES
 
@@ -35,9 +34,11 @@ def covered(instance: np.ndarray) -> np.ndarray:
     return np.round(255 * one_hot.mean(axis=(2, 4))).astype(np.uint8)
 
 
-def word_groups(caption: str, tokenizer: CLIPTokenizer, length: int) -> np.ndarray:
-    """Which tokens of a scene's caption are words of which group, bool `(GROUPS, length)`; things come in order."""
-    offsets = tokenizer(caption, return_offsets_mapping=True).offset_mapping
+def word_groups(caption: str, offsets: list[tuple[int, int]], length: int) -> np.ndarray:
+    """Which tokens of a scene's caption are words of which group, bool `(GROUPS, length)`; things come in order.
+
+    `offsets` are the tokens' beginnings and ends in the caption.
+    """
     groups, thing = np.zeros((GROUPS, length), bool), 2
     for match in WORDS.finditer(caption):
         if match[1] in ("background", "floor"):
@@ -73,8 +74,8 @@ class Grounding:
         losses = []
         for layer in self.layers:
             q, k = (
-                part.unflatten(2, (layer.heads, -1)).transpose(1, 2).float()
-                for part in (self.heard[layer.to_q][-len(words) :], self.heard[layer.to_k][-len(words) :])
+                part[len(part) - len(words) :].unflatten(2, (layer.heads, -1)).transpose(1, 2).float()
+                for part in (self.heard[layer.to_q], self.heard[layer.to_k])
             )
             attention = (q @ k.transpose(2, 3) * layer.scale).softmax(dim=3).mean(dim=1)
             side = round(q.shape[2] ** 0.5)

@@ -1,12 +1,13 @@
 """Encodes the random training pictures once, so that the denoiser never waits for the autoencoder.
 
-    python recipes/latents.py --vae runs/autoencoder/vae
+    python recipes/latents.py --vae runs/autoencoder/vae --base runs/base
     python recipes/latents.py --pictures data/pictures-wide.npz --out data/latents-wide.npz
 
 First the autoencoder's latents are standardised: the mean and the standard deviation of each of the 4 channels
 over the training pictures are folded into `quant_conv` and `post_quant_conv`, so that every channel has mean 0 and
 variance 1 (`scaling_factor` is then 1). Pictures round-trip exactly as before. An autoencoder that was trained on after
-that, as with `recipes/autoencoder.py --start`, is standardised again by `--again`; `--base` gets the result.
+that, as with `recipes/autoencoder.py --start`, is standardised again by `--again`; `--base` gets the result, and other
+files of latents are to be made anew with it.
 
 Canny edges of random thresholds are found once too, `EDGES` of each picture.
 """
@@ -27,15 +28,16 @@ from tether.annotators.canny import random_canny
 
 EDGES = 4
 """Edge maps of each picture."""
+BATCH = 64
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, pictures: np.ndarray, size: int = 64) -> Tensor:
+def encode(vae: AutoencoderKL, pictures: np.ndarray) -> Tensor:
     """uint8 `(N, H, W, 3)` -> latents `(N, 4, h, w)`, the posterior's means; on the CPU."""
     parts = []
-    for start in range(0, len(pictures), size):
+    for start in range(0, len(pictures), BATCH):
         with torch.autocast(vae.device.type, torch.bfloat16):
-            batch = to_tensor(pictures[start : start + size]).to(vae.device)
+            batch = to_tensor(pictures[start : start + BATCH]).to(vae.device)
             parts.append(vae.encode(batch).latent_dist.mode().float().cpu())
     return torch.cat(parts)
 
@@ -76,14 +78,16 @@ def main() -> None:
 
     with np.load(arguments.pictures) as pack:
         pixels, captions, counts = pack["pixels"], pack["captions"], pack["counts"]
-    with Pool() as pool:
-        maps = pool.map(edges, enumerate(pixels), chunksize=256)
     vae = AutoencoderKL.from_pretrained(arguments.vae, torch_dtype=torch.float32).to(arguments.device)
     if arguments.again or vae.config.scaling_factor != 1.0:  # 1 says that it has been done
+        if arguments.base is None:
+            parser.error("the autoencoder will be standardised: --base says where to")
         order = np.sort(np.random.default_rng(8).permutation(len(pixels))[:2048])
         standardise(vae, encode(vae, pixels[order]))
     if arguments.base:
         vae.save_pretrained(arguments.base / "vae")
+    with Pool() as pool:
+        maps = pool.map(edges, enumerate(pixels), chunksize=256)
     latents = encode(vae, pixels)
     print(f"{len(latents)} latents, mean {latents.mean():.3f}, std {latents.std():.3f}, {counts}")
     np.savez(arguments.out, latents=latents.half().numpy(), edges=np.stack(maps), captions=captions, counts=counts)

@@ -22,11 +22,11 @@ import numpy as np
 from PIL import Image
 
 import tether
-from common import SIZE, Pictures, load_drawings, to_tensor
+from common import DATA, SHARES, SIZE, load_drawings, to_tensor, training_drawings
 from tether import Injection
 from tether.annotators.canny import edge_map
 from tether.datasets.builtin import HELD_OUT_SCENES
-from tether.datasets.emoji import caption, compose, is_held_out
+from tether.datasets.emoji import BACKGROUNDS, caption, compose, is_held_out
 from tether.datasets.scenes import COLOURS, recolour, render, sample_scene
 from tether.datasets.scenes import caption as scene_caption
 from tether.evaluation.edges import edge_f1
@@ -44,7 +44,7 @@ def held_out_pictures(count: int) -> list[tuple[Image.Image, str]]:
     """`count` pictures with captions, in the shares 45% 3D emoji, 25% flat emoji, 30% scenes."""
     rng, pairs = np.random.default_rng(11), []
     for name, share in (("3d", 0.45), ("flat", 0.25)):
-        unseen = [d for d in load_drawings(Path("data") / f"emoji-{name}.npz") if is_held_out(d.name)]
+        unseen = [d for d in load_drawings(DATA / f"emoji-{name}.npz") if is_held_out(d.name)]
         for k in range(round(share * count)):
             drawing = unseen[k % len(unseen)]
             pixels, background = compose(drawing, SIZE, rng)
@@ -118,10 +118,24 @@ def _hue_distance(colour: np.ndarray, palette: np.ndarray) -> np.ndarray:
     return np.linalg.norm(palette / np.linalg.norm(palette, axis=1, keepdims=True) - unit, axis=1)
 
 
+def training_captions(count: int) -> list[str]:
+    """Captions as the denoiser was trained on, of random drawings and scenes in the shares of training."""
+    drawings, rng, found = training_drawings(), np.random.default_rng(13), []
+    with np.load(DATA / "scenes.npz") as pack:
+        scenes = json.loads(str(pack["captions"]))
+    for group in rng.choice(list(SHARES), count, p=list(SHARES.values())):
+        if group == "scenes":
+            found.append(str(rng.choice(scenes[int(rng.integers(len(scenes)))])))
+        else:
+            drawing = drawings[group][int(rng.integers(len(drawings[group])))]
+            background = "white" if rng.random() < 0.5 else str(rng.choice(list(BACKGROUNDS)))
+            found.append(caption(drawing, background, rng))
+    return found
+
+
 def sample_grid(plain: tether.Pipeline, out: Path) -> None:
     """64 pictures of prompts that a fixed seed draws from the training captions; none is left out."""
-    pictures, rng, rows = Pictures(), np.random.default_rng(13), []
-    prompts = [pictures.draw(rng).caption for _ in range(64)]
+    prompts = training_captions(64)
     drawn = [plain(words, seed=k, guidance_scale=4.0)[0] for k, words in enumerate(prompts)]
     rows = [drawn[k : k + 8] for k in range(0, 64, 8)]
     save_png(contact_sheet(rows), out / "samples.png", {})

@@ -3,7 +3,7 @@
     python recipes/pictures.py                                             (after sources.py and render_scenes.py)
     python recipes/pictures.py --centred 0 --out data/pictures-wide.npz    (for a control)
 
-Held-out names and scenes are left out. A picture is a function of its drawing and its number alone.
+Held-out names and scenes are left out.
 """
 
 from __future__ import annotations
@@ -15,18 +15,16 @@ from pathlib import Path
 
 import numpy as np
 
-from common import DATA, SIZE, Pictures
+from common import CAPTIONS, DATA, SIZE, training_drawings
 from tether.datasets.emoji import Drawing, caption, compose
 
 VARIANTS = {"3d emoji": 40, "flat emoji": 28, "other emoji": 16}
 """Random placements of each drawing."""
-CAPTIONS = 6
-"""Random captions of each picture."""
 
 
 def placements(drawing: Drawing, count: int, centred: float) -> tuple[list[np.ndarray], list[list[str]]]:
     """`count` random pictures of a drawing, a share of them centred, and captions of each."""
-    rng = np.random.default_rng([7, *drawing.name.encode()])
+    rng = np.random.default_rng([7, *f"{drawing.style} {drawing.name}".encode()])
     pixels, captions = [], []
     for k in range(count):
         picture, background = compose(drawing, SIZE, rng, centred=k < centred * count)
@@ -49,21 +47,17 @@ def main() -> None:
     )
     arguments = parser.parse_args()
 
-    pictures = Pictures(arguments.data)
-    assert pictures.scenes is not None, "recipes/render_scenes.py comes first"
-    jobs = [
-        (drawing, VARIANTS[group], arguments.centred)
-        for group, drawings in pictures.drawings.items()
-        for drawing in drawings
-    ]
+    drawings = training_drawings(arguments.data)
+    with np.load(arguments.data / "scenes.npz") as pack:
+        scenes, captions = pack["pixels"], json.loads(str(pack["captions"]))
+    jobs = [(drawing, VARIANTS[group], arguments.centred) for group in drawings for drawing in drawings[group]]
     with Pool() as pool:
         placed = pool.starmap(placements, jobs, chunksize=16)
-    counts = {group: len(drawings) * VARIANTS[group] for group, drawings in pictures.drawings.items()}
-    counts["scenes"] = len(pictures.scenes)
-    captions = [words for _, rows in placed for words in rows] + pictures.scene_captions
+    counts = {group: len(drawings[group]) * VARIANTS[group] for group in drawings} | {"scenes": len(scenes)}
+    captions = [words for _, rows in placed for words in rows] + captions
     np.savez(
         arguments.out,
-        pixels=np.concatenate([*(np.stack(pixels) for pixels, _ in placed), pictures.scenes]),
+        pixels=np.concatenate([*(np.stack(pixels) for pixels, _ in placed), scenes]),
         captions=np.array(json.dumps(captions)),
         counts=np.array(json.dumps(counts)),
     )

@@ -12,12 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from common import SIZE
+from common import CAPTIONS, SIZE
 from grounding import covered
 from tether.datasets.builtin import HELD_OUT_SCENES
 from tether.datasets.scenes import caption, render, sample_scene
-
-CAPTIONS = 6
 
 
 def draw(seed: int) -> tuple[np.ndarray, np.ndarray, list[str]]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import partial
-from multiprocessing import Pool
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from grounding import GROUPS, word_groups
+from grounding import word_groups
 
 
 @dataclass
@@ -41,8 +39,9 @@ class Samples:
     Args:
         pack: the file.
         scenes: recipes/render_scenes.py's, for where things lie.
-        shares: how often a sample is of which group of the file; they need not add up to 1.
-        length: tokens of a caption, filled up.
+        shares: how often a sample is of which group of the file; they add up to 1.
+        length: tokens of a caption, filled up; at most 63.
+        edges: whether batches have edges.
     """
 
     def __init__(
@@ -54,49 +53,48 @@ class Samples:
         *,
         length: int,
         device: torch.device,
+        edges: bool = False,
     ) -> None:
-        self.device = device
+        assert length < 64, length  # their places are the bits of a number
+        self.device, self.shares = device, shares
         with np.load(pack) as file:
             self.latents = torch.from_numpy(file["latents"]).to(device, memory_format=torch.channels_last)
-            self.edges = torch.from_numpy(file["edges"])
+            self.edges = torch.from_numpy(file["edges"]).to(device) if edges else None
             captions, self.counts = json.loads(str(file["captions"])), json.loads(str(file["counts"]))
         with np.load(scenes) as file:
             self.places = torch.from_numpy(file["places"]).to(device)
         assert [*self.counts.items()][-1] == ("scenes", len(self.places)), self.counts
-        self.shares = {group: shares[group] / sum(shares[g] for g in self.counts) for group in self.counts}
         self.tokens = torch.from_numpy(_tokens(captions, tokenizer, length)).to(device)
         self.empty = torch.from_numpy(_tokens([[""]], tokenizer, length)).to(device)[0, 0]
         first = len(captions) - self.counts["scenes"]
         self.words = torch.from_numpy(_words(captions[first:], tokenizer, length)).to(device)
         self.bits = torch.arange(length, device=device)
 
-    def draw(self, size: int, empty: float, generator: torch.Generator, *, edges: bool = False) -> Batch:
+    def draw(self, size: int, empty: float, generator: torch.Generator) -> Batch:
         """A batch of `size` with each group's share of it, and a share `empty` of the captions emptied.
 
         `generator` lies on the device, and the batch follows from its state alone.
         """
-        device, rows, start, sizes = self.device, [], 0, []
+        device, rows, start, left = self.device, [], 0, size
         for group, count in self.counts.items():
-            sizes.append(round(size * self.shares[group]) if group != "scenes" else size - sum(sizes))
-            rows.append(start + torch.randint(count, (sizes[-1],), device=device, generator=generator))
-            start += count
+            number = left if group == "scenes" else min(left, round(size * self.shares[group]))
+            rows.append(start + torch.randint(count, (number,), device=device, generator=generator))
+            start, left = start + count, left - number
         row = torch.cat(rows)
         which = torch.randint(self.tokens.shape[1], (size,), device=device, generator=generator)
         kept = torch.rand(size, device=device, generator=generator) >= empty
         tokens = torch.where(kept[:, None], self.tokens[row, which], self.empty).long()
-        scene = row[-sizes[-1] :] - (start - self.counts["scenes"])
-        words = self.words[scene, which[-sizes[-1] :]]
-        words = (words[..., None] >> self.bits & 1).bool() & kept[-sizes[-1] :, None, None]
-        found = self._edges(row, generator) if edges else None
+        emoji = size - len(rows[-1])
+        scene = row[emoji:] - (start - self.counts["scenes"])
+        words = (self.words[scene, which[emoji:]][..., None] >> self.bits & 1).bool() & kept[emoji:, None, None]
         latents = self.latents[row].float().contiguous(memory_format=torch.channels_last)
-        return Batch(latents, tokens, found, words, self.places[scene].float() / 255)
+        edges = None if self.edges is None else self._edges(row, generator)
+        return Batch(latents, tokens, edges, words, self.places[scene].float() / 255)
 
     def _edges(self, row: Tensor, generator: torch.Generator) -> Tensor:
-        if self.edges.device != self.device:
-            self.edges = self.edges.to(self.device)
         which = torch.randint(self.edges.shape[1], row.shape, device=self.device, generator=generator)
-        packed = self.edges[row, which]
-        bits = packed[..., None] >> torch.arange(7, -1, -1, device=self.device, dtype=torch.uint8) & 1
+        shifts = torch.arange(7, -1, -1, device=self.device, dtype=torch.uint8)
+        bits = self.edges[row, which][..., None] >> shifts & 1
         return bits.flatten(2)[:, None].float().expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
 
@@ -110,11 +108,7 @@ def _tokens(captions: list[list[str]], tokenizer: CLIPTokenizer, length: int) ->
 def _words(captions: list[list[str]], tokenizer: CLIPTokenizer, length: int) -> np.ndarray:
     """Scenes' captions -> the tokens of each group as the bits of an int64, `(S, C, GROUPS)`."""
     distinct = list(dict.fromkeys(words for row in captions for words in row))
-    with Pool() as pool:
-        bits = pool.map(partial(_word_bits, tokenizer=tokenizer, length=length), distinct, chunksize=2048)
-    found = dict(zip(distinct, bits, strict=True))
-    return np.array([[found[words] for words in row] for row in captions]).reshape(len(captions), -1, GROUPS)
-
-
-def _word_bits(caption: str, tokenizer: CLIPTokenizer, length: int) -> np.ndarray:
-    return word_groups(caption, tokenizer, length).astype(np.int64) @ (1 << np.arange(length, dtype=np.int64))
+    places = tokenizer(distinct, return_offsets_mapping=True).offset_mapping
+    power = 1 << np.arange(length, dtype=np.int64)
+    bits = {words: word_groups(words, offsets, length) @ power for words, offsets in zip(distinct, places, strict=True)}
+    return np.array([[bits[words] for words in row] for row in captions])

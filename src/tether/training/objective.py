@@ -28,7 +28,6 @@ __all__ = [
     "DECODER_PARTS",
     "ControlObjective",
     "diffusion_loss",
-    "drop_prompts",
     "drop_text_states",
     "fingerprint",
     "loss_weights",
@@ -88,8 +87,8 @@ def diffusion_loss(
             Plain errors of ε are small where the noise is strong, which is where a picture's colours and layout are
             decided: a small model then hardly learns them from the words.
         noise_offset: deviation of one more noise value a channel that is the same over the whole picture.
-        stratified: spread a batch's timesteps evenly over the schedule, t_i = T ((u + i / B) mod 1) with one uniform u,
-            which makes the gradient less noisy (Kingma et al. 2021, appendix I.1). Each alone is still uniform.
+        stratified: spread a batch's timesteps evenly over the schedule, T ((u + i / B) mod 1) with one uniform u, in
+            random order: the gradient is less noisy (Kingma et al. 2021, appendix I.1). Each alone is still uniform.
         shift: draw timesteps where the noise is stronger, t/T = s u / (1 + (s - 1) u) for u uniform in [0, 1) (Esser et
             al. 2024, equation 23); 1 leaves them uniform. Half of them lie above s / (s + 1).
         per_sample: return one loss a sample, `(B,)`, in place of their mean.
@@ -101,7 +100,7 @@ def diffusion_loss(
     if generator is None or isinstance(generator, torch.Generator):
         noise, timesteps = _draw(latents.shape, schedule, noise_offset, generator)
         if stratified:
-            timesteps = _spread(timesteps, len(schedule.alphas_cumprod))
+            timesteps = _spread(timesteps, len(schedule.alphas_cumprod), generator)
     else:
         one = latents[:1].shape
         drawn = [_draw(one, schedule, noise_offset, each) for each in generator]
@@ -133,22 +132,19 @@ def _draw(
     return noise, torch.randint(len(schedule.alphas_cumprod), shape[:1], generator=generator, device=device)
 
 
-def _spread(timesteps: Tensor, count: int) -> Tensor:
-    """Evenly spaced timesteps `(B,)` in [0, count) that start at the first of `timesteps`."""
-    offsets = torch.arange(len(timesteps), device=timesteps.device) * count // len(timesteps)
-    return (timesteps[0] + offsets) % count
+def _spread(timesteps: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    """Evenly spaced timesteps `(B,)` in [0, count), among them the first of `timesteps`, in random order.
 
-
-def drop_prompts(prompts: Sequence[str], share: float, generator: torch.Generator) -> list[str]:
-    """Replaces each prompt by the empty one with probability `share` (0.5 in the paper, section 3.4)."""
-    kept = torch.rand(len(prompts), generator=generator) >= share
-    return [prompt if keep else "" for prompt, keep in zip(prompts, kept.tolist(), strict=True)]
+    In order, samples of one kind that stand side by side in a batch would get timesteps side by side.
+    """
+    places = torch.randperm(len(timesteps), generator=generator, device=timesteps.device)
+    return (timesteps[0] + places * count // len(timesteps)) % count
 
 
 def drop_text_states(
     text_states: Tensor, empty_states: Tensor, share: float, generators: Sequence[torch.Generator]
 ) -> Tensor:
-    """`drop_prompts` for prompts that are encoded already.
+    """Replaces each prompt by the empty one with probability `share` (0.5 in the paper, section 3.4).
 
     Args:
         text_states: `(B, T, D)`, or pooled ones `(B, P)`.
