@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 import tether
-from common import DATA, SHARES, SIZE, load_drawings, to_tensor, training_drawings
+from common import DATA, SIZE, load_drawings, to_tensor, training_drawings
 from tether import Injection
 from tether.annotators.canny import edge_map
 from tether.datasets.builtin import HELD_OUT_SCENES
@@ -34,10 +34,12 @@ from tether.images import contact_sheet, from_pixels, save_png
 
 SETTINGS = {
     "balanced": Injection(),
-    "sides 0.8": Injection(sides=0.8),
+    "sides 0.6": Injection(sides=0.6),
     "conditional": Injection(weighting="conditional"),
 }
 """How the control acts: on both sides of guidance, in full on one and in part on the other, on one."""
+GRID = {"3d emoji": 0.42, "flat emoji": 0.18, "other emoji": 0.05, "scenes": 0.35}
+"""Shares of the sample grid's prompts, the same for every round of training: grids are to be compared."""
 
 
 def held_out_pictures(count: int) -> list[tuple[Image.Image, str]]:
@@ -65,7 +67,7 @@ def measure_edges(base: tether.Base, pipe: tether.Pipeline, plain: tether.Pipeli
         steered = {name: draw(pipe, words, condition, k, how) for name, how in SETTINGS.items()}
         silent = draw(pipe, words, condition, k, Injection(strength=0.0))
         identical += silent.tobytes() == plain(words, seed=k)[0].tobytes()
-        trip = base.decode_latents(base.encode_pictures(to_tensor(np.asarray(picture)[None])))
+        trip = base.decode_latents(base.encode_pictures(to_tensor(np.array(picture)[None])))
         for name, result in (steered | {"strength 0": silent, "round trip": from_pixels(trip)[0]}).items():
             scores[name].append(edge_f1(edge_map(np.asarray(result)), edges))
         if k % 10 == 0:
@@ -119,11 +121,11 @@ def _hue_distance(colour: np.ndarray, palette: np.ndarray) -> np.ndarray:
 
 
 def training_captions(count: int) -> list[str]:
-    """Captions as the denoiser was trained on, of random drawings and scenes in the shares of training."""
+    """Captions as the denoiser was trained on, of random drawings and scenes in the shares of `GRID`."""
     drawings, rng, found = training_drawings(), np.random.default_rng(13), []
     with np.load(DATA / "scenes.npz") as pack:
         scenes = json.loads(str(pack["captions"]))
-    for group in rng.choice(list(SHARES), count, p=list(SHARES.values())):
+    for group in rng.choice(list(GRID), count, p=list(GRID.values())):
         if group == "scenes":
             found.append(str(rng.choice(scenes[int(rng.integers(len(scenes)))])))
         else:

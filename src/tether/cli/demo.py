@@ -17,7 +17,7 @@ EXAMPLES: list[tuple[str, list[str]]] = [
     ("doodle.png", ["a red apple, 3d emoji", "a peach, 3d emoji", "a green apple, flat emoji"]),
 ]
 """Picture and prompts. The emoji are held out of every training; doodle.png is a ready condition."""
-SIDES = 0.8
+SIDES = 0.6
 """The unconditional side's share of the control: at 1 lines are followed less, words hardly better (its model card)."""
 
 
