@@ -19,8 +19,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from common import DATA, SIZE, load_drawings, to_tensor
+from rounds import Round, add_options
 from tether.datasets.emoji import BACKGROUNDS, is_held_out, place
-from training import Round, add_options
 
 
 def build() -> AutoencoderKL:

@@ -20,11 +20,11 @@ from torch import Tensor
 import tether
 from common import DATA, SHARES
 from grounding import Grounding
+from rounds import Round, add_options, attention
 from samples import Samples
 from tether.base import ControlNet
 from tether.control import predict_noise
 from tether.training.objective import diffusion_loss
-from training import Round, add_options, attention
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

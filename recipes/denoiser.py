@@ -27,10 +27,10 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from common import DATA, SHARES
 from grounding import Grounding
+from rounds import Round, add_options, attention
 from samples import Samples
 from tether.base.writing import write_tokenizer
 from tether.training.objective import diffusion_loss
-from training import Round, add_options, attention
 
 TOKENS, WIDTH = 48, 256
 NOISE_SCHEDULE = {
