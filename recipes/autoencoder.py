@@ -81,7 +81,7 @@ def windows(pixels: Tensor, rows: Tensor, corners: Tensor, side: int) -> Tensor:
     """
     along = torch.arange(side, device=pixels.device)
     y, x = corners[:, :1, None] + along[None, :, None], corners[:, 1:, None] + along[None, None, :]
-    return pixels[rows[:, None, None], y, x].permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    return to_tensor(pixels[rows[:, None, None], y, x])
 
 
 def main() -> None:

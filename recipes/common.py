@@ -46,6 +46,6 @@ def load_drawings(path: Path, tags: bool = True) -> list[Drawing]:
         ]
 
 
-def to_tensor(pixels: np.ndarray) -> Tensor:
-    """uint8 `(B, H, W, 3)` in 0..255 -> float32 `(B, 3, H, W)` in [-1, 1]."""
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+def to_tensor(pixels: np.ndarray | Tensor) -> Tensor:
+    """uint8 `(B, H, W, 3)` in 0..255 -> float32 `(B, 3, H, W)` in [-1, 1], channels last, where the pixels are."""
+    return torch.as_tensor(pixels).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)

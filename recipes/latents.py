@@ -1,7 +1,7 @@
 """Encodes the random training pictures once, so that the denoiser never waits for the autoencoder.
 
     python recipes/latents.py --vae runs/autoencoder/vae --base runs/base
-    python recipes/latents.py --pictures data/pictures-wide.npz --out data/latents-wide.npz
+    python recipes/latents.py --pictures data/pictures-wide.npz --out data/latents-wide.npz --edges
 
 First the autoencoder's latents are standardised: the mean and the standard deviation of each of the 4 channels
 over the training pictures are folded into `quant_conv` and `post_quant_conv`, so that every channel has mean 0 and
@@ -9,7 +9,7 @@ variance 1 (`scaling_factor` is then 1). Pictures round-trip exactly as before. 
 that, as with `recipes/autoencoder.py --start`, is standardised again by `--again`; `--base` gets the result, and other
 files of latents are to be made anew with it.
 
-Canny edges of random thresholds are found once too, `EDGES` of each picture.
+With `--edges`, for a control, Canny edges of random thresholds are found once too, `EDGES` of each picture.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument("--vae", type=Path, default=Path("src/tether/weights/base/vae"))
     parser.add_argument("--pictures", type=Path, default=DATA / "pictures.npz")
     parser.add_argument("--out", type=Path, default=DATA / "latents.npz")
+    parser.add_argument("--edges", action="store_true")
     parser.add_argument("--again", action="store_true", help="standardise although it was done")
     parser.add_argument("--base", type=Path, help="folder to write the standardised autoencoder to, as vae/")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
@@ -86,11 +87,13 @@ def main() -> None:
         standardise(vae, encode(vae, pixels[order]))
     if arguments.base:
         vae.save_pretrained(arguments.base / "vae")
-    with Pool() as pool:
-        maps = pool.map(edges, enumerate(pixels), chunksize=256)
     latents = encode(vae, pixels)
     print(f"{len(latents)} latents, mean {latents.mean():.3f}, std {latents.std():.3f}, {counts}")
-    np.savez(arguments.out, latents=latents.half().numpy(), edges=np.stack(maps), captions=captions, counts=counts)
+    arrays = {"latents": latents.half().numpy(), "captions": captions, "counts": counts}
+    if arguments.edges:
+        with Pool() as pool:
+            arrays["edges"] = np.stack(pool.map(edges, enumerate(pixels), chunksize=256))
+    np.savez(arguments.out, **arrays)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ what it would have seen.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -60,7 +61,7 @@ class Round:
         self.average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=mean, use_buffers=False)
         self.optimiser = MuonAndAdamW(model, arguments.lr)
         self.model, self.arguments, self.keep, self.log_every = model, arguments, keep, log_every
-        self.step, self.steps = 0, arguments.steps if arguments.minutes is None else 10**9
+        self.step, self.steps = 0, arguments.steps if arguments.minutes is None else math.inf
         if state := load_state(arguments.out / "state.pt"):
             self.model.load_state_dict(state["model"])
             self.average.load_state_dict(state["average"])
@@ -73,7 +74,7 @@ class Round:
         started = begun = time.time()
         while self.step < self.steps:
             taken = self.step - self.first
-            if self.steps == 10**9 and taken in self.TIMED:
+            if self.steps == math.inf and taken in self.TIMED:
                 if self.arguments.device.type == "cuda":
                     torch.cuda.synchronize(self.arguments.device)
                 if taken == self.TIMED[1]:
