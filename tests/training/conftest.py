@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 _PROGRAM = Path(__file__).with_name("tiny.py")
+_PATIENCE = 180.0  # seconds, for trainings of seconds
 
 
 @pytest.fixture(scope="session")
@@ -57,8 +59,14 @@ class Training:
         self.wait()
 
     def wait(self) -> int:
-        """The exit code, negative where a signal ended it."""
+        """The exit code, negative where a signal ended it: SIGABRT where it has not ended after minutes."""
         if self._code is None:
+            late = time.monotonic() + _PATIENCE
+            while self.running():
+                time.sleep(0.01)
+                if time.monotonic() > late:
+                    os.kill(self.pid, signal.SIGABRT)  # faulthandler shows where it hangs
+                    break
             self._code = self.server.ask({"wait": self.pid})
         return self._code
 

@@ -5,10 +5,12 @@ Run as a program it trains in processes of their own, so that tests can kill the
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import sys
 import traceback
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -112,7 +114,14 @@ def run(out: Path, settings: dict[str, Any]) -> None:
     trainer, _, losses = train(out, **settings)
     if trainer.accelerator.is_main_process:
         (out / "losses.json").write_text(json.dumps(losses))
-    trainer.accelerator.end_training()
+    reducer = getattr(trainer.model, "reducer", None)  # DDP's
+    died_in_a_group: list[bool] = []
+    if reducer is not None:
+        weakref.finalize(reducer, lambda: died_in_a_group.append(torch.distributed.is_initialized()))
+    expected = [] if reducer is None else [True]
+    del reducer
+    trainer.end()
+    assert died_in_a_group == expected, "DDP outlives its process group, and may wait for ever"
 
 
 def serve() -> None:
@@ -121,6 +130,7 @@ def serve() -> None:
     A fork has everything imported, so a training begins at once. Its process id is written to the output; a line
     {"wait": PID} waits for it to end and writes its exit code, negative where a signal ended it.
     """
+    faulthandler.enable()
     for line in sys.stdin:
         task = json.loads(line)
         if "wait" in task:

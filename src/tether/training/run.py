@@ -109,7 +109,7 @@ def train(
     )
     outcome = trainer.fit()
     if outcome.reason == "interrupted":
-        trainer.accelerator.end_training()
+        trainer.end()
         return Result(outcome, None)
     with trainer.result() as trained:
         if main:
@@ -119,7 +119,7 @@ def train(
                 base.unet.save_pretrained(config.out / "unet")
             _write_result(config, outcome)
     trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
+    trainer.end()
     return Result(outcome, config.out / "control")
 
 

@@ -205,7 +205,7 @@ class Trainer:
             feed.close()
             for module in self.checkpointed:
                 module.disable_gradient_checkpointing()
-            # Not `end_training`, which would take the processes apart: the result is still to be gathered.
+            # The processes are not taken apart yet: the result is still to be gathered.
             for tracker in self.accelerator.trackers:
                 tracker.finish()
             self.accelerator.trackers = []
@@ -215,6 +215,16 @@ class Trainer:
                 f"the locked base has changed while training ({before} -> {after}): do not use the result"
             )
         return Outcome(reason, self.step, self.samples, self.curve, self.converged_at, after, self.appeared_at)
+
+    def end(self) -> None:
+        """Takes the processes apart; a trainer cannot be used after it.
+
+        DDP's reducer goes first. Were it the last to hold the process group, PyTorch would destroy that under the
+        GIL, which a thread of Gloo may be waiting for with the group's lock in its hands: neither would ever go on.
+        """
+        del self.model
+        self.accelerator.free_memory()
+        self.accelerator.end_training()
 
     def _loop(
         self, feed: Prefetch, leave: threading.Event, started: float, first: int
