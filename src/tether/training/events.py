@@ -1,4 +1,4 @@
-"""What a trainer hears of and tells: looks at validation pictures, progress, how a run ended, and that it diverged."""
+"""What a trainer hears of and tells: looks at validation pictures, progress, and how a run ended."""
 
 from __future__ import annotations
 
@@ -6,20 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from tether.control import ControlNet
-from tether.errors import TetherError
 
-__all__ = ["Diverged", "Look", "Outcome", "Progress", "Watcher"]
-
-
-class Diverged(TetherError):
-    """The loss or its gradient is not finite, or the loss has exploded.
-
-    `names` are the samples of that step, worst first.
-    """
-
-    def __init__(self, message: str, names: list[str]) -> None:
-        super().__init__(message)
-        self.names = names
+__all__ = ["Look", "Outcome", "Progress", "Watcher"]
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from tether.training.config import TrainConfig
 from tether.training.memory import retained_memory
 from tether.training.objective import ControlObjective
 from tether.training.optimizer import backward_and_step, make_optimizer, steps_while_backward
-from tether.training.trainer import make_objective, resolve_precision
+from tether.training.precision import resolve_precision
+from tether.training.trainer import make_objective
 
 __all__ = ["Plan", "measure"]
 

@@ -36,7 +36,8 @@ from tether.training.data import open_data
 from tether.training.events import Look, Outcome, Progress
 from tether.training.objective import fingerprint
 from tether.training.plan import Plan, measure
-from tether.training.trainer import Trainer, resolve_precision
+from tether.training.precision import resolve_precision
+from tether.training.trainer import Trainer
 from tether.training.watch import PictureWatcher
 
 __all__ = ["Result", "dry_run", "prepare_base", "train"]

@@ -45,7 +45,7 @@ def capture(trainer: Trainer) -> Checkpoint:
         "converged_at": trainer.converged_at,
         "appeared_at": trainer.appeared_at,
         "identity": trainer.identity,
-        "first_losses": trainer.first_losses,
+        "first_losses": trainer.loss_limit.first_losses,
         "scaler": trainer.scaler.state_dict(),
         "settings": trainer.config.model_dump(mode="json"),
     }
@@ -73,7 +73,7 @@ def restore(trainer: Trainer, found: Checkpoint) -> None:
     trainer.samples, trainer.converged_at = found.state["samples"], found.state["converged_at"]
     trainer.appeared_at = found.state.get("appeared_at")
     trainer.curve = [Look(**look) for look in found.state["curve"]]
-    trainer.first_losses = found.state["first_losses"]
+    trainer.loss_limit.first_losses = found.state["first_losses"]
     if trainer.scaler.is_enabled():
         trainer.scaler.load_state_dict(found.state["scaler"])
 

@@ -31,7 +31,8 @@ from tether.training.batch import Batch, Batches, Prefetch, sample_generators
 from tether.training.checkpoints import latest_checkpoint, list_checkpoints, save_checkpoint
 from tether.training.config import CONFIG, TrainConfig
 from tether.training.convergence import find_convergence
-from tether.training.events import Diverged, Look, Outcome, Progress, Watcher
+from tether.training.divergence import Diverged, LossLimit, diverged
+from tether.training.events import Look, Outcome, Progress, Watcher
 from tether.training.interruption import interruption
 from tether.training.memory import layout, retained_memory
 from tether.training.objective import ControlObjective
@@ -43,26 +44,15 @@ from tether.training.optimizer import (
     make_optimizer,
     steps_while_backward,
 )
+from tether.training.precision import resolve_precision
 from tether.training.snapshot import capture, restore
 from tether.training.state import weights
 
-__all__ = ["Trainer", "make_objective", "resolve_precision"]
+__all__ = ["Trainer", "make_objective"]
 
 logger = logging.getLogger(__name__)
 
 _LEAST_SCALE = 1e-4  # of a loss in float16: below it no gradient was finite for dozens of steps
-_FIRST_LOSSES = 50  # steps whose losses say what a loss that has not exploded looks like
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def resolve_precision(precision: str, device: torch.device) -> torch.dtype | None:
-    """The type to compute in: None for float32. "auto" is bf16 where the device has instructions for it."""
-    if precision != "auto":
-        return _DTYPES.get(precision)
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    fast = getattr(torch.cpu, "get_capabilities", dict)()
-    return torch.bfloat16 if fast.get("avx512_bf16") or fast.get("amx_bf16") else None
 
 
 def _installed_trackers(names: Sequence[str]) -> list[Any]:
@@ -161,7 +151,7 @@ class Trainer:
         self.curve: list[Look] = []
         self.converged_at: int | None = None
         self.appeared_at: int | None = None
-        self.first_losses: list[float] = []
+        self.loss_limit = LossLimit(config.explosion)
         self.saved_step: int | None = None
         self.saved_time = time.monotonic()
 
@@ -326,19 +316,10 @@ class Trainer:
         return [range(first, first + size) for first in firsts]
 
     def _check_loss(self, loss: float, losses: Tensor, names: list[str]) -> None:
-        """Raises `Diverged` before the weights are touched.
-
-        A fresh control says nothing, so the first losses are the base's own; training only has to keep them.
-        """
-        # One step's loss tells little of the next one's, at small batches least of all: timesteps differ by far.
-        known = len(self.first_losses) == _FIRST_LOSSES
-        limit = self.config.explosion * max(self.first_losses) if known else math.inf
-        if math.isfinite(loss) and loss <= limit:
-            if len(self.first_losses) < _FIRST_LOSSES:
-                self.first_losses.append(loss)
-            return
-        what = f"has exploded ({loss:.3g}; at most {limit:.3g} is expected)" if math.isfinite(loss) else "is not finite"
-        raise self._diverged(f"the loss {what}", losses, names)
+        """Raises `Diverged` before the weights are touched."""
+        problem = self.loss_limit.problem(loss)
+        if problem:
+            raise self._diverged(problem, losses, names)
 
     def _check_norm(self, norm: float, losses: Tensor, names: list[str]) -> None:
         """Raises `Diverged` for gradients that are not finite, before anything is saved; a scaler skips those itself.
@@ -349,18 +330,8 @@ class Trainer:
         if vanished or (not math.isfinite(norm) and not self.scaler.is_enabled()):
             raise self._diverged("the loss is finite, its gradient is not", losses, names)
 
-    def _diverged(self, what: str, losses: Tensor, names: list[str]) -> Diverged:
-        told = gather_object(list(zip(names, losses.tolist(), strict=True)))
-        badness = {name: value if math.isfinite(value) else math.inf for name, value in told}
-        worst = sorted(badness, key=lambda name: -badness[name])
-        bad = [name for name in worst if badness[name] == math.inf] or worst
-        kept = list_checkpoints(self.checkpoints)
-        return Diverged(
-            f"step {self.step + 1}: {what}; samples: {', '.join(bad[:8])}. The last good checkpoint is "
-            f"{kept[-1] if kept else 'none'}: look at these samples, or begin a new run with a lower learning rate"
-            + (f" from there (--set start_from={kept[-1]})" if kept else ""),
-            bad,
-        )
+    def _diverged(self, problem: str, losses: Tensor, names: list[str]) -> Diverged:
+        return diverged(f"step {self.step + 1}: {problem}", losses, names, list_checkpoints(self.checkpoints))
 
     def _report(self, loss: float, rate: float, norm: float, speed: float) -> None:
         self.accelerator.log({"loss": loss, "learning_rate": rate, "gradient_norm": norm}, step=self.step)
