@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from tether.base import Base
 from tether.base.adapters import MultiwordTokenizer, add_embedding, add_lora
@@ -41,6 +41,20 @@ def test_a_lora_is_folded_into_the_weights(kohya: bool, tiny_base: Base, tmp_pat
     torch.testing.assert_close(after[f"{LAYER}.weight"], expected, rtol=1e-5, atol=1e-5)
     assert [n for n, t in after.items() if n != f"{LAYER}.weight" and not torch.equal(t, before[n])] == []
     assert not any(parameter.requires_grad for parameter in tiny_base.unet.parameters())
+
+
+@pytest.mark.parametrize("kohya", [False, True], ids=["diffusers names", "kohya names"])
+def test_layers_of_a_lora_that_have_no_place_are_told_of(
+    kohya: bool, tiny_base: Base, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("peft", reason="an optional dependency, tether-control[lora]")
+    path, _, _ = lora_file(tmp_path, 64, kohya=kohya)
+    add_lora(tiny_base, path)
+    assert "have a place" not in caplog.text
+    more = {name.replace("attentions", "attenders"): tensor for name, tensor in load_file(path).items()}
+    save_file(load_file(path) | more, path)
+    add_lora(tiny_base, path)
+    assert "only 1 of its 2 layers have a place" in caplog.text
 
 
 def test_a_lora_for_another_base_is_refused_and_leaves_the_base_alone(tiny_base: Base, tmp_path: Path) -> None:

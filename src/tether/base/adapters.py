@@ -9,6 +9,7 @@ once and read as all of them.
 
 from __future__ import annotations
 
+import logging
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,11 +27,16 @@ from tether.errors import TetherError
 
 __all__ = ["MultiwordTokenizer", "add_embedding", "add_lora"]
 
+logger = logging.getLogger(__name__)
+
+_FIRST_MATRIX = re.compile(r"lora\w*[._](A|down)\b")  # A of B A, one a layer, as any trainer calls it
+
 
 def add_lora(base: Base, ref: str | Path, strength: float = 1.0) -> None:
     """Folds a LoRA into a base's weights: W + strength * B A, scaled as its file says.
 
-    Load controls after it: a control that shares the base's weights would change as well.
+    Load controls after it: a control that shares the base's weights would change as well. Where layers of the file
+    have no place in the base, a warning says how many.
 
     Args:
         base: changed in place.
@@ -53,6 +59,7 @@ def add_lora(base: Base, ref: str | Path, strength: float = 1.0) -> None:
         pipeline.load_lora_weights(tensors)
         if not pipeline.get_list_adapters():
             raise ValueError("none of its tensors belong to this kind of base")
+        _warn_of_layers_left_out(base, checkpoint)
         pipeline.fuse_lora(lora_scale=strength)
     except (ValueError, KeyError, RuntimeError, TypeError, AttributeError, IndexError) as error:
         line = (str(error) or type(error).__name__).strip().splitlines()[0]
@@ -138,6 +145,13 @@ def _pipeline(base: Base) -> Any:
         )
     parts |= {"text_encoder_2": base.text_encoder_2, "tokenizer_2": base.tokenizer_2}
     return StableDiffusionXLPipeline(**parts)
+
+
+def _warn_of_layers_left_out(base: Base, checkpoint: Checkpoint) -> None:
+    held = sum(_FIRST_MATRIX.search(name) is not None for name in checkpoint.tensors)
+    taken = sum(hasattr(module, "lora_A") for network in base.modules() for module in network.modules())
+    if taken < held:
+        logger.warning("%s: only %d of its %d layers have a place in %s", checkpoint.path, taken, held, base.name)
 
 
 def _rows(base: Base, checkpoint: Checkpoint) -> tuple[list[tuple[str, Tensor]], str | None]:
