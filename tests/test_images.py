@@ -13,6 +13,7 @@ from PIL import Image, ImageCms
 from tether import images
 from tether.errors import TetherError
 from tether.images import (
+    FitRule,
     contact_sheet,
     fit,
     fit_condition,
@@ -145,6 +146,59 @@ def test_exif_rotation_is_applied(tmp_path: Path, orientation: int) -> None:
     assert np.abs(read - upright).mean() < 4
 
 
+@pytest.mark.parametrize("tag", [0x011A, 0x010E, 0x0117], ids=["resolution", "description", "strips"])
+def test_other_tags_of_a_rotated_photo_may_be_nonsense(tmp_path: Path, tag: int) -> None:
+    """Such files exist, and only the orientation is of use."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    block = bytearray(exif.tobytes())
+    entry = block.index((0x0112).to_bytes(2, "big") if b"MM" in block[:10] else (0x0112).to_bytes(2, "little"))
+    order = "big" if b"MM" in block[:10] else "little"
+    count = entry - 2
+    assert int.from_bytes(block[count:entry], order) == 1
+    block[count:entry] = (2).to_bytes(2, order)
+    odd = tag.to_bytes(2, order) + (2).to_bytes(2, order) + (3).to_bytes(4, order) + b"no\0\0"
+    at = entry if tag < 0x0112 else entry + 12
+    block[at:at] = odd
+    path = written(tmp_path / "photo.jpg", Image.new("RGB", (48, 32)), exif=bytes(block))
+    assert Image.open(path).getexif()[0x0112] == 6
+    assert open_image(path).size == (32, 48)
+
+
+def test_a_cut_tiff_is_damaged_and_nothing_else_is_said(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    whole = written(tmp_path / "whole.tiff", Image.effect_noise((64, 64), 50))
+    (tmp_path / "cut.tiff").write_bytes(whole.read_bytes()[:2000])
+    assert "damaged" in refused(tmp_path / "cut.tiff")
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_sixteen_bits_of_any_width_are_read(tmp_path: Path) -> None:
+    wide = np.full((4, 40_000), 32_896, np.uint16)
+    read = open_image(written(tmp_path / "wide.png", Image.fromarray(wide)))
+    assert read.width == images.WORKING_SIDE
+    assert read.getpixel((4000, 0)) == (128, 128, 128)
+
+
+@pytest.mark.parametrize("rule", ["stretch", "crop", "pad"])
+def test_pictures_of_every_mode_are_fitted_as_files_are_read(rule: FitRule) -> None:
+    """Transparent is white and 16 bits are scaled, however a picture came here."""
+    clear = Image.new("RGBA", (40, 20), (10, 20, 30, 0))
+    assert set(fit(clear, 16, 16, rule).getdata()) == {(255, 255, 255)}
+    half = Image.fromarray(np.full((20, 40), 32_896, np.uint16))
+    assert fit(half, 16, 16, rule).getpixel((8, 8)) == (128, 128, 128)
+    assert to_condition(half)[0, :, 8, 8].tolist() == pytest.approx([128 / 255] * 3)
+
+
+def test_a_map_of_pure_colours_keeps_them() -> None:
+    """Only what is black and white is kept so: a segmentation in primary colours is not."""
+    map_ = Image.new("RGB", (64, 64), (0, 0, 255))
+    map_.paste((255, 0, 0), (0, 0, 32, 64))
+    for side in (32, 128):
+        fitted = fit_condition(map_, side, side)
+        assert fitted.getpixel((side // 4, side // 2)) == (255, 0, 0)
+        assert fitted.getpixel((3 * side // 4, side // 2)) == (0, 0, 255)
+
+
 def test_pixels_round_trip_exactly() -> None:
     levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
     image = Image.fromarray(levels)
@@ -212,6 +266,21 @@ def test_a_png_carries_its_text_and_is_written_whole_or_not_at_all(
         save_png(Image.new("RGB", (8, 8), "blue"), path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize("name", [".", "file.txt/a.png", "a.jpg", "no/such/folder/a.png"])
+def test_a_name_that_cannot_be_written_is_one_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file.txt").write_text("words")
+    with pytest.raises(TetherError, match="cannot be written"):
+        save_png(Image.new("RGB", (8, 8)), tmp_path / name)
+
+
+def test_a_long_name_and_no_longer_text_than_pillow_opens(tmp_path: Path) -> None:
+    path = tmp_path / f"{'n' * 250}.png"
+    save_png(Image.new("RGB", (8, 8)), path)
+    assert open_image(path).size == (8, 8)
+    with pytest.raises(TetherError, match="text"):
+        save_png(Image.new("RGB", (8, 8)), path, {"tether": "x" * (images.MAX_TEXT + 1)})
 
 
 def test_a_file_without_our_text_has_none(tmp_path: Path) -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Literal, get_args
 
@@ -32,14 +34,29 @@ __all__ = [
     "save_png",
     "to_condition",
     "to_pixels",
+    "to_rgb",
 ]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA")
-MAX_PIXELS = 200_000_000
-"""Pictures with more pixels than this are refused; a header that claims more costs nothing."""
+MAX_PIXELS = 178_000_000
+"""Pictures with more pixels than this are refused (Pillow's own limit is a little above); a header that claims more
+costs nothing."""
 WORKING_SIDE = 8192
 """Larger pictures are reduced to this longest side on reading: nothing here works at more."""
 MAX_TEXT = 64 * 2**20
+"""Bytes of text in a PNG; Pillow opens none with more."""
+
+_BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"RIFF")
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture upright, by EXIF's orientation."""
 
 FitRule = Literal["stretch", "crop", "pad"]
 
@@ -51,7 +68,7 @@ def open_image(source: Path | str | IO[bytes]) -> Image.Image:
     white; of an animation the first frame is taken. A longest side above 8,192 is reduced to that.
 
     Raises:
-        TetherError: in one line, for a file that is missing, empty, torn, no picture, or larger than 200 megapixels.
+        TetherError: in one line, for a file that is missing, empty, torn, no picture, or larger than 178 megapixels.
     """
     name = str(source) if isinstance(source, (str, Path)) else "the picture"
     if isinstance(source, (str, Path)):
@@ -64,17 +81,19 @@ def open_image(source: Path | str | IO[bytes]) -> Image.Image:
             raise TetherError(f"{name} is empty: it holds no picture")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # of odd metadata, and of sizes that are allowed here
             with Image.open(source, formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     size = f"{image.width}x{image.height} pixels"
                     raise TetherError(f"{name} has {size}: at most {MAX_PIXELS // 10**6} million are read")
-                upright = _to_rgb(image)
+                upright = _read(image)
                 upright.info.clear()  # a profile or comment would travel into every PNG made of it
                 return upright
     except Image.DecompressionBombError:
         raise TetherError(f"{name} is too large: at most {MAX_PIXELS // 10**6} million pixels are read") from None
     except Image.UnidentifiedImageError:
+        if _begins_as_a_picture(source):
+            raise TetherError(f"{name} is damaged or cut off") from None
         raise TetherError(f"{name} is no picture of a known kind: use {', '.join(FORMATS)}") from None
     except PermissionError:
         raise TetherError(f"{name} may not be read: check its permissions") from None
@@ -83,28 +102,55 @@ def open_image(source: Path | str | IO[bytes]) -> Image.Image:
         raise TetherError(f"{name} is damaged or cut off: {line}") from None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _begins_as_a_picture(source: Path | str | IO[bytes]) -> bool:
+    if isinstance(source, (str, Path)):
+        with Path(source).open("rb") as file:
+            return file.read(4).startswith(_BEGINNINGS)
+    source.seek(0)
+    return source.read(4).startswith(_BEGINNINGS)
+
+
+def _read(image: Image.Image) -> Image.Image:
     """Decodes an opened image and turns it into upright 8-bit RGB of at most the working size."""
     if image.format == "JPEG":
         image.draft(None, (WORKING_SIDE, WORKING_SIDE))
     sixteen = image.mode.startswith("I;16") or (image.format == "PPM" and image.mode == "I")
     image.seek(0)
     image.load()
-    image = ImageOps.exif_transpose(image)
     if max(image.size) > WORKING_SIDE and image.mode not in ("P", "1"):
-        image.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BOX)
-    if image.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N", "F"):
-        return _grey_to_rgb(image, sixteen)
-    if image.mode == "CMYK":
-        return _cmyk_to_rgb(image)
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    image = image.convert("RGB")
+        # In one step: the reduction that comes first otherwise does not know 16 bits.
+        image.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BOX, reducing_gap=None)
+    turn = _TURNS.get(_orientation(image))
+    image = _grey_to_rgb(image, sixteen) if sixteen else to_rgb(image)
     if max(image.size) > WORKING_SIDE:
         image.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BOX)
-    return image
+    return image if turn is None else image.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's; 1, upright, where that cannot be read. All its other tags may be what they like."""
+    try:
+        return int(image.getexif().get(0x0112, 1))
+    except (TypeError, ValueError, AttributeError, KeyError, OSError, SyntaxError, struct.error):
+        return 1
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any PIL image as 8-bit RGB of the same size.
+
+    16-bit and float greys are scaled to 8 bits; CMYK is converted; transparency is laid on white.
+    """
+    transparent = "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La")
+    if image.mode == "RGB" and not transparent:
+        return image
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _grey_to_rgb(image, image.mode.startswith("I;16"))
+    if image.mode == "CMYK":
+        return _cmyk_to_rgb(image)
+    if transparent:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
 def _grey_to_rgb(image: Image.Image, sixteen: bool) -> Image.Image:
@@ -140,8 +186,8 @@ def to_pixels(image: Image.Image) -> Tensor:
 
 def to_condition(image: Image.Image) -> Tensor:
     """PIL -> float32 `(1, 3, H, W)` in [0, 1]."""
-    array = np.asarray(image.convert("RGB"))
-    return torch.from_numpy(array.copy()).permute(2, 0, 1)[None].float() / 255
+    array = np.array(to_rgb(image))
+    return torch.from_numpy(array).permute(2, 0, 1)[None].float() / 255
 
 
 def from_pixels(pixels: Tensor) -> list[Image.Image]:
@@ -161,7 +207,7 @@ def fit(
     """Brings a picture to a size.
 
     Args:
-        image: RGB or greyscale.
+        image: any PIL image; what is not greyscale becomes RGB, by `to_rgb`.
         width, height: in pixels.
         rule: "stretch" changes the shape, "crop" cuts what stands over on the longer side, "pad" adds a border.
         pad_colour: of that border, RGB in 0..255: white for photos.
@@ -171,6 +217,7 @@ def fit(
     """
     if rule not in get_args(FitRule):
         raise TetherError(f"fit {rule!r} is unknown: choose one of {', '.join(get_args(FitRule))}")
+    image = image if image.mode == "L" else to_rgb(image)
     if image.size == (width, height):
         return image
     if rule == "stretch":
@@ -197,7 +244,7 @@ def fit_condition(image: Image.Image, width: int, height: int, rule: FitRule = "
     A map of only black and white stays one. Reduced by a factor f, a line of one pixel leaves 1/f of its brightness, so
     a pixel of the result is white from half of that on.
     """
-    image = image.convert("RGB")
+    image = to_rgb(image)
     fitted = fit(image, width, height, rule, pad_colour=(0, 0, 0))
     if image.size == fitted.size or not _is_black_and_white(image):
         return fitted
@@ -208,8 +255,8 @@ def fit_condition(image: Image.Image, width: int, height: int, rule: FitRule = "
 
 
 def _is_black_and_white(image: Image.Image) -> bool:
-    counts = image.histogram()
-    return all(sum(counts[256 * k + 1 : 256 * k + 255]) == 0 for k in range(3))
+    red, green, blue = image.split()
+    return sum(red.histogram()[1:255]) == 0 and red.tobytes() == green.tobytes() == blue.tobytes()
 
 
 def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
@@ -226,13 +273,19 @@ def save_png(image: Image.Image, path: Path | str, metadata: dict[str, str] | No
     """Writes a PNG so that `path` holds the whole of it or what it held before.
 
     Raises:
-        TetherError: in one line, when the folder is missing or the disk is full.
+        TetherError: in one line, when the name is no PNG's, the folder is missing, the disk is full, or the text is
+            too long.
     """
     path = Path(path)
-    info = PngImagePlugin.PngInfo()
+    if path.suffix.lower() != ".png":
+        raise TetherError(f"{path} cannot be written: give a name that ends in .png")
+    info, length = PngImagePlugin.PngInfo(), 0
     for key, value in (metadata or {}).items():
         info.add_itxt(key, value)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        length += len(value.encode())
+    if length > MAX_TEXT:
+        raise TetherError(f"{path} cannot be written: its text has {length:,} bytes, a PNG takes {MAX_TEXT:,}")
+    part = path.with_name(f".{path.name[:40]}.{os.getpid()}.{threading.get_ident()}.part")
     try:
         with part.open("wb") as file:
             image.save(file, "PNG", pnginfo=info)
@@ -243,7 +296,8 @@ def save_png(image: Image.Image, path: Path | str, metadata: dict[str, str] | No
         reason = error.strerror or str(error)
         raise TetherError(f"{path} cannot be written: {reason}") from None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def read_metadata(path: Path | str) -> dict[str, str]:

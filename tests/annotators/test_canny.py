@@ -40,6 +40,7 @@ def test_higher_thresholds_find_fewer_edges() -> None:
         ("cany", {}, "did you mean canny"),
         ("depth9", {}, "choose one of"),
         ("canny", {"lo": 3}, "low"),
+        ("canny", {"image": 3, "kind": 3}, "image"),
         ("canny", {"low": -1}, "from 0"),
         ("canny", {"low": 300, "high": 100}, "above high"),
         ("canny", {"high": float("nan")}, "from 0"),
@@ -59,8 +60,19 @@ def test_a_kind_whose_condition_is_the_picture_leaves_it_as_it_is(kind: str, squ
 
 def test_one_pixel_and_every_mode_are_annotated(square: Image.Image) -> None:
     assert annotate("canny", Image.new("L", (1, 1))).size == (1, 1)
-    assert annotate("canny", square.convert("L")).mode == "RGB"
+    edges = annotate("canny", square)
     assert "canny" in annotator_names()
+    clear = square.convert("RGBA")
+    clear.putalpha(Image.eval(square.convert("L"), lambda level: 255 * (level > 100)))
+    modes = [square.convert(mode) for mode in ("L", "CMYK", "RGBA", "LA")]
+    modes.append(square.convert("P", palette=Image.Palette.ADAPTIVE))
+    modes.append(Image.fromarray(np.asarray(square.convert("L")).astype(np.uint16) * 257))
+    for image in modes:
+        found = annotate("canny", image)
+        assert (found.mode, found.tobytes()) == ("RGB", edges.tobytes()), image.mode
+    on_white = Image.new("RGB", square.size, "white")
+    on_white.paste(square, mask=clear.getchannel("A"))
+    assert annotate("canny", clear).tobytes() == annotate("canny", on_white).tobytes()
 
 
 def test_random_thresholds_depend_on_the_generator_alone(square: Image.Image) -> None:

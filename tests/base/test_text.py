@@ -45,6 +45,13 @@ def test_clip_skip_takes_an_earlier_layer_through_the_final_norm(tiny_base: Base
     assert torch.allclose(tiny_base.encode_prompts(["a red cube"], clip_skip=1).states, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("layers", [-1, 2])
+def test_no_more_layers_are_left_out_than_there_are(tiny_base: Base, layers: int) -> None:
+    assert tiny_base.encode_prompts(["x"], clip_skip=1).states.isfinite().all()
+    with pytest.raises(TetherError, match="clip_skip must be from 0 to 1"):
+        tiny_base.encode_prompts(["x"], clip_skip=layers)
+
+
 def test_a_long_prompt_is_cut_into_chunks_and_loses_no_word(tiny_base: Base) -> None:
     words = " ".join(["abc"] * 15)  # 45 tokens, 22 a chunk
     states = tiny_base.encode_prompts([words, ""]).states

@@ -93,6 +93,36 @@ def test_the_border_of_a_padded_photo_is_no_line(tiny_folder: Path, control: Pat
     assert condition.convert("L").getextrema() == (0, 0)
 
 
+def test_a_repeated_picture_that_differs_is_said_to(tiny_folder: Path, tmp_path: Path) -> None:
+    command = ("generate", "x", "--base", tiny_folder, "--steps", 2, "-o", tmp_path / "out")
+    (path,) = tether(*command)
+    result = CliRunner().invoke(app, ["generate", "--again", path, "-o", str(tmp_path / "again")])
+    assert (result.exit_code, "differs" in result.stderr) == (0, False)
+    other = tmp_path / "other.png"
+    save_png(Image.new("RGB", (64, 64)), other, read_metadata(path))
+    result = CliRunner().invoke(app, ["generate", "--again", str(other), "-o", str(tmp_path / "again")])
+    assert result.exit_code == 0
+    assert "other.png: the picture differs: it was drawn by other weights, or with tether-control" in result.stderr
+
+
+def test_a_size_that_cannot_be_drawn_is_refused_before_pictures_of_it_are_made(
+    tiny_folder: Path, control: Path, photo: Path
+) -> None:
+    command = ["generate", "x", "--base", tiny_folder, "--control", f"{control}={photo}", "--size", "200000x200000"]
+    result = CliRunner().invoke(app, [str(argument) for argument in command])
+    assert isinstance(result.exception, TetherError)
+    assert "multiples of 8" in str(result.exception)
+
+
+def test_a_photo_whose_name_is_no_utf_8_is_drawn_from(tiny_folder: Path, control: Path, photo: Path) -> None:
+    odd = photo.with_name(b"caf\xe9.png".decode(errors="surrogateescape"))
+    photo.rename(odd)
+    (path,) = tether(
+        "generate", "x", "--base", tiny_folder, "--control", f"{control}={odd}", "--steps", 1, "-o", photo.parent
+    )
+    assert read_request(Path(path)).controls[0].source == "caf?.png"
+
+
 def test_the_layers_to_leave_out_and_what_is_predicted_are_kept_in_the_request(
     tiny_folder: Path, tmp_path: Path
 ) -> None:
@@ -131,7 +161,13 @@ def test_image_to_image_and_inpainting_run_and_repeat(tiny_folder: Path, photo: 
 
 def test_a_request_that_was_tampered_with_is_refused(tmp_path: Path) -> None:
     request = json.loads(Request(prompt="x").model_dump_json())
-    for change, words in (({"surprise": 1}, "surprise"), ({"count": 0}, "count"), ({"init": "no picture"}, "init")):
+    for change, words in (
+        ({"surprise": 1}, "surprise"),
+        ({"count": 0}, "count"),
+        ({"index": 1}, "index"),
+        ({"seed": [1, 2]}, "2 seeds"),
+        ({"init": "no picture"}, "init"),
+    ):
         save_png(Image.new("RGB", (8, 8)), tmp_path / "a.png", {"tether": json.dumps(request | change)})
         with pytest.raises(TetherError, match=words) as caught:
             read_request(tmp_path / "a.png")

@@ -6,6 +6,7 @@ from collections import OrderedDict
 
 import pytest
 import torch
+from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2DCrossAttn
 from torch import Tensor, nn
 
 from tether.control import ControlledBlock, attach, attached, detach
@@ -125,6 +126,23 @@ def test_condition_may_have_its_own_channel_count_and_further_arguments_reach_th
 def test_channels_of_a_grouped_convolution_are_read_right():
     block = ControlledBlock(nn.Conv2d(8, 12, 1, groups=4))
     assert (block.zero_in.weight.shape[1], block.zero_out.weight.shape[0]) == (8, 12)
+
+
+def test_images_that_pass_through_linear_layers_too_are_images():
+    """The middle of SD 2.x and SDXL: its attention projects with linear layers, and stands before the convolutions."""
+    block = UNetMidBlock2DCrossAttn(
+        8, temb_channels=16, cross_attention_dim=12, num_attention_heads=2, resnet_groups=4, use_linear_projection=True
+    )
+    controlled = ControlledBlock(block)
+    assert controlled.layout == "conv"
+    x, c = torch.randn(2, 2, 8, 4, 6)
+    y = controlled(x, torch.randn(2, 16), c=c, encoder_hidden_states=torch.randn(2, 5, 12))
+    assert y.shape == x.shape
+
+
+def test_a_transposed_convolution_is_one():
+    block = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.ConvTranspose2d(8, 3, 2, 2))
+    assert ControlledBlock(block)(torch.randn(1, 4, 6, 6), c=torch.randn(1, 4, 6, 6)).shape == (1, 3, 12, 12)
 
 
 def test_a_block_without_layers_needs_its_channels_given():

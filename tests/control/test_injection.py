@@ -204,6 +204,21 @@ def test_a_mask_for_each_image_serves_both_sides_of_guidance():
         Injection(mask=mask).apply(random_residuals(batch=6))
 
 
+def test_a_mask_for_more_images_than_there_are_is_refused(step_inputs):
+    """Were it not, two masks for one image would mask one side of guidance each."""
+    one = {name: value[:1] if isinstance(value, Tensor) else value for name, value in step_inputs.items()}
+    injection = Injection(mask=torch.rand(2, 1, 8, 8))
+    hint = torch.randn(1, 4, 8, 8)
+    assert combine([FakeControl()], [injection], [hint], **step_inputs) is not None
+    with pytest.raises(TetherError, match="batch of 2"):
+        combine([FakeControl()], [injection], [hint], **one)
+
+
+def test_a_mask_of_sixteen_bits_is_refused_and_not_clipped():
+    with pytest.raises(TetherError, match="8 bits"):
+        Injection(mask=Image.new("I;16", (8, 8)))
+
+
 def test_a_picture_is_a_mask():
     image = Image.new("L", (12, 8), 0)
     image.paste(255, (0, 0, 6, 8))

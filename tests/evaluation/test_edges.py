@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw
 
 from tether.annotators import annotate
 from tether.errors import TetherError
-from tether.evaluation.edges import edge_f1, middle_lines
+from tether.evaluation.edges import canny_obedience, edge_f1, middle_lines
 from tether.evaluation.obedience import obedience_metric
 
 
@@ -48,6 +48,12 @@ def test_f1_is_that_of_a_pixel_by_pixel_computation() -> None:
 def test_edge_maps_of_other_sizes_are_refused() -> None:
     with pytest.raises(TetherError, match="the same"):
         edge_f1(np.zeros((4, 4)), np.zeros((4, 5)))
+
+
+def test_a_map_of_another_size_is_brought_to_the_pictures_and_keeps_its_lines() -> None:
+    picture = boxes()[0]
+    large = picture.resize((4 * picture.width, 4 * picture.height), Image.Resampling.LANCZOS)
+    assert canny_obedience(picture, annotate("canny", large)) > 0.9
 
 
 def boxes(colour: str = "black") -> list[Image.Image]:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diffusers import (
     ControlNetModel,
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    LCMScheduler,
     StableDiffusionControlNetImg2ImgPipeline,
     StableDiffusionControlNetPipeline,
     StableDiffusionPipeline,
     UNet2DConditionModel,
+    UniPCMultistepScheduler,
 )
 from PIL import Image
 
@@ -22,6 +29,7 @@ from tether.base import Base, ControlNet
 from tether.errors import TetherError
 from tether.images import to_pixels
 from tether.sampling import SCHEDULERS, make_scheduler
+from tether.sampling.schedulers import set_steps
 
 PROMPT, NEGATIVE = "a red cube", "blurry"
 
@@ -241,6 +249,10 @@ def test_a_callback_hears_of_every_step(tiny_base: Base) -> None:
         ({"size": (60, 64)}, "multiples of 8"),
         ({"scheduler": "heun"}, "dpmpp-2m"),
         ({"scheduler": "lcm", "steps": 51}, "1 to 50 steps"),
+        ({"scheduler": "ddim", "steps": 1000}, "cannot spread 1000 steps"),
+        ({"steps": 1000}, "cannot spread 1000 steps"),
+        ({"steps": 333}, "cannot spread 333 steps"),
+        ({"clip_skip": 2}, "clip_skip"),
         ({"guidance_scale": float("nan")}, "guidance"),
         ({"mask": Image.new("L", (64, 64))}, "init"),
         ({"init": Image.new("RGB", (64, 64)), "strength": 0.01}, "nothing to draw"),
@@ -261,8 +273,61 @@ def test_numbers_that_overflow_are_told_and_not_drawn(tiny_base: Base) -> None:
         tether.Pipeline(base)(PROMPT, steps=1)
 
 
+def test_numpys_numbers_are_numbers(tiny_base: Base, condition: Image.Image) -> None:
+    pipeline = tether.Pipeline(tiny_base, [trained_control(tiny_base, 5)])
+    plain = pipeline(PROMPT, [condition], seed=3, steps=2, injections=[tether.Injection(strength=0.5)])
+    given = tether.Injection(strength=np.float32(0.5))  # type: ignore[arg-type]
+    ours = pipeline(PROMPT, [condition], seed=np.int64(3), steps=2, injections=[given])  # type: ignore[arg-type]
+    assert ours[0].tobytes() == plain[0].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "peer"),
+    [
+        ("ddim", DDIMScheduler),
+        ("dpmpp-2m", DPMSolverMultistepScheduler),
+        ("unipc", UniPCMultistepScheduler),
+        ("euler", EulerDiscreteScheduler),
+        ("euler-a", EulerAncestralDiscreteScheduler),
+        ("lcm", LCMScheduler),
+    ],
+)
+def test_a_scheduler_walks_as_the_one_that_diffusers_makes_of_the_bases_settings(
+    name: str, peer: Any, tiny_base: Base
+) -> None:
+    both = [make_scheduler(name, tiny_base.noise_schedule), peer.from_config(tiny_base.noise_schedule)]
+    walks = []
+    for scheduler in both:
+        scheduler.set_timesteps(7)
+        random, noise = torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)
+        latents = torch.randn(1, 4, 8, 8, generator=random) * scheduler.init_noise_sigma
+        options = {"generator": noise} if "generator" in scheduler.step.__code__.co_varnames else {}
+        for timestep in scheduler.timesteps:
+            prediction = 0.3 * scheduler.scale_model_input(latents, timestep).roll(1, -1)
+            latents = scheduler.step(prediction, timestep, latents, return_dict=False, **options)[0]
+        walks.append((scheduler.timesteps, latents))
+    assert torch.equal(walks[0][0], walks[1][0])
+    assert torch.equal(walks[0][1], walks[1][1])
+
+
+@pytest.mark.parametrize("name", ["dpmpp-2m", "unipc", "ddim", "euler", "euler-a"])
+def test_up_to_a_hundred_steps_all_counts_are_spread(name: str, tiny_base: Base) -> None:
+    for steps in range(1, 101):
+        scheduler = make_scheduler(name, tiny_base.noise_schedule)
+        set_steps(scheduler, name, steps, torch.device("cpu"))
+        assert len(scheduler.timesteps.unique()) == steps
+
+
 def test_ddim_clips_no_latents_whatever_the_schedule_leaves_out() -> None:
     assert make_scheduler("ddim", {"beta_schedule": "scaled_linear"}).config["clip_sample"] is False
+
+
+def test_a_base_that_is_told_its_guidance_is_refused(tiny_base: Base) -> None:
+    """A distilled consistency model: drawing without telling it would go wrong in silence."""
+    base = copy.copy(tiny_base)
+    base.unet = UNet2DConditionModel.from_config({**tiny_base.unet.config, "time_cond_proj_dim": 16})
+    with pytest.raises(TetherError, match="LoRA"):
+        tether.Pipeline(base)(PROMPT, steps=1, scheduler="lcm")
 
 
 def test_a_base_whose_channels_are_neither_latents_nor_those_and_a_mask_is_refused(tiny_base: Base) -> None:

@@ -49,12 +49,12 @@ def annotator(kind: str) -> ModuleType:
     return import_module(FAMILIES[kind])
 
 
-def annotate(kind: str, image: Image.Image, **options: float) -> Image.Image:
+def annotate(kind: str, image: Image.Image, /, **options: float) -> Image.Image:
     """Turns a photo into a condition image.
 
     Args:
         kind: one of `annotator_names()`, or of `AS_THEY_ARE`, which leave the picture as it is.
-        image: any PIL image; it is annotated at its own size.
+        image: any PIL image, by `tether.images.to_rgb`; it is annotated at its own size.
         options: the kind's own options; see its module.
 
     Returns:
@@ -66,10 +66,12 @@ def annotate(kind: str, image: Image.Image, **options: float) -> Image.Image:
     import numpy as np
     from PIL import Image
 
+    from tether.images import to_rgb
+
     if kind in AS_THEY_ARE:
         if options:
             raise TetherError(f"{kind} has no options: its condition is the picture itself")
-        return image.convert("RGB")
+        return to_rgb(image)
     module = annotator(kind)
     settings = {name: option.default for name, option in module.OPTIONS.items()}
     for name, value in options.items():
@@ -78,4 +80,4 @@ def annotate(kind: str, image: Image.Image, **options: float) -> Image.Image:
             raise TetherError(f"{kind} has no option {name!r}: it has {known}")
         module.OPTIONS[name].check(f"{kind} {name}", value)
         settings[name] = value
-    return Image.fromarray(module.detect(np.asarray(image.convert("RGB")), **settings))
+    return Image.fromarray(module.detect(np.asarray(to_rgb(image)), **settings))

@@ -135,6 +135,9 @@ def parts_of_folder(folder: Path, *, vae: Part | None = None, prediction_type: s
         own = read_json(folder / "vae" / "config.json")
         # A new part: the one that was checked has made its network, without the scale.
         vae = replace(vae, config=vae.config | {"scaling_factor": own.get("scaling_factor", 0.18215)})
+    if _is_older(unet.config, (0, 9)) and unet.config.get("cross_attention_dim") == 768:
+        # They say 32, and were trained on 512 pixels, as diffusers knows.
+        unet.config["sample_size"] = max(64, unet.config.get("sample_size") or 64)
     released_only = folder / RELEASED_ONLY
     family = _family(unet.config, second)
     return Parts(
@@ -150,6 +153,12 @@ def parts_of_folder(folder: Path, *, vae: Part | None = None, prediction_type: s
         index=index,
         released_only=open_checkpoint(released_only).tensors if released_only.is_file() else {},
     )
+
+
+def _is_older(config: dict[str, Any], version: tuple[int, int]) -> bool:
+    """Whether settings were written by a diffusers before a version."""
+    numbers = re.match(r"(\d+)\.(\d+)", str(config.get("_diffusers_version", "")))
+    return numbers is not None and (int(numbers[1]), int(numbers[2])) < version
 
 
 def _family(unet: dict[str, Any], second: bool) -> str:

@@ -117,14 +117,15 @@ def encode_prompts(base: Base, prompts: list[str], clip_skip: int = 0) -> TextSt
     Args:
         base: the base.
         prompts: B prompts; "" is the empty prompt of classifier-free guidance.
-        clip_skip: how many of the text encoder's last layers to leave out.
+        clip_skip: how many of the text encoder's last layers to leave out, from 0 on; one layer is left at least.
 
     Returns:
         States `(B, chunks * T, D)` on the base's device and in its dtype.
 
     Raises:
-        TetherError: when a prompt needs more than 16 chunks.
+        TetherError: when a prompt needs more than 16 chunks, or no layers would be left.
     """
+    _check_clip_skip(base, clip_skip)
     if base.text_encoder_2 is None:
         layer = None if clip_skip == 0 else -1 - clip_skip
         chunks = _all_chunks(base.tokenizer, base.text_encoder, prompts)
@@ -137,6 +138,14 @@ def encode_prompts(base: Base, prompts: list[str], clip_skip: int = 0) -> TextSt
         for tokenizer, encoder in pairs
     )
     return TextStates(torch.cat([first, second], dim=-1).to(base.dtype), pooled)
+
+
+def _check_clip_skip(base: Base, clip_skip: int) -> None:
+    encoders = [base.text_encoder] if base.text_encoder_2 is None else [base.text_encoder, base.text_encoder_2]
+    # SDXL leaves the last layer out as it is.
+    most = min(encoder.config.num_hidden_layers for encoder in encoders) - len(encoders)
+    if not 0 <= clip_skip <= most:
+        raise TetherError(f"clip_skip must be from 0 to {most} for {base.name}, not {clip_skip}")
 
 
 def _all_chunks(tokenizer: Any, encoder: Any, prompts: list[str]) -> list[list[tuple[list[int], list[float]]]]:

@@ -56,7 +56,7 @@ def parse_control(text: str) -> ControlArgument:
 
 def parse_size(text: str) -> tuple[int, int]:
     """Reads `WIDTHxHEIGHT`, or one number for a square."""
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
     if match is None:
         raise TetherError(f"{text!r} is no size: write WIDTHxHEIGHT, as 512x768")
     return int(match[1]), int(match[2] or match[1])
@@ -73,7 +73,8 @@ def parse_seeds(text: str) -> int | list[int]:
 def parse_lora(text: str) -> tuple[str, float]:
     """Reads `REF[:STRENGTH]`, as style.safetensors:0.8."""
     match = re.fullmatch(rf"(.+?)(?::(-?{NUMBER}))?", text)
-    assert match is not None
+    if match is None:
+        raise TetherError(f"{text!r} is no LoRA: write REF[:STRENGTH], as style.safetensors:0.8")
     return match[1], float(match[2] or 1)
 
 

@@ -28,7 +28,7 @@ def demo(
     """Draw a sheet of pictures: several prompts over each of four sets of lines, in under a minute."""
     started = time.perf_counter()
     import tether
-    from tether.cli.generate import draw
+    from tether.cli.generate import draw, versions
     from tether.images import contact_sheet, fit, fit_condition, open_image, save_png
     from tether.sampling.request import ControlRequest, Request
 
@@ -48,7 +48,7 @@ def demo(
         row = [photo, condition]
         for prompt in prompts:
             control = ControlRequest(ref="canny", condition=condition, source=name, sides=SIDES)
-            request = Request(prompt=prompt, controls=[control], seed=seed, size=(side, side))
+            request = Request(prompt=prompt, controls=[control], seed=seed, size=(side, side), versions=versions())
             row += draw(request, pipeline, out)
         rows.append(row)
         labels.append(prompts)

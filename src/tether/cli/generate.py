@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["generate"]
 
 WITH_AGAIN = {"again", "out", "grid", "as_json", "preview", "device", "low_memory"}
-"""The options that do not change what a repeated picture shows."""
+"""The options that do not change what a repeated picture shows, but for rounding."""
 
 
 def generate(
@@ -114,7 +114,10 @@ def generate(
         Path | None,
         typer.Option(help="A PNG, written anew after every step, of what is being drawn.", show_default=False),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps, ...")] = "cpu",
+    device: Annotated[
+        str | None,
+        typer.Option(help="cpu, cuda, mps, ...; else cpu, and with --again the picture's own.", show_default=False),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     low_memory: Annotated[
         bool, typer.Option("--low-memory", help="One picture at a time, in tiles; on a GPU, one network at a time.")
@@ -137,6 +140,8 @@ def generate(
         request = read_request(again)
         only = request.index
     else:
+        named = [one.ref for one in arguments] + [base, vae or "", *(lora or []), *(embedding or [])]
+        _refuse_other_bytes([prompt or "", negative, *named])
         seeds = parse_seeds(seed)
         if count != 1 and not isinstance(seeds, int):
             raise TetherError("--seed already names every picture: leave --count out")
@@ -158,7 +163,7 @@ def generate(
                 ControlRequest(
                     ref=argument.ref,
                     condition=open_image(argument.image),  # as it is; `_fit_pictures` fits it
-                    source=argument.image.name,
+                    source=argument.image.name.encode("utf-8", "replace").decode(),
                     strength=argument.strength,
                     weighting=weights,
                     sides=side_or_share,
@@ -175,24 +180,30 @@ def generate(
             init=None if init is None else open_image(init),
             strength=denoise,
             mask=None if mask is None else open_image(mask),
-            versions=_versions(),
+            versions=versions(),
         )
     request.low_memory = low_memory = low_memory or request.low_memory
+    request.device = device or request.device
     for entry in request.controls:
         entry.injection()  # what is wrong is told before a base is loaded
     if out.exists() and not out.is_dir():
         raise TetherError(f"--out {out} is a file: give a folder")
-    pipeline = _pipeline(request, device)
+    pipeline = _pipeline(request)
     shown = [[entry.condition] for entry in request.controls]
     if again is None:
         side = pipeline.base.sample_size
-        shown = _fit_pictures(request, wanted or (side, side), pipeline, photos=len(control or []))
+        wanted = wanted or (side, side)
+        pipeline.check_size(*wanted)
+        shown = _fit_pictures(request, wanted, pipeline, photos=len(control or []))
     requests = _one_a_picture(request) if low_memory and only is None else [request]
     pictures = [
         picture
         for part in requests
         for picture in draw(part, pipeline, out, only=only, preview=preview, as_json=as_json)
     ]
+    if again is not None and pictures[0].tobytes() != open_image(again).tobytes():
+        told = ", ".join(f"{name} {number}" for name, number in request.versions.items())
+        print(f"{again}: the picture differs: it was drawn by other weights, or with {told}", file=sys.stderr)
     if grid:
         rows = [[*row, *pictures] for row in shown] or [pictures]
         path = free_path(out, f"{slug(request.prompt)}-{request.seeds[0]}-sheet")
@@ -225,9 +236,10 @@ def draw(
         save_png(picture, path, request.metadata(index))
         if as_json:
             line = {"path": str(path), "seed": seed, "width": picture.width, "height": picture.height}
-            print(json.dumps({**line, "prompt": request.prompt, "seconds": round(seconds / len(pictures), 3)}))
+            line |= {"prompt": request.prompt, "seconds": round(seconds / len(pictures), 3)}
+            print(json.dumps(line), flush=True)
         else:
-            print(path)
+            print(path, flush=True)
     return [picture for _, picture in kept]
 
 
@@ -289,7 +301,17 @@ def _refuse_beside_again(context: typer.Context) -> None:
             raise TetherError(f"--{name.replace('_', '-')} changes the picture: leave it out beside --again")
 
 
-def _pipeline(request: Request, device: str) -> Pipeline:
+def _refuse_other_bytes(texts: list[str]) -> None:
+    """A request is written as UTF-8; the name of a file may be any bytes."""
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            shown = text.encode("utf-8", "replace").decode()
+            raise TetherError(f"{shown!r} is no UTF-8: it cannot be kept in a picture, give it another name") from None
+
+
+def _pipeline(request: Request) -> Pipeline:
     """The pipeline that a request needs."""
     import torch
 
@@ -298,7 +320,7 @@ def _pipeline(request: Request, device: str) -> Pipeline:
     from tether.base.memory import reduce_memory
     from tether.sampling import Pipeline
 
-    where = "cpu" if request.low_memory else device
+    where = "cpu" if request.low_memory else request.device
     loaded = load_base(
         request.base,
         vae=request.vae,
@@ -313,7 +335,7 @@ def _pipeline(request: Request, device: str) -> Pipeline:
     for ref in request.embeddings:
         print(f"{ref}: write {add_embedding(loaded, ref)}", file=sys.stderr)
     if request.low_memory:
-        reduce_memory(loaded, device)
+        reduce_memory(loaded, request.device)
     at = loaded.unet.device  # where the base's weights are, so that an untrained control shares them
     return Pipeline(
         loaded,
@@ -369,7 +391,8 @@ def _one_of(option: str, value: str, choices: tuple[str, ...]) -> str:
     return value
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """What a picture's bytes depend on, for its request."""
     from importlib.metadata import version
 
     return {name: version(name) for name in ("tether-control", "torch", "diffusers")}

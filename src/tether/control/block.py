@@ -42,8 +42,8 @@ class ControlledBlock(nn.Module):
         in_channels, out_channels: channels of x and of y. Read from F's first and last convolution or linear
             layer when left out.
         condition_channels: channels of c; `in_channels` when left out.
-        layout: "conv" when x and y are (B, C, H, W), "linear" when they are (B, ..., C). The kind of F's
-            first such layer when left out.
+        layout: "conv" when x and y are (B, C, H, W), "linear" when they are (B, ..., C). When left out, "conv"
+            where F has a convolution: images pass through linear layers too, between two foldings.
 
     Raises:
         TetherError: when channels or layout are left out and F has no layer to read them from, or when F is a
@@ -227,20 +227,19 @@ def _fit(
     F: nn.Module, layout: Layout | None, in_channels: int | None, out_channels: int | None
 ) -> tuple[Layout, int, int]:
     """Layout, channels of x and of y: as given, else from F's first and last layer of that layout."""
-    kinds: dict[Layout, type[nn.Conv2d] | type[nn.Linear]] = {"conv": nn.Conv2d, "linear": nn.Linear}
+    kinds: dict[Layout, Any] = {"conv": (nn.Conv2d, nn.ConvTranspose2d), "linear": nn.Linear}
     if layout is not None and layout not in kinds:
         raise TetherError(f"layout is {layout!r}; it must be 'conv' or 'linear'")
-    wanted = tuple(kinds.values()) if layout is None else (kinds[layout],)
-    layers = [module for module in F.modules() if isinstance(module, wanted)]
-    if layout is None and layers:
-        layout = "conv" if isinstance(layers[0], nn.Conv2d) else "linear"
-        layers = [layer for layer in layers if isinstance(layer, kinds[layout])]
+    found: dict[Layout, list[Any]] = {kind: [m for m in F.modules() if isinstance(m, kinds[kind])] for kind in kinds}
+    if layout is None and any(found.values()):
+        layout = "conv" if found["conv"] else "linear"
+    layers = found[layout] if layout is not None else []
     if layers:
         first, last = layers[0], layers[-1]
-        if in_channels is None:  # a grouped convolution's weight shows the channels of one group
-            in_channels = int(first.weight.shape[1]) * getattr(first, "groups", 1)
+        if in_channels is None:
+            in_channels = first.in_channels if layout == "conv" else first.in_features
         if out_channels is None:
-            out_channels = int(last.weight.shape[0])
+            out_channels = last.out_channels if layout == "conv" else last.out_features
     if layout is None or in_channels is None or out_channels is None:
         raise TetherError(
             f"{type(F).__name__} has no convolution or linear layer to read its channels from: "

@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal, Protocol, get_args
 
 import torch
@@ -195,6 +196,10 @@ def combine(
     on_both: Residuals | None = None
     on_conditional: Residuals | None = None
     for control, injection, hint in zip(controls, injections, hints, strict=True):
+        if isinstance(injection.mask, Tensor) and len(injection.mask) not in (1, len(latents)):
+            raise TetherError(
+                f"mask has a batch of {len(injection.mask)}; for these latents it must be 1 or {len(latents)}"
+            )
         if not injection.is_active(step, total_steps):
             continue
         sides = injection.acts_on(control.pools_globally)
@@ -235,7 +240,7 @@ def _joined(uncond: Mapping[str, Tensor] | None, cond: Mapping[str, Tensor] | No
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _checked_weighting(weighting: str | Sequence[float]) -> str | tuple[float, ...]:
@@ -266,6 +271,8 @@ def _checked_window(window: object) -> tuple[float, float]:
 
 def _checked_mask(mask: Tensor | Image.Image) -> Tensor:
     if isinstance(mask, Image.Image):
+        if mask.mode.startswith(("I", "F")):
+            raise TetherError(f"mask is a picture of mode {mask.mode}; it must have 8 bits a channel")
         pixels = torch.frombuffer(bytearray(mask.convert("L").tobytes()), dtype=torch.uint8)
         return pixels.reshape(1, 1, mask.height, mask.width).float() / 255
     if not isinstance(mask, Tensor) or mask.ndim != 4 or mask.shape[1] != 1 or 0 in mask.shape:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from tether.annotators import annotate, annotator
 from tether.errors import TetherError
-from tether.images import fit, fit_condition, open_image
+from tether.images import fit, fit_condition, open_image, to_rgb
 
 __all__ = ["Picture", "Preparation", "Prepared", "Reason", "Rejected", "Sample", "encode", "prepare"]
 
@@ -154,7 +154,7 @@ def _decode(picture: Picture, min_side: int) -> tuple[Image.Image, bool]:
     """A picture as RGB, and whether its file had lost detail already, so that a JPEG of it is good enough."""
     if isinstance(picture, Image.Image):
         _check_side(picture.size, min_side)
-        return picture.convert("RGB"), False
+        return to_rgb(picture), False
     try:
         data = picture if isinstance(picture, bytes) else picture.read_bytes()
         image = open_image(io.BytesIO(data))
@@ -177,7 +177,7 @@ def _decode_condition(picture: Picture, size: tuple[int, int]) -> Image.Image:
     """A condition image that the source brings, as RGB, of exactly the picture's size."""
     try:
         given = io.BytesIO(picture) if isinstance(picture, bytes) else picture
-        condition = given.convert("RGB") if isinstance(given, Image.Image) else open_image(given)
+        condition = to_rgb(given) if isinstance(given, Image.Image) else open_image(given)
     except (TetherError, OSError) as error:
         raise Rejected("condition unreadable", str(error).replace("the picture", "it")) from None
     if condition.size != size:

@@ -21,6 +21,7 @@ from PIL import Image
 from tether.annotators.canny import edge_map
 from tether.annotators.scribble import scribble_map
 from tether.errors import TetherError
+from tether.images import fit_condition
 
 __all__ = ["canny_obedience", "edge_f1", "middle_lines", "scribble_obedience"]
 
@@ -83,9 +84,7 @@ def middle_lines(strokes: np.ndarray) -> np.ndarray:
 
 def _wanted(picture: Image.Image, condition: Image.Image) -> np.ndarray:
     """Where a condition is white, at the picture's size."""
-    if condition.size != picture.size:
-        condition = condition.resize(picture.size, Image.Resampling.NEAREST)
-    return np.asarray(condition.convert("L")) >= 128
+    return np.asarray(fit_condition(condition, *picture.size, "stretch").convert("L")) >= 128
 
 
 def _widened(edges: np.ndarray, radius: int) -> np.ndarray:

@@ -30,7 +30,7 @@ class Step:
 
     Attributes:
         index: 0 for the first step.
-        total: number of steps in the whole trajectory.
+        total: number of steps that run: of image-to-image, those that are left.
         timestep: the timestep just denoised.
         latents: `(B, 4, h, w)` after the step.
         denoised: `(B, 4, h, w)`, the clean latents that the denoiser foresees at this step; what a preview shows.
@@ -60,7 +60,7 @@ class Inpainting:
 
 @dataclass
 class Conditions:
-    """One condition of each control, encoded once: `hints[k]` is `(B, C0, h, w)`."""
+    """One condition of each control, encoded once: `hints[k]` is `(B, C0, h, w)`, or `(1, C0, h, w)` for all."""
 
     controls: Sequence[ControlNet] = ()
     hints: Sequence[Tensor] = ()

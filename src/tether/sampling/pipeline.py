@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Literal
 
 import torch
@@ -21,7 +22,7 @@ from tether.control import Injection
 from tether.errors import TetherError
 from tether.images import FitRule, fit, fit_condition, from_pixels, to_condition, to_pixels
 from tether.sampling.denoise import Conditions, Inpainting, Step, denoise, initial_noise, start_from
-from tether.sampling.schedulers import make_scheduler
+from tether.sampling.schedulers import make_scheduler, set_steps
 
 __all__ = ["Pipeline"]
 
@@ -76,7 +77,8 @@ class Pipeline:
             seed: of the first picture, picture k has seed + k; or one seed a picture.
             count: number of pictures, when `seed` is one number.
             negative_prompt: what to keep away from.
-            steps: denoising steps, 1 to 1000; 1 to 50 by "lcm".
+            steps: denoising steps, 1 to 1000; 1 to 50 by "lcm". Above 100, counts that a scheduler cannot spread are
+                refused.
             guidance_scale: s of classifier-free guidance; at 1 or less there is none.
             scheduler: a name of `tether.sampling.SCHEDULERS`.
             injections: one a control: strength, weighting, window, mask; full strength when left out.
@@ -95,14 +97,12 @@ class Pipeline:
         Raises:
             TetherError: for arguments that are wrong, and where the numbers overflow, in one line.
         """
-        seeds = [seed + k for k in range(count)] if isinstance(seed, int) else list(seed)
+        one = isinstance(seed, Integral)
+        seeds = [int(seed) + k for k in range(count)] if one else [int(each) for each in seed]  # type: ignore
         width, height = size or (self.base.sample_size, self.base.sample_size)
         self._check(seeds, steps, guidance_scale, (width, height), conditions, injections, init, mask, strength)
         sampler = make_scheduler(scheduler, self.base.noise_schedule)
-        most = sampler.config.get("original_inference_steps", steps)
-        if steps > most:
-            raise TetherError(f"{scheduler} takes from 1 to {most} steps, not {steps}")
-        sampler.set_timesteps(steps, device=self.base.device)
+        set_steps(sampler, scheduler, steps, self.base.device)
 
         guided = guidance_scale > 1
         texts = [negative_prompt, prompt] if guided else [prompt]
@@ -147,6 +147,16 @@ class Pipeline:
             return latents
         # One by one: decoding is the moment of the highest memory.
         return [from_pixels(_finite(self.base.decode_latents(_finite(one[None]))))[0] for one in latents]
+
+    def check_size(self, width: int, height: int) -> None:
+        """Refuses a size, in pixels, that cannot be drawn.
+
+        Raises:
+            TetherError: for sides that are no multiples of the latents' factor, or above 4,096.
+        """
+        factor = self.base.latent_factor
+        if any(side % factor or not factor <= side <= MAX_SIDE for side in (width, height)):
+            raise TetherError(f"width and height must be multiples of {factor} up to {MAX_SIDE}, not {width}x{height}")
 
     def _conditions(
         self,
@@ -208,11 +218,6 @@ class Pipeline:
             (not 1 <= steps <= 1000, f"steps must be from 1 to 1000, not {steps}"),
             (not math.isfinite(guidance_scale), f"guidance must be a number, not {guidance_scale}"),
             (
-                any(side % self.base.latent_factor or not 8 <= side <= MAX_SIDE for side in size),
-                f"width and height must be multiples of {self.base.latent_factor} up to {MAX_SIDE}, "
-                f"not {size[0]}x{size[1]}",
-            ),
-            (
                 len(conditions) != len(self.controls),
                 f"{len(self.controls)} controls need as many conditions, not {len(conditions)}",
             ),
@@ -234,6 +239,11 @@ class Pipeline:
                 self.base.unet.config["in_channels"] == 9 and mask is None,
                 f"{self.base.name} is made for inpainting: give init and mask",
             ),
+            (
+                bool(self.base.unet.config.get("time_cond_proj_dim")),
+                f"{self.base.name} is a distilled base that is told its guidance, which is not known here: use the "
+                "plain base, for lcm with its LoRA",
+            ),
         ]
         taken, latents = self.base.unet.config["in_channels"], self.base.vae.config["latent_channels"]
         unknown = taken not in (latents, 2 * latents + 1)
@@ -241,6 +251,7 @@ class Pipeline:
         for wrong, line in problems:
             if wrong:
                 raise TetherError(line)
+        self.check_size(*size)
 
 
 def _finite(numbers: Tensor) -> Tensor:

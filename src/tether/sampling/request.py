@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from PIL import Image
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
 from tether.control import Injection
 from tether.errors import TetherError
@@ -77,7 +77,7 @@ class Request(BaseModel):
 
     `prediction_type` is what the base predicts where it is wrong or silent about that.
     `loras` are REF or REF:STRENGTH, `seed` is the first of `count` seeds or a list of them all.
-    `low_memory` is whether it was drawn so: in tiles, which are not the same to the byte.
+    `low_memory` is whether it was drawn so: in tiles, which are not the same to the byte; `device` where it was drawn.
     `index` is the place, in the batch, of the picture that carries the request: a picture is repeated to the byte by
     drawing its whole batch again, because arithmetic on another batch size rounds differently.
     """
@@ -106,7 +106,14 @@ class Request(BaseModel):
     strength: float = 0.6
     mask: Picture | None = None
     low_memory: bool = False
+    device: str = "cpu"
     versions: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _has_one_seed_a_picture(self) -> Request:
+        if len(self.seeds) != self.count or self.index >= self.count:
+            raise ValueError(f"count is {self.count}, with {len(self.seeds)} seeds and index {self.index}")
+        return self
 
     @property
     def seeds(self) -> list[int]:
@@ -154,5 +161,5 @@ def read_request(path: Path) -> Request:
         return Request.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise TetherError(f"{path} carries a request that does not read: {where}: {first['msg']}") from None
+        where = "".join(f"{part}: " for part in first["loc"])
+        raise TetherError(f"{path} carries a request that does not read: {where}{first['msg']}") from None
