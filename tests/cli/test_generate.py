@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -161,13 +162,14 @@ def test_image_to_image_and_inpainting_run_and_repeat(tiny_folder: Path, photo: 
 
 def test_a_request_that_was_tampered_with_is_refused(tmp_path: Path) -> None:
     request = json.loads(Request(prompt="x").model_dump_json())
-    for change, words in (
-        ({"surprise": 1}, "surprise"),
-        ({"count": 0}, "count"),
-        ({"index": 1}, "index"),
-        ({"seed": [1, 2]}, "2 seeds"),
-        ({"init": "no picture"}, "init"),
-    ):
+    changes: dict[str, dict[str, Any]] = {
+        "surprise": {"surprise": 1},
+        "count": {"count": 0},
+        "index 1": {"index": 1},
+        "2 seeds": {"seed": [1, 2]},
+        "init": {"init": "no picture"},
+    }
+    for words, change in changes.items():
         save_png(Image.new("RGB", (8, 8)), tmp_path / "a.png", {"tether": json.dumps(request | change)})
         with pytest.raises(TetherError, match=words) as caught:
             read_request(tmp_path / "a.png")
