@@ -37,7 +37,8 @@ app.command()(info.info)
 
 
 def main() -> None:
-    """Runs `tether`; every failure is one line on standard error and a non-zero exit.
+    """Runs `tether`; every failure is one line on standard error, below the usage where an option is malformed, and a
+    non-zero exit.
 
     Exit codes: 2 for a wrong request, 130 for Ctrl-C, 1 for anything else. TETHER_TRACEBACK=1 shows tracebacks.
     """
