@@ -15,8 +15,9 @@ from PIL import Image
 
 from tether.base import Base
 from tether.datasets.build import build_dataset
-from tether.datasets.cache import Cache, build_cache, check_cache
+from tether.datasets.cache import Cache, _encode_captions, build_cache, check_cache
 from tether.datasets.cached import CachedSamples
+from tether.datasets.crops import may_flip
 from tether.errors import TetherError
 from tether.images import fit_condition
 
@@ -55,6 +56,21 @@ def test_latents_and_text_states_are_those_of_the_crops_and_captions(
         torch.testing.assert_close(sample["empty_text_states"], states[1], rtol=2e-3, atol=2e-3)
         assert sample["caption"] == f"number {number % 6 % 4}"
         assert sample["time_ids"][:2].tolist() == [96, 128]
+
+
+def test_a_caption_is_cut_where_the_tokenizer_says_no_length(tiny_base: Base) -> None:
+    tiny_base.tokenizer.model_max_length = int(1e30)
+    batch = _encode_captions(tiny_base, ["a", " ".join(["abc"] * 40)], 1)
+    assert batch["states"].shape[:2] == (2, 24)
+
+
+@pytest.mark.parametrize(
+    "caption", ["a hand to the left", "Leftwards arrow", "a counter-clockwise arrow", "the waxing moon", "last quarter"]
+)
+def test_what_a_mirror_would_belie_is_not_mirrored(caption: str) -> None:
+    assert not may_flip("canny", caption)
+    assert may_flip("canny", "a quarter of a melon, brightly lit")
+    assert not may_flip("openpose", "a melon")
 
 
 def test_every_crop_is_shown_once_in_as_many_epochs_and_every_sample_once_in_an_epoch(

@@ -159,6 +159,15 @@ def test_a_bad_line_costs_only_its_own_sample(tmp_path: Path) -> None:
             source[index]
 
 
+def test_a_name_that_is_no_text_costs_only_its_own_sample(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    lines = [json.dumps({"file_name": name, "text": "x"}) for name in ("a.png", "\ud83d.png")]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    source = open_source(tmp_path)
+    assert len(source) == 2
+    assert source.fingerprint() == open_source(tmp_path).fingerprint()
+
+
 def test_ends_of_lines_within_a_caption_end_no_record(tmp_path: Path) -> None:
     picture(0).save(tmp_path / "a.png")
     words = "one\u2028two\x85three"

@@ -140,6 +140,46 @@ def test_a_new_run_begins_from_a_checkpoint_of_another(tiny_folder: Path, circle
         torch.testing.assert_close(tensor, learned[f"control.{name}"], rtol=0, atol=1e-6)
 
 
+def test_a_run_goes_on_though_what_it_began_from_is_gone(tiny_folder: Path, circles: Path, tmp_path: Path) -> None:
+    before = config(tmp_path / "one", tiny_folder, circles, watch_every=0, steps=2)
+    train(before)
+    start: dict[str, Any] = {"start_from": str(before.out / "checkpoints" / "step-00000002"), "watch_every": 0}
+    whole = train(config(tmp_path / "whole", tiny_folder, circles, steps=4, **start))
+    train(config(tmp_path / "two", tiny_folder, circles, steps=2, **start))
+    shutil.rmtree(before.out)
+    with pytest.raises(TetherError):
+        train(config(tmp_path / "none", tiny_folder, circles, steps=2, **start))
+    continued = train(config(tmp_path / "two", tiny_folder, circles, steps=4, **start))
+    assert whole.control is not None
+    assert continued.control is not None
+    ours, theirs = (load_file(r.control / "diffusion_pytorch_model.safetensors") for r in (continued, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_run_that_stopped_at_convergence_goes_on_when_told_to(
+    tiny_folder: Path, circles: Path, tmp_path: Path
+) -> None:
+    stop: dict[str, Any] = {"watch_every": 0, "steps": 4, "after_convergence": "stop"}
+    train(config(tmp_path, tiny_folder, circles, **stop | {"steps": 2}))
+    told = json.loads((tmp_path / "run" / "result.json").read_text())
+    told["outcome"]["reason"] = "converged"
+    (tmp_path / "run" / "result.json").write_text(json.dumps(told))
+    assert train(config(tmp_path, tiny_folder, circles, **stop)).outcome.step == 2
+    assert train(config(tmp_path, tiny_folder, circles, **stop | {"after_convergence": "continue"})).outcome.step == 4
+
+
+def test_going_on_with_other_pictures_of_the_same_names_is_refused(
+    tiny_folder: Path, circles: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(circles, data)
+    train(config(tmp_path, tiny_folder, data, watch_every=0, steps=2))
+    shutil.rmtree(data)
+    build_dataset("circles", data, "canny", size=72, count=24, workers=0)
+    with pytest.raises(TetherError, match="another data"):
+        train(config(tmp_path, tiny_folder, data, watch_every=0, steps=4))
+
+
 def test_a_trained_control_takes_the_released_layout_and_comes_back(
     tiny_folder: Path, circles: Path, tmp_path: Path
 ) -> None:

@@ -229,25 +229,17 @@ def test_told_to_leave_at_a_look_it_looks_first(tiny: ModuleType, tmp_path: Path
 
 
 def test_an_exploding_loss_stops_and_names_the_worst_sample_first(tiny: ModuleType, tmp_path: Path) -> None:
-    trainer = tiny.make_trainer(tmp_path, steps=8)
-
-    def batches(samples: range) -> Batch:
-        batch = tiny.batches(samples)
-        if 21 in samples:
-            batch.text_states[21 - samples.start] *= 1e4
-            batch.conditions[21 - samples.start] = 1.0
-        return batch
-
-    trainer.batches = batches
+    trainer = tiny.make_trainer(tmp_path, steps=8, explosion=10.0)
     trainer.objective.schedule.alphas_cumprod[:] = 0.5
-    with torch.no_grad():
-        trainer.control.controlnet_mid_block.weight.fill_(0.3)
-        for zero in trainer.control.controlnet_down_blocks:
-            zero.weight.fill_(0.3)
-        trainer.loss_limit.first_losses = [1.0] * 50
-        trainer.loss_limit.explosion = 1.01
-    with pytest.raises(Diverged, match="exploded") as caught:
+    trainer.loss_limit.first_losses = [1.0] * 50
+    usual = trainer._losses
+    factors = {21: 1000.0, 23: 10.0}
+    vars(trainer)["_losses"] = lambda batch, samples: (
+        usual(batch, samples) * torch.tensor([factors.get(number, 1.0) for number in samples])
+    )
+    with pytest.raises(Diverged, match=r"step 6: the loss has exploded.*step-00000004") as caught:
         trainer.fit()
+    assert caught.value.names[:2] == ["sample 21", "sample 23"]
     assert len(caught.value.names) == 4
 
 

@@ -23,7 +23,7 @@ from tether.errors import TetherError
 if TYPE_CHECKING:
     from tether.base.base import Base
 
-__all__ = ["TextStates", "encode_prompts", "parse_weights"]
+__all__ = ["TextStates", "encode_prompts", "parse_weights", "text_window"]
 
 WEIGHTED = re.compile(r"(?<!\\)\(([^()]*):\s*([0-9]*\.?[0-9]+)\s*\)")
 MAX_CHUNKS = 16
@@ -148,10 +148,14 @@ def _check_clip_skip(base: Base, clip_skip: int) -> None:
         raise TetherError(f"clip_skip must be from 0 to {most} for {base.name}, not {clip_skip}")
 
 
+def text_window(tokenizer: Any, encoder: Any) -> int:
+    """How many tokens a text encoder takes at once. Some tokenizers do not say: the encoder does."""
+    return min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+
+
 def _all_chunks(tokenizer: Any, encoder: Any, prompts: list[str]) -> list[list[tuple[list[int], list[float]]]]:
     """The chunks of each prompt, padded with empty ones to the same count."""
-    # Some tokenizers do not say how long a window is: the encoder does.
-    window = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+    window = text_window(tokenizer, encoder)
     chunked = [_chunks(tokenizer, window, prompt) for prompt in prompts]
     count = max(len(chunks) for chunks in chunked)
     empty = _chunks(tokenizer, window, "")

@@ -32,6 +32,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tether.base import Base
+from tether.base.text import text_window
 from tether.datasets.build import Progress
 from tether.datasets.check import open_dataset
 from tether.datasets.crops import may_flip, random_crops
@@ -53,7 +54,7 @@ from tether.images import open_image
 
 __all__ = ["Cache", "build_cache", "check_cache"]
 
-FORMAT = 1
+FORMAT = 2
 SAMPLES = "samples.jsonl"
 SMALLEST_SHARD, MOST_SHARDS = 64, 256
 """Samples a shard at least: what a killed run does again. And how many files are held open at most."""
@@ -218,16 +219,16 @@ def _encode_samples(
 
 def _encode_captions(base: Base, captions: list[str], batch_size: int) -> dict[str, Tensor]:
     """The tensors of a shard of text states: of one window each, as the released training has them."""
-    prompts = [_plain(_fit(base.tokenizer, caption)) for caption in captions]
+    room = text_window(base.tokenizer, base.text_encoder) - 2
+    prompts = [_plain(_fit(base.tokenizer, caption, room)) for caption in captions]
     batches = [base.encode_prompts(prompts[i : i + batch_size]) for i in range(0, len(prompts), batch_size)]
     tensors = {"states": _half(torch.cat([batch.states for batch in batches]), "the text encoder")}
     pooled = [batch.pooled for batch in batches if batch.pooled is not None]
     return tensors | ({"pooled": _half(torch.cat(pooled), "the second text encoder")} if pooled else {})
 
 
-def _fit(tokenizer: Any, caption: str) -> str:
-    """The caption without the words at its end that the text encoder's window has no room for."""
-    room = tokenizer.model_max_length - 2
+def _fit(tokenizer: Any, caption: str, room: int) -> str:
+    """The caption without the words at its end that there is no room for, in tokens."""
     words = caption.split()[:room]
     while (excess := len(tokenizer(" ".join(words), add_special_tokens=False).input_ids) - room) > 0:
         # A letter is at most four tokens: so a script without spaces does not lose too much.

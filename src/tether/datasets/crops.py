@@ -20,7 +20,10 @@ LEAST_SHARE = 0.8
 """A crop's side is at least this share of the picture's shorter one."""
 HANDED = ("normal", "pose", "hand", "keypoint")
 """Conditions whose colours say left and right: mirrored pixels are not the condition of the mirrored picture."""
-SIDED = re.compile(r"\b(left|right|leftmost|rightmost|clockwise|anticlockwise|counterclockwise)\b", re.IGNORECASE)
+SIDED = re.compile(
+    r"\b((left|right)(most|wards?)?|(anti|counter)?-?clockwise|waxing|waning|(first|last) quarter)\b", re.IGNORECASE
+)
+"""Captions that a mirrored picture would belie."""
 
 
 @dataclass(frozen=True)

@@ -191,7 +191,7 @@ class RecordSource(Source):
         for name in (_first(record, self.image), _first(record, self.condition)):
             try:
                 sizes.append(None if name is None else file_of(folder, name).stat().st_size)
-            except (OSError, Rejected):
+            except (OSError, ValueError, Rejected):
                 sizes.append(None)
         return sizes
 

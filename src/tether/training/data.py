@@ -117,7 +117,7 @@ def open_data(config: TrainConfig, base: Base, on_stage: OnStage | None = None) 
     return Data(
         CachedBatches(samples, entries, config.empty_prompts, config.seed),
         [_validation_sample(samples[index], base) for index in validation],
-        digest([samples.names, samples.captions, samples.resolution, samples.crops]),
+        digest([cache.latents.name, cache.text.name]),  # which say what data and whose encoders made them
     )
 
 

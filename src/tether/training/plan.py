@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tether.base import Base
+from tether.base.text import text_window
 from tether.control import ControlNet
 from tether.training.batch import Batch, sample_generators
 from tether.training.config import TrainConfig
@@ -155,7 +156,7 @@ def _random_batch(base: Base, control: ControlNet, config: TrainConfig) -> Batch
     return Batch(
         torch.randn(size, unet["in_channels"], small, small, generator=random),
         torch.rand(size, control.config["conditioning_channels"], side, side, generator=random),
-        torch.randn(size, base.tokenizer.model_max_length, width, generator=random),
+        torch.randn(size, text_window(base.tokenizer, base.text_encoder), width, generator=random),
         added=added,
     )
 

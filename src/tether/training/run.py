@@ -135,18 +135,33 @@ def _open(config: TrainConfig) -> tuple[Base, ControlNet]:
     """The base in float32, on its device, and the control that training begins with."""
     device = PartialState(cpu=config.device == "cpu").device or torch.device("cpu")
     base = load_base(config.base, device=device)
-    if config.start_from is not None and (Path(config.start_from) / "manifest.json").is_file():
-        control = _of_checkpoint(Path(config.start_from), base, config)
-    elif config.start_from is not None:
-        control = ControlNet.load(config.start_from, device=device)
-        control.check_fits(base)
-    elif base.unet.config["in_channels"] != base.unet.config["out_channels"]:
-        raise TetherError(f"{base.name} takes more than latents (it is made for inpainting): train on a plain base")
-    else:
-        torch.manual_seed(config.seed)
-        control = cast(ControlNet, ControlNet.from_unet(base.unet, hint=config.hint))
+    try:
+        control = _first_control(config, base, device)
+    except TetherError:
+        if config.start_from is None or not list_checkpoints(config.out / "checkpoints"):
+            raise
+        # What a run began from may be gone: its own checkpoints hold everything, and must fit.
+        control = _fresh_control(config, base)
     vars(control)["kind"] = config.condition
     return base, control
+
+
+def _first_control(config: TrainConfig, base: Base, device: torch.device) -> ControlNet:
+    """What training begins with where there is no checkpoint yet."""
+    if config.start_from is not None and (Path(config.start_from) / "manifest.json").is_file():
+        return _of_checkpoint(Path(config.start_from), base, config)
+    if config.start_from is not None:
+        control = ControlNet.load(config.start_from, device=device)
+        control.check_fits(base)
+        return control
+    if base.unet.config["in_channels"] != base.unet.config["out_channels"]:
+        raise TetherError(f"{base.name} takes more than latents (it is made for inpainting): train on a plain base")
+    return _fresh_control(config, base)
+
+
+def _fresh_control(config: TrainConfig, base: Base) -> ControlNet:
+    torch.manual_seed(config.seed)
+    return cast(ControlNet, ControlNet.from_unet(base.unet, hint=config.hint))
 
 
 def _of_checkpoint(folder: Path, base: Base, config: TrainConfig) -> ControlNet:
@@ -199,7 +214,8 @@ def _finished(config: TrainConfig) -> Result | None:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TetherError(f"{config.out / RESULT} is damaged ({error}): delete it and run again") from None
-    done = outcome.reason == "converged" or outcome.step >= config.steps
+    stopped = outcome.reason == "converged" and config.after_convergence == "stop"
+    done = stopped or outcome.step >= config.steps
     return Result(outcome, config.out / "control") if done and (config.out / "control").is_dir() else None
 
 
