@@ -124,7 +124,7 @@ def _read(image: Image.Image) -> Image.Image:
     image = _grey_to_rgb(image, sixteen) if sixteen else to_rgb(image)
     if max(image.size) > WORKING_SIDE:
         image.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BOX)
-    return image if turn is None else image.transpose(turn)
+    return image.copy() if turn is None else image.transpose(turn)  # either is free of the file
 
 
 def _orientation(image: Image.Image) -> int:

@@ -135,9 +135,7 @@ def parts_of_folder(folder: Path, *, vae: Part | None = None, prediction_type: s
         own = read_json(folder / "vae" / "config.json")
         # A new part: the one that was checked has made its network, without the scale.
         vae = replace(vae, config=vae.config | {"scaling_factor": own.get("scaling_factor", 0.18215)})
-    if _is_older(unet.config, (0, 9)) and unet.config.get("cross_attention_dim") == 768:
-        # They say 32, and were trained on 512 pixels, as diffusers knows.
-        unet.config["sample_size"] = max(64, unet.config.get("sample_size") or 64)
+    unet.config |= {"sample_size": _sample_size(unet.config)}
     released_only = folder / RELEASED_ONLY
     family = _family(unet.config, second)
     return Parts(
@@ -155,10 +153,11 @@ def parts_of_folder(folder: Path, *, vae: Part | None = None, prediction_type: s
     )
 
 
-def _is_older(config: dict[str, Any], version: tuple[int, int]) -> bool:
-    """Whether settings were written by a diffusers before a version."""
-    numbers = re.match(r"(\d+)\.(\d+)", str(config.get("_diffusers_version", "")))
-    return numbers is not None and (int(numbers[1]), int(numbers[2])) < version
+def _sample_size(unet: dict[str, Any]) -> Any:
+    """The latents' side that a denoiser was trained on: SD 1.x of a diffusers before 0.9 says 32, and means 64."""
+    size, written = unet.get("sample_size"), re.match(r"0\.(\d+)", str(unet.get("_diffusers_version", "")))
+    old = written is not None and int(written[1]) < 9 and unet.get("cross_attention_dim") == 768
+    return 64 if old and isinstance(size, int) and size < 64 else size
 
 
 def _family(unet: dict[str, Any], second: bool) -> str:

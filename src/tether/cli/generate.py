@@ -202,7 +202,7 @@ def generate(
         for picture in draw(part, pipeline, out, only=only, preview=preview, as_json=as_json)
     ]
     if again is not None and pictures[0].tobytes() != open_image(again).tobytes():
-        told = ", ".join(f"{name} {number}" for name, number in request.versions.items())
+        told = ", ".join(f"{name} {number}" for name, number in request.versions.items()) or "other versions"
         print(f"{again}: the picture differs: it was drawn by other weights, or with {told}", file=sys.stderr)
     if grid:
         rows = [[*row, *pictures] for row in shown] or [pictures]
