@@ -116,6 +116,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["generate", "x", "--base", "/no/such/base", "--size", "0"], "'0' is no size"),
         (["generate", b"caf\xe9".decode(errors="surrogateescape")], "caf?"),
         (["generate", "x", "--size", "64x64", "--lora", ""], "is no LoRA"),
+        (["generate", "x", "--device", "gpu0"], "no device 'gpu0'"),
         (["generate", "x", "--base", "/no/such/base", "--sides", "left"], "left"),
         (["generate", "x", "--base", "/no/such/base", "--weighting", "1,x"], "1,x"),
         (["annotate", "cany", "x.png", "-o", "y.png"], "cany"),

@@ -320,6 +320,10 @@ def _pipeline(request: Request) -> Pipeline:
     from tether.base.memory import reduce_memory
     from tether.sampling import Pipeline
 
+    try:
+        torch.empty(0, device=request.device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise TetherError(f"there is no device {request.device!r} here: choose another with --device") from None
     where = "cpu" if request.low_memory else request.device
     loaded = load_base(
         request.base,
