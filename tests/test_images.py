@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -152,11 +153,10 @@ def test_other_tags_of_a_rotated_photo_may_be_nonsense(tmp_path: Path, tag: int)
     exif = Image.Exif()
     exif[0x0112] = 6
     block = bytearray(exif.tobytes())
-    entry = block.index((0x0112).to_bytes(2, "big") if b"MM" in block[:10] else (0x0112).to_bytes(2, "little"))
-    order = "big" if b"MM" in block[:10] else "little"
-    count = entry - 2
-    assert int.from_bytes(block[count:entry], order) == 1
-    block[count:entry] = (2).to_bytes(2, order)
+    order: Literal["big", "little"] = "big" if b"MM" in block[:10] else "little"
+    entry = block.index((0x0112).to_bytes(2, order))
+    assert int.from_bytes(block[entry - 2 : entry], order) == 1  # the number of entries stands before the first
+    block[entry - 2 : entry] = (2).to_bytes(2, order)
     odd = tag.to_bytes(2, order) + (2).to_bytes(2, order) + (3).to_bytes(4, order) + b"no\0\0"
     at = entry if tag < 0x0112 else entry + 12
     block[at:at] = odd

@@ -141,9 +141,9 @@ def encode_prompts(base: Base, prompts: list[str], clip_skip: int = 0) -> TextSt
 
 
 def _check_clip_skip(base: Base, clip_skip: int) -> None:
-    encoders = [base.text_encoder] if base.text_encoder_2 is None else [base.text_encoder, base.text_encoder_2]
-    # SDXL leaves the last layer out as it is.
-    most = min(encoder.config.num_hidden_layers for encoder in encoders) - len(encoders)
+    most = base.text_encoder.config.num_hidden_layers - 1
+    if base.text_encoder_2 is not None:  # SDXL leaves the last layer out as it is
+        most = min(most, base.text_encoder_2.config.num_hidden_layers - 1) - 1
     if not 0 <= clip_skip <= most:
         raise TetherError(f"clip_skip must be from 0 to {most} for {base.name}, not {clip_skip}")
 

@@ -11,12 +11,14 @@ from tether.errors import TetherError
 
 __all__ = [
     "ControlArgument",
+    "as_utf8",
     "parse_control",
     "parse_lora",
     "parse_seeds",
     "parse_sides",
     "parse_size",
     "parse_weighting",
+    "refuse_other_bytes",
 ]
 
 NUMBER = r"\d*\.?\d+"
@@ -95,3 +97,19 @@ def parse_sides(text: str) -> Literal["both", "conditional"] | float:
     if re.fullmatch(NUMBER, text):
         return float(text)
     raise TetherError(f"--sides {text}: write both, conditional, or a share from 0 to 1")
+
+
+def as_utf8(text: str) -> str:
+    """A text with a "?" for each byte that is no UTF-8; the name of a file may hold such."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def refuse_other_bytes(texts: list[str]) -> None:
+    """Refuses texts that cannot be written into a request, which is UTF-8.
+
+    Raises:
+        TetherError: showing the first of them.
+    """
+    for text in texts:
+        if as_utf8(text) != text:
+            raise TetherError(f"{as_utf8(text)!r} is no UTF-8: it cannot be kept in a picture, give it another name")

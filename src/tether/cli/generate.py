@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tether.cli.arguments import (
+    as_utf8,
     parse_control,
     parse_lora,
     parse_seeds,
     parse_sides,
     parse_size,
     parse_weighting,
+    refuse_other_bytes,
 )
 from tether.errors import TetherError
 
@@ -141,7 +143,7 @@ def generate(
         only = request.index
     else:
         named = [one.ref for one in arguments] + [base, vae or "", *(lora or []), *(embedding or [])]
-        _refuse_other_bytes([prompt or "", negative, *named])
+        refuse_other_bytes([prompt or "", negative, *named])
         seeds = parse_seeds(seed)
         if count != 1 and not isinstance(seeds, int):
             raise TetherError("--seed already names every picture: leave --count out")
@@ -163,7 +165,7 @@ def generate(
                 ControlRequest(
                     ref=argument.ref,
                     condition=open_image(argument.image),  # as it is; `_fit_pictures` fits it
-                    source=argument.image.name.encode("utf-8", "replace").decode(),
+                    source=as_utf8(argument.image.name),
                     strength=argument.strength,
                     weighting=weights,
                     sides=side_or_share,
@@ -192,9 +194,7 @@ def generate(
     shown = [[entry.condition] for entry in request.controls]
     if again is None:
         side = pipeline.base.sample_size
-        wanted = wanted or (side, side)
-        pipeline.check_size(*wanted)
-        shown = _fit_pictures(request, wanted, pipeline, photos=len(control or []))
+        shown = _fit_pictures(request, wanted or (side, side), pipeline, photos=len(control or []))
     requests = _one_a_picture(request) if low_memory and only is None else [request]
     pictures = [
         picture
@@ -301,16 +301,6 @@ def _refuse_beside_again(context: typer.Context) -> None:
             raise TetherError(f"--{name.replace('_', '-')} changes the picture: leave it out beside --again")
 
 
-def _refuse_other_bytes(texts: list[str]) -> None:
-    """A request is written as UTF-8; the name of a file may be any bytes."""
-    for text in texts:
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            shown = text.encode("utf-8", "replace").decode()
-            raise TetherError(f"{shown!r} is no UTF-8: it cannot be kept in a picture, give it another name") from None
-
-
 def _pipeline(request: Request) -> Pipeline:
     """The pipeline that a request needs."""
     import torch
@@ -352,9 +342,13 @@ def _fit_pictures(request: Request, size: tuple[int, int], pipeline: Pipeline, p
 
     Returns:
         Source and condition of each control.
+
+    Raises:
+        TetherError: for a size that cannot be drawn, and photos for a control that does not say its kind.
     """
     from tether.images import fit
 
+    pipeline.check_size(*size)  # before anything of that size is made
     request.size = size
     if request.init is not None:
         request.init = fit(request.init, *size, request.fit)

@@ -13,15 +13,14 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator, DistributedType
-from accelerate.tracking import get_available_trackers
-from accelerate.utils import LoggerType, broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
 from tether.base import Base
@@ -47,29 +46,13 @@ from tether.training.optimizer import (
 from tether.training.precision import resolve_precision
 from tether.training.snapshot import capture, restore
 from tether.training.state import weights
+from tether.training.trackers import installed_trackers
 
 __all__ = ["Trainer", "make_objective"]
 
 logger = logging.getLogger(__name__)
 
 _LEAST_SCALE = 1e-4  # of a loss in float16: below it no gradient was finite for dozens of steps
-
-
-def _installed_trackers(names: Sequence[str]) -> list[Any]:
-    """Those of accelerate's trackers that are installed; says which are not.
-
-    Raises:
-        TetherError: for a name that accelerate does not know.
-    """
-    known = {str(kind) for kind in LoggerType} - {"all"}
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise TetherError(f"unknown tracker {unknown[0]!r}: choose among {', '.join(sorted(known))}")
-    installed = {str(getattr(name, "value", name)) for name in get_available_trackers()}
-    for name in names:
-        if name not in installed:
-            logger.warning("the tracker %s is not installed: nothing is logged there", name)
-    return [name for name in names if name in installed]
 
 
 def make_objective(
@@ -121,7 +104,7 @@ class Trainer:
         self.accelerator = Accelerator(
             cpu=config.device == "cpu",
             mixed_precision="no",
-            log_with=_installed_trackers(config.trackers) or None,
+            log_with=installed_trackers(config.trackers) or None,
             project_dir=config.out / "logs",
         )
         device = self.accelerator.device
