@@ -37,7 +37,7 @@ def write_weights(folder: Path) -> None:
     from diffusers import StableDiffusionPipeline
 
     from tether.base import ControlNet
-    from tether.base.convert import convert
+    from tether.conversion import convert
 
     base = make_base(tiny=False).to(dtype=torch.bfloat16)
     control = ControlNet.from_unet(base.unet)

@@ -80,8 +80,8 @@ def make_base(tiny: bool) -> Any:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     from tether.base import Base
-    from tether.base.clip_vocabulary import clip_tokenizer
-    from tether.base.single_file import family_settings
+    from tether.formats.clip_vocabulary import clip_tokenizer
+    from tether.formats.families import family_settings
 
     torch.manual_seed(0)
     settings = family_settings("sd1")

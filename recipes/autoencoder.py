@@ -20,7 +20,7 @@ from torch import Tensor
 
 from common import DATA, SIZE, load_drawings, to_tensor
 from rounds import Round, add_options
-from tether.datasets.emoji import BACKGROUNDS, is_held_out, place
+from tether.datasets.synthetic.emoji import BACKGROUNDS, is_held_out, place
 
 
 def build() -> AutoencoderKL:

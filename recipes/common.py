@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tether.datasets.emoji import Drawing, is_held_out
+from tether.datasets.synthetic.emoji import Drawing, is_held_out
 
 DATA = Path("data")
 SIZE = 128

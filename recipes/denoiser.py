@@ -29,7 +29,7 @@ from common import DATA, SHARES
 from grounding import Grounding
 from rounds import Round, add_options, attention
 from samples import Samples
-from tether.base.writing import write_tokenizer
+from tether.files.writing import write_tokenizer
 from tether.training.objective import diffusion_loss
 
 TOKENS, WIDTH = 48, 256

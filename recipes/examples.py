@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from common import DATA, load_drawings
-from tether.datasets.emoji import is_held_out, place
+from tether.datasets.synthetic.emoji import is_held_out, place
 
 EXAMPLES = Path(__file__).parents[1] / "src/tether/examples"
 EMOJI = {"house": "house building", "mouse": "mouse face", "lock": "lock"}

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tether.datasets.scenes import COLOURS, MATERIALS, SHAPES
+from tether.datasets.synthetic.scenes import COLOURS, MATERIALS, SHAPES
 
 GROUPS = 6
 """Background, floor, and up to four things, as a scene's instance numbers."""

@@ -2,7 +2,7 @@
 
     python recipes/held_out.py
 
-Names: 5% of all kept emoji names, chosen by their SHA-256 (`tether.datasets.emoji.is_held_out`). Scenes: the 500 seeds
+Names: 5% of all kept emoji names, chosen by their SHA-256 (`is_held_out` of `tether.datasets.synthetic.emoji`). Scenes: the 500 seeds
 from 1,000,000 on; training scenes have the seeds from 0 on.
 """
 
@@ -12,8 +12,8 @@ import json
 from pathlib import Path
 
 from common import DATA, load_drawings
-from tether.datasets.builtin import HELD_OUT_SCENES
-from tether.datasets.emoji import is_held_out
+from tether.datasets.synthetic.builtin import HELD_OUT_SCENES
+from tether.datasets.synthetic.emoji import is_held_out
 
 
 def main() -> None:

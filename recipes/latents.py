@@ -24,7 +24,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from common import DATA, to_tensor
-from tether.annotators.canny import random_canny
+from tether.kinds.canny import random_canny
 
 EDGES = 4
 """Edge maps of each picture."""

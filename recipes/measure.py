@@ -24,13 +24,13 @@ from PIL import Image
 import tether
 from common import DATA, SIZE, load_drawings, to_tensor, training_drawings
 from tether import Injection
-from tether.annotators.canny import edge_map
-from tether.datasets.builtin import HELD_OUT_SCENES
-from tether.datasets.emoji import BACKGROUNDS, caption, compose, is_held_out
-from tether.datasets.scenes import COLOURS, recolour, render, sample_scene
-from tether.datasets.scenes import caption as scene_caption
+from tether.datasets.synthetic.builtin import HELD_OUT_SCENES
+from tether.datasets.synthetic.emoji import BACKGROUNDS, caption, compose, is_held_out
+from tether.datasets.synthetic.scenes import COLOURS, recolour, render, sample_scene
+from tether.datasets.synthetic.scenes import caption as scene_caption
 from tether.evaluation.edges import edge_f1
 from tether.images import contact_sheet, from_pixels, save_png
+from tether.kinds.canny import edge_map
 
 SETTINGS = {
     "balanced": Injection(),

@@ -1,4 +1,4 @@
-"""Packs the 3D emoji into the package: src/tether/datasets/data/emoji3d.npz, the set `emoji3d`.
+"""Packs the 3D emoji into the package: src/tether/datasets/synthetic/data/emoji3d.npz, the set `emoji3d`.
 
     python recipes/sources.py           (fetches data/raw)
     python recipes/pack_emoji3d.py
@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 
 from sources import FLUENT_SIZE, entries, read_fluent
-from tether.datasets.builtin import EMOJI3D
-from tether.datasets.emoji import is_held_out
+from tether.datasets.synthetic.builtin import EMOJI3D
+from tether.datasets.synthetic.emoji import is_held_out
 
 QUALITY = 93
 

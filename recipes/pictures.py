@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from common import CAPTIONS, DATA, SIZE, training_drawings
-from tether.datasets.emoji import Drawing, caption, compose
+from tether.datasets.synthetic.emoji import Drawing, caption, compose
 
 VARIANTS = {"3d emoji": 40, "flat emoji": 28, "other emoji": 16}
 """Random placements of each drawing."""

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from tether.datasets.emoji import is_held_out
+from tether.datasets.synthetic.emoji import is_held_out
 
 NPM = {
     "fluent": "@lobehub/fluent-emoji-3d@1.1.0",

@@ -15,10 +15,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tether.annotators import annotate
     from tether.base import Base, ControlNet, load_base
     from tether.control import ControlledBlock, Injection
     from tether.errors import TetherError
+    from tether.kinds import annotate
     from tether.sampling import Pipeline
 
 __all__ = [
@@ -41,7 +41,7 @@ _HOMES = {
     "Injection": "tether.control",
     "Pipeline": "tether.sampling",
     "TetherError": "tether.errors",
-    "annotate": "tether.annotators",
+    "annotate": "tether.kinds",
     "load_base": "tether.base",
 }
 

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tether.annotators import annotate
 from tether.datasets import samples
 from tether.datasets.build import build_dataset
 from tether.datasets.check import check_dataset, open_dataset, show_dataset
 from tether.datasets.manifest import hash_file
 from tether.errors import TetherError
+from tether.kinds import annotate
 
 from .conftest import as_folder, picture, png, triples
 

@@ -15,9 +15,9 @@ from PIL import Image
 
 from tether.base import Base
 from tether.datasets.build import build_dataset
-from tether.datasets.cache import Cache, _encode_captions, build_cache, check_cache
-from tether.datasets.cached import CachedSamples
-from tether.datasets.crops import may_flip
+from tether.datasets.latents.cache import Cache, _encode_captions, build_cache, check_cache
+from tether.datasets.latents.cached import CachedSamples
+from tether.datasets.latents.crops import may_flip
 from tether.errors import TetherError
 from tether.images import fit_condition
 

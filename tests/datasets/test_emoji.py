@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tether.datasets.emoji import BACKGROUNDS, Drawing, caption, compose
+from tether.datasets.synthetic.emoji import BACKGROUNDS, Drawing, caption, compose
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tether.datasets.scenes import (
+from tether.datasets.synthetic.scenes import (
     CLASS_NAMES,
     COLOURS,
     JOINTS,
@@ -24,8 +24,8 @@ from tether.datasets.scenes import (
     render,
     sample_scene,
 )
-from tether.datasets.scenes.mannequin import joints
-from tether.datasets.scenes.solids import Capsule, Cone, Cube, Cylinder, Solid, Sphere, Torus
+from tether.datasets.synthetic.scenes.mannequin import joints
+from tether.datasets.synthetic.scenes.solids import Capsule, Cone, Cube, Cylinder, Solid, Sphere, Torus
 
 Array = np.ndarray
 SIZE = 128

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tether.datasets.circles import COLOURS, draw_circle
-from tether.datasets.emoji import is_held_out
 from tether.datasets.samples import Picture, Rejected, Sample
 from tether.datasets.sources import open_source
+from tether.datasets.synthetic.circles import COLOURS, draw_circle
+from tether.datasets.synthetic.emoji import is_held_out
 from tether.errors import TetherError
 
 from .conftest import as_folder, as_imagefolder, as_tar, picture, png, triples

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from tether.annotators import annotate
 from tether.errors import TetherError
 from tether.evaluation.edges import canny_obedience, edge_f1, middle_lines
 from tether.evaluation.obedience import obedience_metric
+from tether.kinds import annotate
 
 
 def points(*at: tuple[int, int]) -> np.ndarray:

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tether.base import load_base
-from tether.base.convert import convert
 from tether.base.single_file import parts_of_file
+from tether.conversion import convert
 from tether.errors import TetherError
 
 from .layouts import (

@@ -13,9 +13,9 @@ from diffusers.loaders import single_file_utils as oracle
 from safetensors.torch import save_file
 
 from tether.base import Base, ControlNet, load_base
-from tether.base.control_file import control_of
-from tether.base.convert import convert
 from tether.base.single_file import parts_of_file
+from tether.control.files import control_of
+from tether.conversion import convert
 from tether.errors import TetherError
 
 from .layouts import (
@@ -203,7 +203,7 @@ def test_shuffle_pools_over_space_and_the_others_do_not(tmp_path: Path) -> None:
     ],
 )
 def test_the_kind_is_guessed_from_the_names_people_know(name: str, kind: str | None) -> None:
-    from tether.base.control_file import guess_kind
+    from tether.control.files import guess_kind
 
     assert guess_kind(Path(name).name.removesuffix(".pth").removesuffix(".safetensors")) == kind
 

@@ -30,8 +30,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 import tether
 from tether.base import Base, ControlNet
-from tether.base.clip_vocabulary import clip_tokenizer
 from tether.control import predict_noise
+from tether.formats.clip_vocabulary import clip_tokenizer
 from tether.sampling import make_scheduler
 
 PROMPT, NEGATIVE = "a red cube on a grey floor", "blurry"

@@ -29,7 +29,7 @@ from tether.base import Base, ControlNet
 from tether.errors import TetherError
 from tether.images import to_pixels
 from tether.sampling import SCHEDULERS, make_scheduler
-from tether.sampling.schedulers import set_steps
+from tether.sampling.samplers import set_steps
 
 PROMPT, NEGATIVE = "a red cube", "blurry"
 

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tether.base import ControlNet, load_base
-from tether.base.convert import convert
+from tether.conversion import convert
 from tether.datasets.build import build_dataset
 from tether.errors import TetherError
 from tether.sampling import Pipeline

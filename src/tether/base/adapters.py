@@ -20,10 +20,10 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLP
 from torch import Tensor
 
 from tether.base.base import Base
-from tether.base.checkpoints import Checkpoint, open_checkpoint
-from tether.base.hub import find
-from tether.base.landing import cast
 from tether.errors import TetherError
+from tether.files.checkpoints import Checkpoint, open_checkpoint
+from tether.files.hub import find
+from tether.files.materialize import cast
 
 __all__ = ["MultiwordTokenizer", "add_embedding", "add_lora"]
 

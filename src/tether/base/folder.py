@@ -7,7 +7,6 @@ Weights are taken from safetensors where there are any (one file, or shards and 
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -17,65 +16,21 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPTokenizer, PreTrainedTokenizerBase
 
-from tether.base.checkpoints import Checkpoint, open_checkpoint, open_shards
-from tether.base.clip_vocabulary import clip_tokenizer
-from tether.base.layouts.vae import modern_names
 from tether.base.parts import Part, Parts
-from tether.base.recognise import FAMILY_WORDS
 from tether.errors import TetherError
+from tether.files.checkpoints import open_checkpoint
+from tether.files.folder import read_json, weights_of_folder
+from tether.formats.clip_vocabulary import clip_tokenizer
+from tether.formats.recognize import FAMILY_WORDS
+from tether.formats.vae import modern_names
 
-__all__ = ["RELEASED_ONLY", "is_base_folder", "part_of_folder", "parts_of_folder", "read_json", "weights_of_folder"]
+__all__ = ["RELEASED_ONLY", "part_of_folder", "parts_of_folder"]
 
 RELEASED_ONLY = "released_only.safetensors"
 """Beside the networks: tensors of the released layout that nothing uses, so that converting back loses nothing."""
 
-STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 CLIP_END = 49407
 """CLIP's token for the end of a text."""
-MAX_JSON = 4 * 2**20
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        TetherError: where there is none.
-    """
-    try:
-        if path.stat().st_size > MAX_JSON:
-            raise TetherError(f"{path} has {path.stat().st_size:,} bytes: no settings are that long")
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise TetherError(f"{path.parent} has no {path.name}: it is no whole diffusers folder") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise TetherError(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise TetherError(f"{path} holds no settings: expected a JSON object")
-    return content
-
-
-def is_base_folder(folder: Path) -> bool:
-    """Whether this is the folder of a whole base."""
-    return (folder / "model_index.json").is_file()
-
-
-def weights_of_folder(folder: Path) -> Checkpoint:
-    """The weights of one network's folder.
-
-    Raises:
-        TetherError: where there are none, or they are damaged.
-    """
-    for stem in STEMS:
-        for variant in ("", ".fp16", ".bf16"):
-            if (file := folder / f"{stem}{variant}.safetensors").is_file():
-                return open_checkpoint(file)
-            if (index := folder / f"{stem}.safetensors.index{variant}.json").is_file():
-                return open_shards(index)
-    for stem in STEMS:
-        for variant in ("", ".fp16"):
-            if (file := folder / f"{stem}{variant}.bin").is_file():
-                return open_checkpoint(file)
-    raise TetherError(f"{folder} has no weights: expected {STEMS[0]}.safetensors or {STEMS[1]}.safetensors in it")
 
 
 def part_of_folder(folder: Path) -> Part:

@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 
 from tether.base.base import Base
-from tether.base.folder import is_base_folder, part_of_folder, parts_of_folder
-from tether.base.hub import find
+from tether.base.folder import part_of_folder, parts_of_folder
 from tether.base.parts import Part, Parts
 from tether.base.single_file import parts_of_file, vae_of_file
 from tether.errors import TetherError
+from tether.files.folder import is_base_folder
+from tether.files.hub import find
 from tether.weights import shipped
 
 __all__ = ["base_parts", "load_base"]

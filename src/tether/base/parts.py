@@ -25,15 +25,12 @@ from transformers import (
 )
 
 from tether.base.base import Base
-from tether.base.landing import check_fits_network, land
 from tether.errors import TetherError
+from tether.files.materialize import check_fits_network, land
+from tether.formats.measures import check_measures
 
-__all__ = ["Part", "Parts", "check_measures", "make_network"]
+__all__ = ["Part", "Parts", "make_network"]
 
-MAX_DEPTH = 100
-MAX_SIDE = 2**20
-MAX_BLOCKS = 1000
-"""Of one half of a network: SDXL has 3 levels of 2 x 10."""
 
 NO_NETWORK = (
     ValueError,
@@ -76,37 +73,6 @@ def make_network(config: Mapping[str, Any], what: str) -> nn.Module:
         line = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise TetherError(f"{what} has settings that describe no network: {line[:160]}") from None
     raise TetherError(f"{what} is a {kind}: that is no part of Stable Diffusion 1.x, 2.x or XL")
-
-
-def check_measures(config: Mapping[str, Any], what: str) -> None:
-    """Refuses settings that no network has, before something of that size is made.
-
-    Raises:
-        TetherError: naming the setting.
-    """
-    most = {name: _largest(value) for name, value in config.items()}
-    for name, (largest, length) in most.items():
-        if largest > (MAX_DEPTH if "layers" in name else MAX_SIDE) or length > MAX_DEPTH:
-            raise TetherError(f"{what} has settings that describe no network: {name} is {str(config[name])[:60]}")
-    levels = most.get("block_out_channels", (0, 1))[1]
-    layers, depth = (most.get(name, (1, 1))[0] for name in ("layers_per_block", "transformer_layers_per_block"))
-    if levels * layers * depth > MAX_BLOCKS:
-        raise TetherError(f"{what} has settings that describe no network: {levels} levels of {layers} x {depth} layers")
-
-
-def _largest(value: Any) -> tuple[int, int]:
-    """The largest whole number anywhere in a setting, and how many values it holds."""
-    largest, length, left = 1, 0, [value]
-    while left:
-        one = left.pop()
-        if isinstance(one, (list, tuple)):
-            left += one
-        elif isinstance(one, dict):
-            left += one.values()
-        else:
-            length += 1
-            largest = max(largest, one) if isinstance(one, int) else largest
-    return largest, length
 
 
 @dataclass

@@ -10,8 +10,6 @@ of a family and ships with Tether. Every tensor of the file is accounted for: us
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,48 +17,19 @@ from typing import Any
 
 from torch import Tensor
 
-from tether.base.checkpoints import open_checkpoint
-from tether.base.clip_vocabulary import clip_tokenizer
-from tether.base.folder import read_json
-from tether.base.layouts import to_diffusers
-from tether.base.layouts.text import clip_pairs, open_clip_layers, open_clip_pairs, text_config
-from tether.base.layouts.unet import unet_pairs
-from tether.base.layouts.vae import modern_names, vae_config, vae_pairs
 from tether.base.parts import Part, Parts
-from tether.base.recognise import UNET, Recognised, prediction_of, recognise
 from tether.errors import TetherError
+from tether.files.checkpoints import open_checkpoint
+from tether.files.folder import read_json
+from tether.formats.clip_vocabulary import clip_tokenizer
+from tether.formats.families import DROPPED, LAST_OF_SD2, UNUSED, UNUSED_IN_SD2, VAE, family_settings
+from tether.formats.names import to_diffusers
+from tether.formats.recognize import UNET, Recognised, prediction_of, recognise
+from tether.formats.text import clip_pairs, open_clip_layers, open_clip_pairs, text_config
+from tether.formats.unet import unet_pairs
+from tether.formats.vae import modern_names, vae_config, vae_pairs
 
-__all__ = ["family_settings", "parts_of_file", "vae_of_file"]
-
-VAE = "first_stage_model."
-BASE_PREFIXES = (UNET, VAE, "cond_stage_model.", "conditioner.", "model_ema.")
-"""What the names of a released base's tensors begin with."""
-LAST_OF_SD2 = 24
-"""Layers of SD 2.x's text encoder, of which the last is not used."""
-
-DROPPED = {
-    "model_ema.": "the running average of the denoiser (EMA)",
-    "first_stage_model.loss.": "the autoencoder's training loss",
-    "first_stage_model.model_ema.": "the running average of the autoencoder",
-    "control_model.": "a ControlNet",
-}
-"""Prefix -> what it is: left out, and said."""
-
-UNUSED = re.compile(
-    r"betas|alphas_cumprod(_prev)?|sqrt_.*|log_one_minus_alphas_cumprod|posterior_.*|lvlb_weights|logvar|scale_factor"
-    r"|denoiser\.sigmas|v_pred|ztsnr"
-    r"|.*\.logit_scale|.*\.position_ids|.*\.attn_mask"
-    r"|(cond_stage_model|conditioner\.embedders\.0)\.(transformer\.)?text_projection(\.weight)?"
-)
-"""Names of tensors that belong to the released layout and that nothing reads: kept when a base is converted."""
-
-UNUSED_IN_SD2 = re.compile(r"cond_stage_model\.model\.(text_projection|transformer\.resblocks\.\d+\..*)")
-"""Its text encoder's last layer and projection."""
-
-
-def family_settings(family: str) -> dict[str, Any]:
-    """What is the same for all models of a family: "unet", "vae", "scheduler", "index", "words"."""
-    return json.loads((Path(__file__).parent / "configs" / f"{family}.json").read_text())
+__all__ = ["parts_of_file", "vae_of_file"]
 
 
 def parts_of_file(path: Path, *, vae: Part | None = None, prediction_type: str | None = None) -> Parts:

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from tether.annotators import AS_THEY_ARE, annotator, annotator_names
-from tether.annotators import annotate as find
 from tether.errors import TetherError
+from tether.kinds import AS_THEY_ARE, annotator, annotator_names
+from tether.kinds import annotate as find
 
 __all__ = ["annotate"]
 

@@ -45,7 +45,7 @@ def convert(
         raise TetherError(f"--prediction-type {prediction_type}: choose epsilon or v_prediction")
     import torch
 
-    from tether.base.convert import convert as write
+    from tether.conversion import convert as write
 
     done = write(
         source,

@@ -368,8 +368,8 @@ def _condition(
     picture: Image.Image, kind: str | None, size: tuple[int, int], fit_rule: FitRule
 ) -> tuple[Image.Image, Image.Image]:
     """A source and its condition, both fitted to a size; without a kind the source is the condition."""
-    from tether.annotators import annotate
     from tether.images import fit, fit_condition, inner_size
+    from tether.kinds import annotate
 
     if kind is None:
         condition = fit_condition(picture, *size, fit_rule)

@@ -23,7 +23,7 @@ def info() -> None:
     """Show versions, the device, and the shipped weights."""
     import torch
 
-    from tether.annotators import annotator_names
+    from tether.kinds import annotator_names
     from tether.weights import shipped, shipped_controls
 
     for name in PACKAGES:

@@ -10,7 +10,7 @@ from tether.control.block import ControlledBlock, attach, attached, detach
 from tether.control.controlnet import AddedConditions, ControlNet, predict_noise
 from tether.control.hint import HintEncoder
 from tether.control.injection import Control, Injection, combine
-from tether.control.residuals import Residuals
+from tether.control.signal import Residuals
 from tether.control.zero import ZeroConv2d, ZeroLinear
 
 __all__ = [

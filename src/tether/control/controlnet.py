@@ -38,7 +38,7 @@ from tether.control.architecture import (
     skip_channels,
 )
 from tether.control.hint import HintEncoder, HintVariant
-from tether.control.residuals import Residuals
+from tether.control.signal import Residuals
 from tether.control.zero import ZeroConv2d
 from tether.errors import TetherError
 

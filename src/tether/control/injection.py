@@ -32,7 +32,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from tether.control.residuals import Residuals
+from tether.control.signal import Residuals
 from tether.errors import TetherError
 
 __all__ = ["Control", "Injection", "Sides", "Weighting", "combine"]

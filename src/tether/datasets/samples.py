@@ -16,9 +16,9 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from tether.annotators import annotate, annotator
 from tether.errors import TetherError
 from tether.images import fit, fit_condition, open_image, to_rgb
+from tether.kinds import annotate, annotator
 
 __all__ = ["Picture", "Preparation", "Prepared", "Reason", "Rejected", "Sample", "encode", "prepare"]
 

@@ -18,10 +18,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from tether.annotators.canny import edge_map
-from tether.annotators.scribble import scribble_map
 from tether.errors import TetherError
 from tether.images import fit_condition
+from tether.kinds.canny import edge_map
+from tether.kinds.scribble import scribble_map
 
 __all__ = ["canny_obedience", "edge_f1", "middle_lines", "scribble_obedience"]
 

@@ -21,8 +21,8 @@ from tether.base import Base, ControlNet, TextStates
 from tether.control import Injection
 from tether.errors import TetherError
 from tether.images import FitRule, fit, fit_condition, from_pixels, to_condition, to_pixels
-from tether.sampling.denoise import Conditions, Inpainting, Step, denoise, initial_noise, start_from
-from tether.sampling.schedulers import make_scheduler, set_steps
+from tether.sampling.loop import Conditions, Inpainting, Step, denoise, initial_noise, start_from
+from tether.sampling.samplers import make_scheduler, set_steps
 
 __all__ = ["Pipeline"]
 

@@ -19,7 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from tether.control import Injection
 from tether.errors import TetherError
 from tether.images import open_image, read_metadata
-from tether.sampling.denoise import Step
+from tether.sampling.loop import Step
 from tether.sampling.pipeline import Pipeline
 
 __all__ = ["METADATA_KEY", "ControlRequest", "Request", "read_request"]

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from tether.base import Base
 from tether.datasets.build import build_dataset
-from tether.datasets.cache import build_cache
-from tether.datasets.cached import CachedSamples
+from tether.datasets.latents.cache import build_cache
+from tether.datasets.latents.cached import CachedSamples
 from tether.datasets.manifest import digest, read_manifest
 from tether.errors import TetherError
 from tether.images import from_pixels

@@ -27,9 +27,9 @@ from accelerate.utils import set_seed
 
 from tether.base import Base, ControlNet, load_base
 from tether.base.base import cast_quietly
-from tether.base.landing import check_fits_network
 from tether.errors import TetherError
 from tether.evaluation.obedience import obedience_metric
+from tether.files.materialize import check_fits_network
 from tether.training.checkpoints import list_checkpoints, read_checkpoint
 from tether.training.config import CONFIG, TrainConfig
 from tether.training.data import open_data

@@ -1,0 +1,58 @@
+"""A folder in diffusers' layout: its JSON settings and the weights of one network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tether.errors import TetherError
+from tether.files.checkpoints import Checkpoint, open_checkpoint, open_shards
+
+__all__ = ["is_base_folder", "read_json", "weights_of_folder"]
+
+STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
+MAX_JSON = 4 * 2**20
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        TetherError: where there is none.
+    """
+    try:
+        if path.stat().st_size > MAX_JSON:
+            raise TetherError(f"{path} has {path.stat().st_size:,} bytes: no settings are that long")
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise TetherError(f"{path.parent} has no {path.name}: it is no whole diffusers folder") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise TetherError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise TetherError(f"{path} holds no settings: expected a JSON object")
+    return content
+
+
+def is_base_folder(folder: Path) -> bool:
+    """Whether this is the folder of a whole base."""
+    return (folder / "model_index.json").is_file()
+
+
+def weights_of_folder(folder: Path) -> Checkpoint:
+    """The weights of one network's folder.
+
+    Raises:
+        TetherError: where there are none, or they are damaged.
+    """
+    for stem in STEMS:
+        for variant in ("", ".fp16", ".bf16"):
+            if (file := folder / f"{stem}{variant}.safetensors").is_file():
+                return open_checkpoint(file)
+            if (index := folder / f"{stem}.safetensors.index{variant}.json").is_file():
+                return open_shards(index)
+    for stem in STEMS:
+        for variant in ("", ".fp16"):
+            if (file := folder / f"{stem}{variant}.bin").is_file():
+                return open_checkpoint(file)
+    raise TetherError(f"{folder} has no weights: expected {STEMS[0]}.safetensors or {STEMS[1]}.safetensors in it")

@@ -1,0 +1,114 @@
+"""Names on the Hugging Face hub -> files here.
+
+    owner/name                       a diffusers folder
+    owner/name/path/file.safetensors one file of a repository
+    ...@revision                     a branch, tag or commit; `main` where nothing is said
+
+Everything goes through huggingface_hub, which keeps its cache (HF_HOME), token (HF_TOKEN), mirror (HF_ENDPOINT) and
+offline switch (HF_HUB_OFFLINE). What is on this machine already comes first: a folder of that name is not looked for on
+the hub.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from tether.errors import TetherError
+from tether.files.checkpoints import SUFFIXES
+
+__all__ = ["find"]
+
+NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(?P<file>/[\w./ -]+)?(@(?P<revision>[\w./-]+))?")
+SETTINGS = ["*.json", "*.txt", "*.model"]
+PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
+NOT_NEEDED = ["safety_checker/*", "feature_extractor/*", "*onnx*", "*openvino*", "*flax*", "*non_ema*", "*.msgpack"]
+
+
+def find(ref: str | Path, what: str, revision: str | None = None, *, any_file: bool = False) -> Path:
+    """The path of a file or folder, downloaded where it is a name on the hub.
+
+    Args:
+        ref: a path, or a name on the hub.
+        what: "base" or "control", for messages.
+        revision: a branch, tag or commit; goes before one in `ref`.
+        any_file: fetch weights of any name from a repository that is no diffusers folder.
+
+    Raises:
+        TetherError: where it is neither, or the hub does not give it.
+    """
+    try:
+        path = Path(ref).expanduser()
+        if str(ref) and path.exists():
+            return path
+    except (OSError, RuntimeError):  # a name too long for a file, or a ~user who is not
+        pass
+    name = NAME.fullmatch(str(ref))
+    if name is None or str(ref).startswith((".", "/")) or (name["file"] or "").endswith("/"):
+        raise TetherError(f"no {what} at {ref}: there is no such file or folder, and it is no name on the hub")
+    if name["file"] is None and name["repo"].endswith(SUFFIXES):
+        raise TetherError(f"no {what} at {ref}: there is no such file")
+    revision = revision or name["revision"]
+    try:
+        if name["file"] is not None:
+            return Path(hf_hub_download(name["repo"], name["file"].strip("/"), revision=revision))
+        return _folder(name["repo"], any_file, revision)
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled):
+        reason = "it is not in the cache, and the hub cannot be reached (or HF_HUB_OFFLINE is set)"
+    except GatedRepoError:
+        reason = "its owner asks you to accept terms: do so on its page, and log in with hf auth login"
+    except RepositoryNotFoundError:
+        reason = "the hub has no such repository, or it is private (log in with hf auth login)"
+    except RevisionNotFoundError:
+        reason = f"it has no revision {revision}"
+    except EntryNotFoundError:
+        reason = "the repository has no such file"
+    except HFValidationError:
+        reason = "that is no name on the hub"
+    except Exception as error:  # whatever the HTTP library under huggingface_hub raises
+        reason = f"the hub does not answer ({str(error).splitlines()[0][:120] if str(error) else type(error).__name__})"
+    raise TetherError(f"no {what} at {ref}: there is no such file or folder here, and {reason}")
+
+
+def _folder(repo: str, any_file: bool, revision: str | None) -> Path:
+    """A snapshot with settings and weights, of the weights no more than one kind."""
+    folder = _snapshot(repo, revision, SETTINGS, [])
+    if (folder / "model_index.json").is_file():
+        # A base's weights are in folders: the single files at the top of many repositories are another 10 GB.
+        stem = "*/*"
+    elif (folder / "config.json").is_file():
+        stem = "diffusion_pytorch_model*"
+    elif any_file:
+        stem = "*"
+    else:
+        return folder  # whoever opens it says what is not there
+    for ending, also_not in ((".safetensors", ["*.fp16.*", "*.bf16.*"]), (".safetensors", []), (".bin", [])):
+        folder = _snapshot(repo, revision, [*SETTINGS, f"{stem}{ending}"], also_not)
+        networks = [folder / part for part in PARTS if (folder / part).is_dir()] if stem == "*/*" else [folder]
+        if all(any(network.glob(f"*{ending}")) for network in networks):
+            break
+    return folder
+
+
+def _snapshot(repo: str, revision: str | None, wanted: list[str], not_wanted: list[str]) -> Path:
+    """What of a repository has these names; without a network, what there is of it in the cache."""
+    try:
+        found = snapshot_download(
+            repo, revision=revision, allow_patterns=wanted, ignore_patterns=[*NOT_NEEDED, *not_wanted]
+        )
+    except LocalEntryNotFoundError as error:
+        found = getattr(error, "snapshot_path", None)  # some of it was fetched before, by another program maybe
+        if found is None:
+            raise
+    return Path(found)

@@ -1,0 +1,165 @@
+"""Weights are written whole or not at all.
+
+Everything goes to a neighbour of the target under another name, is flushed to the disk, and then takes the target's
+name, in one step of the file system. A disk that fills up, or a process that is killed, leaves the target as it was.
+Only a folder takes two steps to replace: killed just between them, the old one is left as `.NAME.XXXX/old` beside it.
+
+A safetensors file is written tensor by tensor, each cast on its way, so that writing takes the memory of one tensor.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tether.errors import TetherError
+from tether.files.materialize import FilePages, cast
+
+__all__ = ["replacing", "write_json", "write_safetensors", "write_tokenizer", "write_torch"]
+
+CODES = {
+    torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
+    torch.bool: "BOOL", torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
+}  # fmt: skip
+
+
+SETTINGS = ("config.json", "model_index.json")
+"""What the folder of a network or of a base has one of."""
+
+
+@contextmanager
+def replacing(target: Path, *, force: bool) -> Iterator[Path]:
+    """A temporary path beside `target`: what is there at the end of the block becomes `target`, all of it or nothing.
+
+    Args:
+        target: a file or a folder to be.
+        force: replace what is there.
+
+    Raises:
+        TetherError: where `target` exists and `force` is false, or is a folder but no model's, or writing fails (the
+            disk is full).
+    """
+    if target.exists() and not force:
+        raise TetherError(f"{target} exists: use --force to replace it")
+    if target.is_dir() and any(target.iterdir()) and not any((target / name).is_file() for name in SETTINGS):
+        raise TetherError(f"{target} is a folder that holds other things than a model: it is not replaced")
+    room = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        room = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        part = room / target.name
+        yield part
+        _flush(part)
+        if target.is_dir():
+            os.replace(target, room / "old")
+        os.replace(part, target)
+        _flush(target.parent, within=False)
+    except OSError as error:
+        raise TetherError(f"{target} cannot be written: {error.strerror or error}") from None
+    finally:
+        if room is not None:
+            if (room / "old").exists() and not target.exists():
+                os.replace(room / "old", target)
+            shutil.rmtree(room, ignore_errors=True)
+
+
+def write_safetensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    dtype: torch.dtype | None = None,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    give_back: bool = False,
+) -> int:
+    """Writes tensors in the order of their names, and returns how many bytes the file has.
+
+    Args:
+        path: the file; no file may be there.
+        tensors: their numbers are checked.
+        dtype: what those of floating point are cast to; None leaves each as it is.
+        metadata: strings to go with them.
+        give_back: give the pages of mapped tensors back once they are written. Only for tensors that nobody has
+            changed since they were opened: a page that is given back is read from its file again.
+
+    Raises:
+        TetherError: where a tensor is broken or does not fit the type.
+        OSError: where the file cannot be written.
+    """
+    # The widest first keeps every tensor aligned to its own type.
+    types = {name: dtype if dtype and tensor.is_floating_point() else tensor.dtype for name, tensor in tensors.items()}
+    names = sorted(tensors, key=lambda name: (-types[name].itemsize, name))
+    table: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
+    place = 0
+    for name in names:
+        size = tensors[name].numel() * types[name].itemsize
+        table[name] = {
+            "dtype": CODES[types[name]],
+            "shape": list(tensors[name].shape),
+            "data_offsets": [place, place + size],
+        }
+        place += size
+    header = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)
+    pages = FilePages()
+    with path.open("xb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        for name in names:
+            tensor = cast(tensors[name].detach(), dtype, name, "the source").cpu().contiguous()
+            if tensor.numel():
+                file.write(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))  # type: ignore[arg-type]
+            if give_back:
+                pages.give_back(tensors[name])
+    return 8 + len(header) + place
+
+
+def write_torch(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> int:
+    """Writes PyTorch's zip file of `{"state_dict": tensors}`, as the released files are; otherwise as above."""
+    content = {}
+    for name in sorted(tensors):
+        tensor = cast(tensors[name].detach(), dtype, name, "the source").cpu()
+        # A view would take its whole storage along.
+        whole = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+        content[name] = tensor if whole else tensor.clone(memory_format=torch.contiguous_format)
+    try:
+        torch.save({"state_dict": content}, path)
+    except RuntimeError as error:  # PyTorch's writer of zip files reports a full disk so
+        raise OSError(f"the disk may be full ({str(error).splitlines()[0][:120]})") from None
+    return path.stat().st_size
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON that people can read, its folder first where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def _flush(path: Path, within: bool = True) -> None:
+    """Waits until a file, or a folder's list of files and all that is within it, is on the disk."""
+    for each in [path, *(path.rglob("*") if within else ())]:
+        if each.is_dir() and os.name == "nt":
+            continue  # Windows opens no folders
+        descriptor = os.open(each, os.O_RDONLY if each.is_dir() or os.name != "nt" else os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_tokenizer(folder: Path, tokenizer: Any) -> None:
+    """A tokenizer's folder, with the two files of old beside the new one: programs before transformers 5 read those."""
+    tokenizer.save_pretrained(folder)
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    pairs = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8")
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs, ""]), encoding="utf-8")

@@ -1,0 +1,103 @@
+"""The text encoders' tensors: CLIP as transformers names it, inside a released file, and OpenCLIP.
+
+    released, CLIP (SD 1.x, SDXL's first)      as transformers has it, under a prefix
+    released, OpenCLIP (SD 2.x, SDXL's second) transformers
+    token_embedding.weight                     text_model.embeddings.token_embedding.weight
+    positional_embedding                       text_model.embeddings.position_embedding.weight
+    transformer.resblocks.N.ln_1, .ln_2        text_model.encoder.layers.N.layer_norm1, .layer_norm2
+    transformer.resblocks.N.attn.in_proj_*     text_model.encoder.layers.N.self_attn.{q,k,v}_proj.*, one above the other
+    transformer.resblocks.N.attn.out_proj      text_model.encoder.layers.N.self_attn.out_proj
+    transformer.resblocks.N.mlp.c_fc, .c_proj  text_model.encoder.layers.N.mlp.fc1, .fc2
+    ln_final                                   text_model.final_layer_norm
+    text_projection (in, out)                  text_projection.weight (out, in)
+
+SD 2.x reads the states before the last layer: its files hold 24 layers and it uses 23, and no projection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import count
+from typing import Any
+
+from torch import Tensor
+
+from tether.errors import TetherError
+from tether.formats.names import Pair
+
+__all__ = ["clip_pairs", "open_clip_layers", "open_clip_pairs", "text_config"]
+
+TOKENS = 49408
+"""Entries of CLIP's vocabulary, the only one that Stable Diffusion's text encoders have."""
+
+LAYER = {
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "self_attn.out_proj": "attn.out_proj",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+}
+WHOLE = {
+    "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
+    "text_model.embeddings.position_embedding.weight": "positional_embedding",
+    "text_model.final_layer_norm.weight": "ln_final.weight",
+    "text_model.final_layer_norm.bias": "ln_final.bias",
+}
+
+
+def clip_pairs(names: Iterable[str], bare: bool = False) -> list[Pair]:
+    """The pairs for CLIP, whose names are the same; `bare` where a file leaves out "text_model."."""
+    return [Pair(name.removeprefix("text_model.") if bare else name, (name,)) for name in names]
+
+
+def open_clip_pairs(layers: int, projection: bool) -> list[Pair]:
+    """The pairs for OpenCLIP with that many layers, with or without the projection."""
+    pairs = [Pair(released, (name,)) for name, released in WHOLE.items()]
+    for n in range(layers):
+        ours, theirs = f"text_model.encoder.layers.{n}.", f"transformer.resblocks.{n}."
+        for parameter in ("weight", "bias"):
+            pairs += [Pair(f"{theirs}{b}.{parameter}", (f"{ours}{a}.{parameter}",)) for a, b in LAYER.items()]
+            thirds = tuple(f"{ours}self_attn.{part}_proj.{parameter}" for part in "qkv")
+            pairs.append(Pair(f"{theirs}attn.in_proj_{parameter}", thirds, "thirds"))
+    if projection:
+        pairs.append(Pair("text_projection", ("text_projection.weight",), "transposed"))
+    return pairs
+
+
+def open_clip_layers(tensors: Mapping[str, Tensor], prefix: str) -> int:
+    """How many layers the OpenCLIP encoder below `prefix` has."""
+    return next(n for n in count() if f"{prefix}transformer.resblocks.{n}.ln_1.weight" not in tensors)
+
+
+def text_config(tensors: Mapping[str, Tensor], activation: str) -> dict[str, Any]:
+    """Settings of transformers' CLIP for tensors under its names.
+
+    Raises:
+        TetherError: where they are no text encoder of Stable Diffusion.
+    """
+    words = tensors.get("text_model.embeddings.token_embedding.weight")
+    places = tensors.get("text_model.embeddings.position_embedding.weight")
+    inner = tensors.get("text_model.encoder.layers.0.mlp.fc1.weight")
+    if words is None or places is None or inner is None:
+        raise TetherError("its text encoder is none that Stable Diffusion 1.x, 2.x or XL has")
+    if len(words) != TOKENS:
+        raise TetherError(f"its text encoder knows {len(words):,} tokens: CLIP's vocabulary has {TOKENS:,}")
+    layers = next(n for n in count() if f"text_model.encoder.layers.{n}.layer_norm1.weight" not in tensors)
+    projection = tensors.get("text_projection.weight")
+    width = words.shape[1]
+    return {
+        "architectures": ["CLIPTextModel" if projection is None else "CLIPTextModelWithProjection"],
+        "model_type": "clip_text_model",
+        "vocab_size": TOKENS,
+        "hidden_size": width,
+        "intermediate_size": inner.shape[0],
+        "num_hidden_layers": layers,
+        "num_attention_heads": max(1, width // 64),
+        "max_position_embeddings": len(places),
+        "hidden_act": activation,
+        "projection_dim": width if projection is None else len(projection),
+        "layer_norm_eps": 1e-5,
+        "bos_token_id": TOKENS - 2,
+        "eos_token_id": TOKENS - 1,
+        "pad_token_id": TOKENS - 1 if activation == "quick_gelu" else 0,
+    }

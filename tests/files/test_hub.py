@@ -1,0 +1,157 @@
+"""Names on the hub, without a hub: from the cache, and what is said when they are not in it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tether.base import hub
+from tether.errors import TetherError
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def cached(home: Path, repo: str, folder: Path, revision: str = "main") -> None:
+    """Puts a folder where huggingface_hub keeps what it downloaded."""
+    place = home / "hub" / f"models--{repo.replace('/', '--')}"
+    shutil.copytree(folder, place / "snapshots" / COMMIT)
+    (place / "refs").mkdir()
+    (place / "refs" / revision).write_text(COMMIT)
+
+
+def offline(home: Path, program: str) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    env.pop("HF_HUB_CACHE", None)
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env)
+
+
+def test_a_base_in_the_cache_opens_offline_at_its_revision(tiny_folder: Path, tmp_path: Path) -> None:
+    cached(tmp_path, "someone/tiny", tiny_folder, revision="v2")
+    program = (
+        "from tether.base import load_base\n"
+        "from tether.errors import TetherError\n"
+        "print(load_base('someone/tiny@v2').name, load_base('someone/tiny', revision='v2').source.name)\n"
+        "for name in ('someone/tiny', 'someone/other'):\n"
+        "    try:\n"
+        "        load_base(name)\n"
+        "    except TetherError as error:\n"
+        "        print(error)\n"
+    )
+    run = offline(tmp_path, program)
+    assert run.returncode == 0, run.stderr
+    lines = run.stdout.splitlines()
+    assert lines[0] == f"someone/tiny@v2 {COMMIT}"
+    assert len(lines) == 3
+    assert all("not in the cache" in line for line in lines[1:])
+
+
+def test_one_file_of_a_repository_is_found_in_the_cache(tmp_path: Path) -> None:
+    (tmp_path / "repo" / "deep").mkdir(parents=True)
+    (tmp_path / "repo" / "deep" / "control canny.safetensors").write_bytes(b"x" * 20)
+    cached(tmp_path, "someone/controls", tmp_path / "repo")
+    program = (
+        "from tether.files.hub import find\n"
+        "print(find('someone/controls/deep/control canny.safetensors', 'control').read_bytes().decode())\n"
+    )
+    assert offline(tmp_path, program).stdout == "x" * 20 + "\n"
+
+
+def test_what_is_here_comes_before_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    assert hub.find("owner/name", "base") == Path("owner/name")
+
+
+@pytest.mark.parametrize(
+    "ref", ["/nowhere/at/all", "./nowhere", "../x/y", "one", "a/b.safetensors", "a/b/", "a//b", ""]
+)
+def test_what_is_neither_a_path_nor_a_name_never_reaches_the_hub(ref: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def reached(*_: object, **__: object) -> None:
+        raise AssertionError("asked the hub")
+
+    monkeypatch.setattr(hub, "snapshot_download", reached)
+    monkeypatch.setattr(hub, "hf_hub_download", reached)
+    with pytest.raises(TetherError, match="no base at"):
+        hub.find(ref, "base")
+
+
+def snapshots(repository: dict[str, str], home: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Stands in for the hub: puts what is asked for into a folder, and lists it."""
+    from huggingface_hub.utils import filter_repo_objects
+
+    fetched: list[str] = []
+
+    def download(repo: str, *, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+        names = filter_repo_objects(repository, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns)
+        for name in names:
+            if not (home / name).exists():
+                (home / name).parent.mkdir(parents=True, exist_ok=True)
+                (home / name).write_text(repository[name])
+                fetched.append(name)
+        return str(home)
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    return fetched
+
+
+def files(*names: str) -> dict[str, str]:
+    return dict.fromkeys(names, "{}")
+
+
+BASE = files("model_index.json", "unet/config.json", "vae/config.json", "text_encoder/config.json", "big.safetensors")
+
+
+@pytest.mark.parametrize("what", ["base", "model", "autoencoder"])
+def test_of_a_base_the_weights_of_its_parts_are_fetched_once_and_no_single_file(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = files("unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors")
+    wanted |= files("text_encoder/model.safetensors")
+    unwanted = files("unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.bin")
+    fetched = snapshots(BASE | wanted | unwanted, tmp_path, monkeypatch)
+    hub.find("someone/base", what)
+    assert sorted(fetched) == sorted({**BASE, **wanted}.keys() - {"big.safetensors"})
+
+
+def test_a_part_that_has_only_pytorch_files_is_fetched_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mixed = files("unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.bin")
+    fetched = snapshots(BASE | mixed | files("text_encoder/model.fp16.safetensors"), tmp_path, monkeypatch)
+    hub.find("someone/base", "base")
+    assert set(mixed) <= set(fetched)
+    assert "text_encoder/model.fp16.safetensors" in fetched
+
+
+def test_a_collection_of_single_files_is_not_fetched_whole_for_a_control(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched = snapshots(files("README.txt", "canny.safetensors", "depth.safetensors"), tmp_path, monkeypatch)
+    hub.find("someone/collection", "control")
+    assert fetched == ["README.txt"]
+    hub.find("someone/collection", "LoRA", any_file=True)
+    assert "canny.safetensors" in fetched
+
+
+def test_what_another_program_fetched_is_enough_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Incomplete(hub.LocalEntryNotFoundError):
+        snapshot_path = str(tmp_path)
+
+    def download(*_: object, **__: object) -> str:
+        raise Incomplete("some files are missing")
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    assert hub.find("someone/base", "base") == tmp_path
+
+
+def test_a_connection_that_breaks_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(*_: object, **__: object) -> str:
+        raise Exception("the other side\nclosed the connection")
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    with pytest.raises(TetherError, match="does not answer") as caught:
+        hub.find("someone/base", "base")
+    assert len(str(caught.value).splitlines()) == 1
