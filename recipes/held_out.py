@@ -2,8 +2,8 @@
 
     python recipes/held_out.py
 
-Names: 5% of all kept emoji names, chosen by their SHA-256 (`is_held_out` of `tether.datasets.synthetic.emoji`). Scenes: the 500 seeds
-from 1,000,000 on; training scenes have the seeds from 0 on.
+Names: 5% of all kept emoji names, chosen by their SHA-256 (`tether.datasets.synthetic.emoji.is_held_out`).
+Scenes: the 500 seeds from 1,000,000 on; training scenes have the seeds from 0 on.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tether.base import hub
+from tether.files import hub
 from tether.errors import TetherError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

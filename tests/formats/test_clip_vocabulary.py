@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from tether.base import clip_vocabulary
+from tether.formats import clip_vocabulary
 from tether.formats.clip_vocabulary import clip_tokenizer
 
 PUBLISHED = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
