@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tether.files import hub
 from tether.errors import TetherError
+from tether.files import hub
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -101,7 +101,7 @@ class Scenes(Source):
         return f"scene-{index:06d}"
 
     def __getitem__(self, index: int) -> Sample:
-        from tether.datasets import scenes
+        from tether.datasets.synthetic import scenes
 
         spec = scenes.sample_scene(index)
         words = scenes.caption(spec, np.random.default_rng([1, index]))
