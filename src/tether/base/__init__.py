@@ -1,8 +1,19 @@
 """The locked models that Tether steers."""
 
 from tether.base.base import Base
+from tether.base.denoiser import Denoiser, DenoiserSpec, InjectionPoint, UNetDenoiser
 from tether.base.load import load_base
-from tether.base.text import TextStates
+from tether.base.noise import NoiseProcess, noise_process
 from tether.control.opened import ControlNet
 
-__all__ = ["Base", "ControlNet", "TextStates", "load_base"]
+__all__ = [
+    "Base",
+    "ControlNet",
+    "Denoiser",
+    "DenoiserSpec",
+    "InjectionPoint",
+    "NoiseProcess",
+    "UNetDenoiser",
+    "load_base",
+    "noise_process",
+]

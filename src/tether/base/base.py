@@ -16,7 +16,10 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tether.base.text import TextStates, encode_prompts
+from tether.base.denoiser import Denoiser, UNetDenoiser
+from tether.base.noise import NoiseProcess, noise_process
+from tether.base.text import encode_prompts
+from tether.control.conditioning import Conditioning
 
 __all__ = ["Base", "cast_quietly"]
 
@@ -82,6 +85,16 @@ class Base:
         return self
 
     @property
+    def noise(self) -> NoiseProcess:
+        """Its noise process."""
+        return noise_process(self.noise_schedule)
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """Its denoiser, over the network in `unet`."""
+        return UNetDenoiser(self.unet, self.noise, self.latent_factor)
+
+    @property
     def device(self) -> torch.device:
         """Where it computes."""
         return self.execution_device or self.unet.device
@@ -107,7 +120,7 @@ class Base:
         """What the denoiser predicts: "epsilon" or "v_prediction"."""
         return self.noise_schedule.get("prediction_type", "epsilon")
 
-    def encode_prompts(self, prompts: list[str], clip_skip: int = 0) -> TextStates:
+    def encode_prompts(self, prompts: list[str], clip_skip: int = 0) -> Conditioning:
         """B prompts -> text states `(B, T, D)`; see `tether.base.text.encode_prompts`."""
         return encode_prompts(self, prompts, clip_skip)
 

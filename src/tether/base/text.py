@@ -12,34 +12,21 @@ the second encoder's.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from tether.control.conditioning import Conditioning
 from tether.errors import TetherError
 
 if TYPE_CHECKING:
     from tether.base.base import Base
 
-__all__ = ["TextStates", "encode_prompts", "parse_weights", "text_window"]
+__all__ = ["encode_prompts", "parse_weights", "text_window"]
 
 WEIGHTED = re.compile(r"(?<!\\)\(([^()]*):\s*([0-9]*\.?[0-9]+)\s*\)")
 MAX_CHUNKS = 16
-
-
-@dataclass(frozen=True)
-class TextStates:
-    """What the denoiser is told about the prompts.
-
-    Attributes:
-        states: `(B, T, D)`.
-        pooled: `(B, P)`, SDXL's pooled states of the second encoder; None elsewhere.
-    """
-
-    states: Tensor
-    pooled: Tensor | None = None
 
 
 def parse_weights(prompt: str) -> list[tuple[str, float]]:
@@ -109,7 +96,7 @@ def _encode_with(
 
 
 @torch.no_grad()
-def encode_prompts(base: Base, prompts: list[str], clip_skip: int = 0) -> TextStates:
+def encode_prompts(base: Base, prompts: list[str], clip_skip: int = 0) -> Conditioning:
     """Encodes prompts with a base's text encoder (both of them for SDXL).
 
     All prompts get as many chunks as the longest needs, so encode both sides of guidance in one call.
@@ -130,14 +117,14 @@ def encode_prompts(base: Base, prompts: list[str], clip_skip: int = 0) -> TextSt
         layer = None if clip_skip == 0 else -1 - clip_skip
         chunks = _all_chunks(base.tokenizer, base.text_encoder, prompts)
         states, _ = _encode_with(base.text_encoder, chunks, layer, True, base.device)
-        return TextStates(states.to(base.dtype))
+        return Conditioning(states.to(base.dtype))
     layer = -2 - clip_skip
     pairs = (base.tokenizer, base.text_encoder), (base.tokenizer_2, base.text_encoder_2)
     (first, _), (second, pooled) = (
         _encode_with(encoder, _all_chunks(tokenizer, encoder, prompts), layer, False, base.device)
         for tokenizer, encoder in pairs
     )
-    return TextStates(torch.cat([first, second], dim=-1).to(base.dtype), pooled)
+    return Conditioning(torch.cat([first, second], dim=-1).to(base.dtype), pooled)
 
 
 def _check_clip_skip(base: Base, clip_skip: int) -> None:

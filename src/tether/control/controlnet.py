@@ -13,7 +13,7 @@
 | Z(E(·); θz1)   | `controlnet_cond_embedding` (`HintEncoder`)                             |
 | F(·; θc)       | `conv_in`, `down_blocks`, `mid_block` and the embeddings of t and c_t   |
 | Z(·; θz2)      | `controlnet_down_blocks` and `controlnet_mid_block`; 13 in all for SD   |
-| F(·; θ)        | `predict_noise(unet, ...)`, which adds the residuals to the locked UNet |
+| F(·; θ)        | `tether.base.UNetDenoiser`, which adds the signal to the locked U-Net   |
 
 Parameter names are those of ``diffusers.ControlNetModel``.
 """
@@ -37,18 +37,18 @@ from tether.control.architecture import (
     config_of_unet,
     skip_channels,
 )
+from tether.control.conditioning import Conditioning
+from tether.control.control import Control, register
 from tether.control.hint import HintEncoder, HintVariant
-from tether.control.signal import Residuals
+from tether.control.signal import Signal
 from tether.control.zero import ZeroConv2d
 from tether.errors import TetherError
 
-__all__ = ["AddedConditions", "ControlNet", "predict_noise"]
-
-AddedConditions = Mapping[str, Tensor]
-"""What some UNets take besides text: SDXL's "text_embeds" (B, P), "time_ids" (B, 6); "class_labels" (B,)."""
+__all__ = ["ControlNet"]
 
 
-class ControlNet(nn.Module):
+@register("controlnet")
+class ControlNet(Control):
     """The trainable copy F(·; θc) with its hint encoder and zero convolutions.
 
     Make one with `from_unet` (to train) or `from_config` (to load weights into); the constructor takes over
@@ -185,32 +185,26 @@ class ControlNet(nn.Module):
             condition = condition.flip(1)
         return self.controlnet_cond_embedding(condition, condition_range)
 
-    def forward(
-        self,
-        latents: Tensor,
-        timestep: int | float | Tensor,
-        text_states: Tensor,
-        hint: Tensor,
-        added_conditions: AddedConditions | None = None,
-    ) -> Residuals:
-        """The residuals for one denoising step, at full strength.
+    def signal(
+        self, latents: Tensor, timestep: int | float | Tensor, conditioning: Conditioning, hint: Tensor
+    ) -> Signal:
+        """The signal of one denoising step, at full strength.
 
         Args:
             latents: z_t, (B, 4, h, w).
             timestep: t, a number, a scalar tensor or (B,).
-            text_states: c_t, (B, T, D).
+            conditioning: c_t; pooled states and extras are needed by the U-Nets that have them.
             hint: c_f of `encode`, (B, C0, h, w), or (1, C0, h, w) for all.
-            added_conditions: see `AddedConditions`; needed by the UNets that have them.
 
         Returns:
-            One residual a skip connection and one for the middle; constant over space with global pooling.
+            "skip.i" for each skip connection and "middle"; constant over space with global pooling.
 
         Raises:
-            TetherError: when hint or text states do not fit, or added conditions are missing.
+            TetherError: when hint or text states do not fit, or pooled states or extras are missing.
         """
-        latents, text_states, hint = (tensor.to(self.dtype) for tensor in (latents, text_states, hint))
+        latents, text_states, hint = (x.to(self.dtype) for x in (latents, conditioning.tokens, hint))
         self._check(latents, text_states, hint)
-        embedding, text_states = self._embed(latents, timestep, text_states, added_conditions or {})
+        embedding, text_states = self._embed(latents, timestep, text_states, conditioning)
 
         x = self.conv_in(latents) + hint
         skips = [x]
@@ -219,23 +213,24 @@ class ControlNet(nn.Module):
             skips += outputs
         middle = self.mid_block(x, embedding, **_text_for(self.mid_block, text_states))
 
-        residuals = Residuals(
-            tuple(zero(skip) for zero, skip in zip(self.controlnet_down_blocks, skips, strict=True)),
-            self.controlnet_mid_block(middle),
+        zeros = zip(self.controlnet_down_blocks, skips, strict=True)
+        signal = Signal(
+            {f"skip.{k}": zero(skip) for k, (zero, skip) in enumerate(zeros)}
+            | {"middle": self.controlnet_mid_block(middle)}
         )
         if self.pools_globally:  # spread out again, without a copy, so that masks and sizes mean what they do
-            residuals = residuals.map(lambda r: r.mean((2, 3), keepdim=True).expand_as(r))
-        return residuals
+            signal = signal.map(lambda r: r.mean((2, 3), keepdim=True).expand_as(r))
+        return signal
 
     def _embed(
-        self, latents: Tensor, timestep: int | float | Tensor, text_states: Tensor, added: AddedConditions
+        self, latents: Tensor, timestep: int | float | Tensor, text_states: Tensor, conditioning: Conditioning
     ) -> tuple[Tensor, Tensor]:
         """The embedding of t (and of class, pooled text, sizes where the UNet has them); the text states."""
         t = torch.as_tensor(timestep, device=latents.device).reshape(-1).expand(len(latents))
         # The sinusoids are float32 whatever the module is.
         embedding = self.time_embedding(self.time_proj(t).to(self.dtype))
         if self.class_embedding is not None:
-            labels = _required(added, "class_labels")
+            labels = _required(conditioning.extras.get("class_labels"), "class_labels")
             if self.config["class_embed_type"] == "timestep":
                 labels = self.time_proj(labels)
             labels = labels.to(self.dtype) if labels.is_floating_point() else labels
@@ -243,7 +238,8 @@ class ControlNet(nn.Module):
         if self.config["addition_embed_type"] == "text":
             embedding = embedding + self.add_embedding(text_states)
         elif self.config["addition_embed_type"] == "text_time":
-            text_embeds, time_ids = _required(added, "text_embeds"), _required(added, "time_ids")
+            text_embeds = _required(conditioning.pooled, "pooled text states")
+            time_ids = _required(conditioning.extras.get("time_ids"), "time_ids")
             times = self.add_time_proj(time_ids.flatten()).reshape(len(text_embeds), -1)
             embedding = embedding + self.add_embedding(torch.cat([text_embeds, times], dim=-1).to(self.dtype))
         return embedding, text_states if self.encoder_hid_proj is None else self.encoder_hid_proj(text_states)
@@ -265,52 +261,15 @@ class ControlNet(nn.Module):
             )
 
 
-def predict_noise(
-    unet: UNet2DConditionModel,
-    latents: Tensor,
-    timestep: int | float | Tensor,
-    text_states: Tensor,
-    residuals: Residuals | None = None,
-    added_conditions: AddedConditions | None = None,
-) -> Tensor:
-    """The locked denoiser ε(z_t, t, c_t, c_f; θ), its skips and middle plus the residuals (figure 3).
-
-    Args:
-        latents, timestep, text_states, added_conditions: as for `ControlNet.forward`.
-        residuals: of a ControlNet, or the sum of several; without them this is exactly the base.
-
-    Returns:
-        The prediction (noise, or velocity for a base trained to predict that), of the latents' shape.
-
-    Raises:
-        TetherError: when the residuals were made for another UNet.
-    """
-    added = dict(added_conditions or {})
-    inputs: dict[str, Any] = {
-        "class_labels": added.pop("class_labels", None),
-        "added_cond_kwargs": added or None,
-    }
-    if residuals is not None:
-        channels = skip_channels(unet)
-        if tuple(r.shape[1] for r in residuals) != (*channels, channels[-1]):
-            raise TetherError("these residuals fit another UNet: use the control with the base model it was made for")
-        if not torch.is_autocast_enabled(latents.device.type):
-            residuals = residuals.to(unet.dtype)
-        inputs["down_block_additional_residuals"] = residuals.down
-        inputs["mid_block_additional_residual"] = residuals.middle
-    # Autocast casts for linear layers, and not for the layer norm that pooled text (`addition_embed_type`) begins with.
-    return unet(latents, timestep, encoder_hidden_states=text_states.to(unet.dtype), return_dict=False, **inputs)[0]
-
-
 def _text_for(block: nn.Module, text_states: Tensor) -> dict[str, Tensor]:
     """Only blocks with cross-attention take the text."""
     return {"encoder_hidden_states": text_states} if getattr(block, "has_cross_attention", False) else {}
 
 
-def _required(added: AddedConditions, name: str) -> Tensor:
-    if name not in added:
-        raise TetherError(f"this ControlNet needs added_conditions[{name!r}], as its base model does")
-    return added[name]
+def _required(tensor: Tensor | None, name: str) -> Tensor:
+    if tensor is None:
+        raise TetherError(f"this ControlNet needs {name} in its conditioning, as its base model does")
+    return tensor
 
 
 def _checkpoint(module: nn.Module, *inputs: Any) -> Any:

@@ -22,44 +22,28 @@ control does: lines are followed closer as u falls from 1, both sides, to 0, the
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from tether.control.signal import Residuals
+from tether.control.signal import Signal
 from tether.errors import TetherError
 
-__all__ = ["Control", "Injection", "Sides", "Weighting", "combine"]
+__all__ = ["Injection", "Sides", "Weighting"]
 
 Weighting = Literal["balanced", "conditional", "cfg-rw", "released", "diffusers"]
 Sides = Literal["both", "conditional"] | float
 
 
-class Control(Protocol):
-    """What `combine` needs of a ControlNet; `ControlNet` is one, and so may be a compiled one."""
-
-    @property
-    def pools_globally(self) -> bool: ...
-
-    def __call__(
-        self,
-        latents: Tensor,
-        timestep: int | float | Tensor,
-        text_states: Tensor,
-        hint: Tensor,
-        added_conditions: Mapping[str, Tensor] | None = None,
-    ) -> Residuals: ...
-
-
 @dataclass(frozen=True, eq=False)
 class Injection:
-    """How one control's residuals are added to the denoiser.
+    """How one control's signal are added to the denoiser.
 
     Attributes:
         strength: factor on everything, 0 or more; at 0 the control is not even run.
@@ -105,23 +89,23 @@ class Injection:
         both = self.weighting == "balanced" or not isinstance(self.weighting, str)
         return "both" if both and not pools_globally else "conditional"
 
-    def weights(self, residual_heights: Sequence[int], latent_height: int) -> list[float]:
+    def weights(self, heights: Sequence[int], latent_height: int) -> list[float]:
         """strength * w_i for each residual.
 
         Args:
-            residual_heights: h_i, the middle last.
+            heights: h_i, the middle last.
             latent_height: height of the latents.
 
         Raises:
-            TetherError: when explicit weights are not as many as the residuals.
+            TetherError: when explicit weights are not as many as the signal.
         """
-        n = len(residual_heights)
+        n = len(heights)
         if not isinstance(self.weighting, str):
             if len(self.weighting) != n:
                 raise TetherError(f"weighting has {len(self.weighting)} weights; this base model needs {n}")
             w = list(self.weighting)
         elif self.weighting == "cfg-rw":
-            w = [latent_height / h for h in residual_heights]
+            w = [latent_height / h for h in heights]
         elif self.weighting == "released":
             w = [0.825 ** (n - 1 - i) for i in range(n)]
         elif self.weighting == "diffusers":
@@ -130,113 +114,27 @@ class Injection:
             w = [1.0] * n
         return [self.strength * w_i for w_i in w]
 
-    def apply(self, residuals: Residuals) -> Residuals:
-        """The residuals weighted and masked: strength * w_i * mask_i * r_i.
+    def apply(self, signal: Signal) -> Signal:
+        """The signal weighted and masked: strength * w_i * mask_i * r_i.
 
-        A mask of batch B serves residuals of batch B, and of 2B laid out [unconditional, conditional].
+        A mask of batch B serves signal of batch B, and of 2B laid out [unconditional, conditional].
 
         Raises:
             TetherError: when weights or the mask's batch do not fit.
         """
-        heights = residuals.heights
-        residuals = residuals.scaled(self.weights(heights, heights[0]))
+        heights = signal.heights
+        signal = signal.scaled(self.weights(heights, heights[0]))
         mask = self.mask
         if not isinstance(mask, Tensor):
-            return residuals
-        batch = residuals.middle.shape[0]
+            return signal
+        batch = signal.batch
         if mask.shape[0] not in (1, batch) and 2 * mask.shape[0] != batch:
             raise TetherError(f"mask has a batch of {mask.shape[0]}, which does not fit a batch of {batch}")
         if mask.shape[0] > 1:
             mask = mask.repeat(batch // mask.shape[0], 1, 1, 1)
-        mask = mask.to(residuals.middle.device)
-        at_size = {size: interpolate(mask, size, mode="area") for size in {r.shape[-2:] for r in residuals}}
-        return residuals.map(lambda r: r * at_size[r.shape[-2:]].to(r.dtype))
-
-
-def combine(
-    controls: Sequence[Control],
-    injections: Sequence[Injection],
-    hints: Sequence[Tensor],
-    latents: Tensor,
-    timestep: int | float | Tensor,
-    text_uncond: Tensor | None,
-    text_cond: Tensor,
-    step: int,
-    total_steps: int,
-    *,
-    added_uncond: Mapping[str, Tensor] | None = None,
-    added_cond: Mapping[str, Tensor] | None = None,
-) -> Residuals | None:
-    """The sum of several controls at one step, for the batch [unconditional, conditional] of guidance.
-
-    A control that acts on the conditional side only is run on that half of the batch only; one that acts on both in
-    different shares is run on both.
-
-    Args:
-        controls, injections, hints: one of each a control; a hint is what `ControlNet.encode` gave,
-            (B, C0, h, w) or (1, C0, h, w).
-        latents: (B, 4, h, w), not doubled.
-        timestep: a number, a scalar tensor or (B,).
-        text_uncond, text_cond: (B, T, D) each. Without `text_uncond` there is no guidance: everything is the
-            conditional side, and the batch is B.
-        step, total_steps: where in the trajectory this is, for the windows.
-        added_uncond, added_cond: added conditions of each side, for the base models that have them.
-
-    Returns:
-        Residuals for a batch of 2B (B without guidance), or None when no control is active: the denoiser then
-        runs as if there were none.
-
-    Raises:
-        TetherError: when there are not as many injections or hints as controls, or something does not fit.
-    """
-    if not len(controls) == len(injections) == len(hints):
-        raise TetherError(
-            f"{len(controls)} controls need as many injections ({len(injections)}) and hints ({len(hints)})"
-        )
-    on_both: Residuals | None = None
-    on_conditional: Residuals | None = None
-    for control, injection, hint in zip(controls, injections, hints, strict=True):
-        if isinstance(injection.mask, Tensor) and len(injection.mask) not in (1, len(latents)):
-            raise TetherError(
-                f"mask has a batch of {len(injection.mask)}; for these latents it must be 1 or {len(latents)}"
-            )
-        if not injection.is_active(step, total_steps):
-            continue
-        sides = injection.acts_on(control.pools_globally)
-        if text_uncond is not None and sides != "conditional":
-            residuals = control(
-                torch.cat([latents, latents]),
-                _twice(timestep),
-                torch.cat([text_uncond, text_cond]),
-                hint if len(hint) == 1 else torch.cat([hint, hint]),
-                _joined(added_uncond, added_cond),
-            )
-            residuals = injection.apply(residuals)
-            if sides != "both":
-                residuals = residuals.first_half_scaled(sides)
-            on_both = _sum(on_both, residuals)
-        else:
-            residuals = control(latents, timestep, text_cond, hint, added_cond)
-            on_conditional = _sum(on_conditional, injection.apply(residuals))
-    if on_conditional is not None and text_uncond is not None:
-        on_conditional = on_conditional.after_zeros()
-    return _sum(on_both, on_conditional) if on_conditional is not None else on_both
-
-
-def _sum(total: Residuals | None, residuals: Residuals) -> Residuals:
-    return residuals if total is None else total + residuals
-
-
-def _twice(timestep: int | float | Tensor) -> int | float | Tensor:
-    if not isinstance(timestep, Tensor) or timestep.numel() == 1:
-        return timestep
-    return torch.cat([timestep, timestep])
-
-
-def _joined(uncond: Mapping[str, Tensor] | None, cond: Mapping[str, Tensor] | None) -> Mapping[str, Tensor] | None:
-    if (uncond or {}).keys() != (cond or {}).keys():
-        raise TetherError("the two sides of guidance need the same added conditions: give added_uncond and added_cond")
-    return {name: torch.cat([(uncond or {})[name], cond[name]]) for name in cond} if cond else None
+        mask = mask.to(next(iter(signal.values())).device)
+        at_size = {size: interpolate(mask, size, mode="area") for size in {r.shape[-2:] for r in signal.values()}}
+        return signal.map(lambda r: r * at_size[r.shape[-2:]].to(r.dtype))
 
 
 def _is_number(value: object) -> bool:

@@ -1,90 +1,108 @@
-"""What a ControlNet says to the locked denoiser: one tensor a skip connection and one for the middle.
+"""What a control adds to a denoiser: one tensor for each injection point.
 
-    skip_i <- skip_i + w_i r_i        middle <- middle + w_n r_n
+    feature_p <- feature_p + w_p r_p        for every injection point p that the signal has
 
-r are the outputs of the zero convolutions (paper, figure 3); w is 1 unless an `Injection` says otherwise.
-Residuals of several ControlNets are simply added (section 3.4, "Composing multiple ControlNets").
+For a ControlNet the points are the skip connections and the middle of a U-Net, and r_p are the outputs of its zero
+convolutions (figure 3 of arXiv:2302.05543). w_p is 1 unless an `Injection` gives another weight. Signals of several
+controls are added point by point (section 3.4, "Composing multiple ControlNets").
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from tether.errors import TetherError
 
-__all__ = ["Residuals"]
+__all__ = ["Signal"]
 
 
-@dataclass(frozen=True, eq=False)
-class Residuals:
-    """The residuals of one ControlNet, or the sum of several.
+class Signal(Mapping[str, Tensor]):
+    """Tensors `(B, C_p, H_p, W_p)` (or `(B, T_p, C_p)` for transformers) by the name of their injection point.
 
-    Attributes:
-        down: one (B, C_i, H_i, W_i) for each skip connection, in the encoder's order; the first has the
-            latent's size.
-        middle: (B, C, H_n, W_n), for the middle block.
+    Immutable. The order is the encoder's, the middle last.
+
+    Args:
+        tensors: name of an injection point -> tensor.
     """
 
-    down: tuple[Tensor, ...]
-    middle: Tensor
+    __slots__ = ("_tensors",)
 
-    def __iter__(self) -> Iterator[Tensor]:
-        """All of them in order, the middle last: 13 for Stable Diffusion."""
-        yield from self.down
-        yield self.middle
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = dict(tensors)
+
+    def __getitem__(self, point: str) -> Tensor:
+        return self._tensors[point]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
 
     def __len__(self) -> int:
-        return len(self.down) + 1
+        return len(self._tensors)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other  # comparing tensors gives tensors
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    @property
+    def batch(self) -> int:
+        """B, the same for every tensor; 0 for an empty signal."""
+        return next((len(tensor) for tensor in self.values()), 0)
 
     @property
     def heights(self) -> tuple[int, ...]:
-        """H_i of each, the middle last."""
-        return tuple(residual.shape[-2] for residual in self)
+        """H_p of each tensor."""
+        return tuple(tensor.shape[-2] for tensor in self.values())
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> Residuals:
-        """`function` of each residual."""
-        return Residuals(tuple(function(residual) for residual in self.down), function(self.middle))
+    def map(self, function: Callable[[Tensor], Tensor]) -> Signal:
+        """`function` of each tensor."""
+        return Signal({point: function(tensor) for point, tensor in self.items()})
 
-    def to(self, dtype: torch.dtype) -> Residuals:
-        """The same in another type; no copy where it is that type already."""
-        return self.map(lambda residual: residual.to(dtype))
+    def to(self, dtype: torch.dtype) -> Signal:
+        """The same signal in another dtype; tensors that have it already are not copied."""
+        return self.map(lambda tensor: tensor.to(dtype))
 
-    def scaled(self, weights: float | Sequence[float]) -> Residuals:
-        """Each residual times its weight, or all times one weight. A weight of 1 costs nothing.
+    def scaled(self, weights: float | Sequence[float]) -> Signal:
+        """Each tensor times its weight, or all times one weight. A weight of 1 costs nothing.
 
         Raises:
-            TetherError: when there are not as many weights as residuals.
+            TetherError: when there are not as many weights as tensors.
         """
         each = [float(weights)] * len(self) if isinstance(weights, (int, float)) else list(weights)
         if len(each) != len(self):
-            raise TetherError(f"{len(each)} weights for {len(self)} residuals (the skip connections and the middle)")
-        *down, middle = (r if weight == 1 else r * weight for r, weight in zip(self, each, strict=True))
-        return Residuals(tuple(down), middle)
+            raise TetherError(f"got {len(each)} weights for {len(self)} injection points: give one weight for each")
+        pairs = zip(self.items(), each, strict=True)
+        return Signal({point: tensor if weight == 1 else tensor * weight for (point, tensor), weight in pairs})
 
-    def after_zeros(self) -> Residuals:
-        """Twice the batch, the first half zero: control on the second of [unconditional, conditional]."""
-        return self.map(lambda residual: torch.cat([torch.zeros_like(residual), residual]))
+    def after_zeros(self) -> Signal:
+        """Twice the batch, the first half zero: control on the second half of [unconditional, conditional]."""
+        return self.map(lambda tensor: torch.cat([torch.zeros_like(tensor), tensor]))
 
-    def first_half_scaled(self, weight: float) -> Residuals:
-        """The first half of the batch times a weight: the unconditional of [unconditional, conditional]."""
+    def first_half_scaled(self, weight: float) -> Signal:
+        """The first half of the batch times a weight: the unconditional half of [unconditional, conditional]."""
 
-        def scale(residual: Tensor) -> Tensor:
-            first, second = residual.chunk(2)
+        def scale(tensor: Tensor) -> Tensor:
+            first, second = tensor.chunk(2)
             return torch.cat([first * weight, second])
 
         return self.map(scale)
 
-    def __add__(self, other: Residuals) -> Residuals:
-        """Residual by residual.
+    def __add__(self, other: Signal) -> Signal:
+        """The sum, point by point; a point that only one of the two has is taken from that one.
 
         Raises:
-            TetherError: when the two were made for different denoisers or sizes.
+            TetherError: when the tensors of a point have different shapes.
         """
-        if [r.shape[1:] for r in self] != [r.shape[1:] for r in other]:
-            raise TetherError("these controls do not add up: they were made for different base models or sizes")
-        *down, middle = (a + b for a, b in zip(self, other, strict=True))
-        return Residuals(tuple(down), middle)
+        total = dict(self._tensors)
+        for point, tensor in other.items():
+            if point in total and total[point].shape[1:] != tensor.shape[1:]:
+                raise TetherError(
+                    f"these controls do not add up: at {point} one has {tuple(total[point].shape[1:])}, the other "
+                    f"{tuple(tensor.shape[1:])}; use controls made for the same base model"
+                )
+            total[point] = total[point] + tensor if point in total else tensor
+        return Signal(total)

@@ -17,12 +17,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from tether.base import Base, ControlNet, TextStates
-from tether.control import Injection
+from tether.base import Base, ControlNet
+from tether.control import Conditioning, Injection
 from tether.errors import TetherError
 from tether.images import FitRule, fit, fit_condition, from_pixels, to_condition, to_pixels
-from tether.sampling.loop import Conditions, Inpainting, Step, denoise, initial_noise, start_from
+from tether.sampling.loop import Inpainting, Step, denoise, initial_noise, start_from
 from tether.sampling.samplers import make_scheduler, set_steps
+from tether.sampling.step import Guidance, Steering, make_step
 
 __all__ = ["Pipeline"]
 
@@ -107,9 +108,10 @@ class Pipeline:
         guided = guidance_scale > 1
         texts = [negative_prompt, prompt] if guided else [prompt]
         encoded = self.base.encode_prompts(texts, clip_skip)
-        sides = [_repeated(encoded, k, len(seeds)) for k in range(len(texts))]
+        sides = [encoded.row(k, len(seeds)) for k in range(len(texts))]
         if guided and not negative_prompt and self.base.zero_empty_negative:
-            sides[0] = _zeros_like(sides[0])
+            sides[0] = sides[0].zeros()
+        sides = [self._with_sizes(side, (width, height)) for side in sides]
 
         generators = [torch.Generator().manual_seed(one) for one in seeds]
         factor = self.base.latent_factor
@@ -128,19 +130,25 @@ class Pipeline:
             if mask is not None:
                 inpainting = self._inpainting(picture, known, fit(mask, width, height, fit_rule))
 
+        extra = None
+        if inpainting is not None and inpainting.masked is not None:
+            extra = torch.cat([inpainting.mask, inpainting.masked], dim=1)
+        step = make_step(
+            self.base.denoiser,
+            self._steering(conditions, injections, (width, height), fit_rule, mask),
+            Guidance(sides[-1], sides[0] if guided else None, guidance_scale),
+            len(sampler.timesteps[start * sampler.order :]),
+            extra_channels=extra,
+        )
         latents = denoise(
-            self.base,
+            step,
             latents,
-            sides[-1],
-            sides[0] if guided else None,
             sampler,
-            self._conditions(conditions, injections, (width, height), fit_rule, mask),
-            guidance_scale=guidance_scale,
+            self.base.noise,
             generators=generators,
             start=start,
             inpainting=inpainting,
             noise=noise,
-            added=self._added_conditions(sides, (width, height)),
             on_step=on_step,
         )
         if output == "latents":
@@ -158,14 +166,14 @@ class Pipeline:
         if any(side % factor or not factor <= side <= MAX_SIDE for side in (width, height)):
             raise TetherError(f"width and height must be multiples of {factor} up to {MAX_SIDE}, not {width}x{height}")
 
-    def _conditions(
+    def _steering(
         self,
         conditions: Sequence[Image.Image],
         injections: Sequence[Injection] | None,
         size: tuple[int, int],
         fit_rule: FitRule,
         mask: Image.Image | None,
-    ) -> Conditions:
+    ) -> list[Steering]:
         """Fits and encodes each condition, once. Controls for inpainting are shown -1 where the mask is white."""
         hints = []
         for control, condition in zip(self.controls, conditions, strict=True):
@@ -173,7 +181,8 @@ class Pipeline:
             if control.kind == "inpaint" and mask is not None:
                 pixels, span = pixels.masked_fill(_white(fit(mask, *size, fit_rule)), -1.0), (-1.0, 1.0)
             hints.append(control.encode(pixels.to(self.base.device, self.base.dtype), span))
-        return Conditions(self.controls, hints, injections or [Injection()] * len(hints))
+        each = injections or [Injection()] * len(hints)
+        return [Steering(*one) for one in zip(self.controls, hints, each, strict=True)]
 
     def _inpainting(self, picture: Tensor, known: Tensor, mask: Image.Image) -> Inpainting:
         """The mask at the latents' size, and what a denoiser made for inpainting is shown of the picture."""
@@ -185,20 +194,15 @@ class Pipeline:
             masked = masked.expand_as(known)
         return Inpainting(small.expand(len(known), -1, -1, -1), known, masked)
 
-    def _added_conditions(
-        self, sides: list[TextStates], size: tuple[int, int]
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
-        """SDXL's pooled text and sizes (original, crop corner, target), unconditional and conditional."""
+    def _with_sizes(self, side: Conditioning, size: tuple[int, int]) -> Conditioning:
+        """The conditioning with SDXL's sizes (original, crop corner, target), where the base uses them."""
         if self.base.unet.config.get("addition_embed_type") != "text_time":
-            return None
+            return Conditioning(side.tokens)
+        if side.pooled is None:
+            raise TetherError(f"{self.base.name} needs pooled text states, which its text encoder does not give")
         width, height = size
         ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=self.base.dtype, device=self.base.device)
-        both = []
-        for side in (sides[0], sides[-1]):
-            if side.pooled is None:
-                raise TetherError(f"{self.base.name} needs pooled text states, which its text encoder does not give")
-            both.append({"text_embeds": side.pooled, "time_ids": ids.expand(len(side.pooled), -1)})
-        return both[0], both[1]
+        return side.with_extras(time_ids=ids.expand(len(side), -1))
 
     def _check(
         self,
@@ -263,14 +267,3 @@ def _finite(numbers: Tensor) -> Tensor:
 def _white(mask: Image.Image) -> Tensor:
     """Where a mask is white, bool `(1, 1, H, W)`."""
     return to_condition(mask.convert("L").convert("RGB"))[:, :1] >= 0.5
-
-
-def _repeated(encoded: TextStates, row: int, count: int) -> TextStates:
-    """Row `row` for `count` pictures."""
-    pooled = None if encoded.pooled is None else encoded.pooled[row : row + 1].expand(count, -1)
-    return TextStates(encoded.states[row : row + 1].expand(count, -1, -1), pooled)
-
-
-def _zeros_like(side: TextStates) -> TextStates:
-    pooled = None if side.pooled is None else torch.zeros_like(side.pooled)
-    return TextStates(torch.zeros_like(side.states), pooled)

@@ -21,7 +21,7 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from tether.base import Base
-from tether.control import ControlNet, predict_noise
+from tether.control import Conditioning, ControlNet
 from tether.training.locked import locked_convolutions, uncopied_weights
 
 __all__ = [
@@ -202,6 +202,7 @@ class ControlObjective(nn.Module):
             with torch.no_grad():
                 for parameter in control.controlnet_down_blocks.parameters():
                     parameter.zero_()
+        self.denoiser = base.denoiser
         self.base = base  # no nn.Module, so its networks are neither trained, nor saved, nor sent around
         self.decoder: nn.ModuleDict | None = None
         if unlock_decoder:
@@ -230,11 +231,14 @@ class ControlObjective(nn.Module):
         with nullcontext() if recomputed else uncopied_weights():
             hint = self.control.encode(conditions)
 
+        extras = dict(added or {})
+        conditioning = Conditioning(text_states, extras.pop("text_embeds", None), extras)
+
         def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
             with nullcontext() if recomputed else uncopied_weights():
-                residuals = self.control(noisy, timesteps, text_states, hint, added)
+                signal = self.control(noisy, timesteps, conditioning, hint)
                 with nullcontext() if recomputed else locked_convolutions():
-                    return predict_noise(self.base.unet, noisy, timesteps, text_states, residuals, added)
+                    return self.denoiser.predict(noisy, timesteps, conditioning, signal)
 
         return diffusion_loss(
             predict,

@@ -222,7 +222,7 @@ def _encode_captions(base: Base, captions: list[str], batch_size: int) -> dict[s
     room = text_window(base.tokenizer, base.text_encoder) - 2
     prompts = [_plain(_fit(base.tokenizer, caption, room)) for caption in captions]
     batches = [base.encode_prompts(prompts[i : i + batch_size]) for i in range(0, len(prompts), batch_size)]
-    tensors = {"states": _half(torch.cat([batch.states for batch in batches]), "the text encoder")}
+    tensors = {"states": _half(torch.cat([batch.tokens for batch in batches]), "the text encoder")}
     pooled = [batch.pooled for batch in batches if batch.pooled is not None]
     return tensors | ({"pooled": _half(torch.cat(pooled), "the second text encoder")} if pooled else {})
 
