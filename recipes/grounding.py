@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tether.datasets.synthetic.scenes import COLOURS, MATERIALS, SHAPES
+from tether.datasets.synthetic.scenes import COLORS, MATERIALS, SHAPES
 
 GROUPS = 6
 """Background, floor, and up to four things, as a scene's instance numbers."""
 PLACES = 8
 """Side of the finest map of cross-attention in the denoiser."""
 NOUNS = (*SHAPES, "mannequin", "floor", "background")
-WORDS = re.compile(rf"(?:(?:{'|'.join(MATERIALS)}) )?(?:{'|'.join(COLOURS)}) ({'|'.join(NOUNS)})")
+WORDS = re.compile(rf"(?:(?:{'|'.join(MATERIALS)}) )?(?:{'|'.join(COLORS)}) ({'|'.join(NOUNS)})")
 
 
 def covered(instance: np.ndarray) -> np.ndarray:

@@ -12,8 +12,8 @@ import json
 from pathlib import Path
 
 from common import DATA, load_drawings
-from tether.datasets.synthetic.builtin import HELD_OUT_SCENES
 from tether.datasets.synthetic.emoji import is_held_out
+from tether.datasets.synthetic.scenes.source import HELD_OUT_SCENES
 
 
 def main() -> None:

@@ -24,10 +24,10 @@ from PIL import Image
 import tether
 from common import DATA, SIZE, load_drawings, to_tensor, training_drawings
 from tether import Injection
-from tether.datasets.synthetic.builtin import HELD_OUT_SCENES
 from tether.datasets.synthetic.emoji import BACKGROUNDS, caption, compose, is_held_out
-from tether.datasets.synthetic.scenes import COLOURS, recolour, render, sample_scene
+from tether.datasets.synthetic.scenes import COLORS, recolor, render, sample_scene
 from tether.datasets.synthetic.scenes import caption as scene_caption
+from tether.datasets.synthetic.scenes.source import HELD_OUT_SCENES
 from tether.evaluation.edges import edge_f1
 from tether.images import contact_sheet, from_pixels, save_png
 from tether.kinds.canny import edge_map
@@ -83,19 +83,19 @@ def draw(pipe: tether.Pipeline, words: str, condition: Image.Image, seed: int, h
 
 def measure_colours(pipe: tether.Pipeline, count: int, setting: str, out: Path) -> dict:
     """How often a changed colour word changes the solid's colour to the named one."""
-    names = [name for name in COLOURS if name not in ("black", "white", "grey")]
+    names = [name for name in COLORS if name not in ("black", "white", "grey")]
     rng, right, rows = np.random.default_rng(12), [], []
     alone: list[bool] = []
-    palette = np.array([COLOURS[name] for name in names], float)
+    palette = np.array([COLORS[name] for name in names], float)
     for seed in HELD_OUT_SCENES:
         spec = sample_scene(seed)
         if not spec.solids or len(right) == count:
             continue
         scene = render(spec, SIZE)
-        others = [name for name in names if name != spec.solids[0].colour]
+        others = [name for name in names if name != spec.solids[0].color]
         wanted = others[int(rng.integers(len(others)))]
         condition = tether.annotate("canny", Image.fromarray(scene.image))
-        words = scene_caption(recolour(spec, 0, wanted), np.random.default_rng(seed))
+        words = scene_caption(recolor(spec, 0, wanted), np.random.default_rng(seed))
         drawn = draw(pipe, words, condition, seed, SETTINGS[setting])
         inside = np.asarray(drawn, float)[scene.instance == 2]
         hue = inside.mean(axis=0)

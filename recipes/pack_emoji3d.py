@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 
 from sources import FLUENT_SIZE, entries, read_fluent
-from tether.datasets.synthetic.builtin import EMOJI3D
 from tether.datasets.synthetic.emoji import is_held_out
+from tether.datasets.synthetic.emoji3d import EMOJI3D
 
 QUALITY = 93
 

@@ -27,7 +27,7 @@ def placements(drawing: Drawing, count: int, centred: float) -> tuple[list[np.nd
     rng = np.random.default_rng([7, *f"{drawing.style} {drawing.name}".encode()])
     pixels, captions = [], []
     for k in range(count):
-        picture, background = compose(drawing, SIZE, rng, centred=k < centred * count)
+        picture, background = compose(drawing, SIZE, rng, centered=k < centred * count)
         pixels.append(picture)
         captions.append([caption(drawing, background, rng) for _ in range(CAPTIONS)])
     return pixels, captions

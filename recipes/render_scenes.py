@@ -14,8 +14,8 @@ import numpy as np
 
 from common import CAPTIONS, SIZE
 from grounding import covered
-from tether.datasets.synthetic.builtin import HELD_OUT_SCENES
 from tether.datasets.synthetic.scenes import caption, render, sample_scene
+from tether.datasets.synthetic.scenes.source import HELD_OUT_SCENES
 
 
 def draw(seed: int) -> tuple[np.ndarray, np.ndarray, list[str]]:

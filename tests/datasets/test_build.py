@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tether.datasets import samples
+from tether.datasets import prepare
 from tether.datasets.build import build_dataset
 from tether.datasets.check import check_dataset, open_dataset, show_dataset
 from tether.datasets.manifest import hash_file
@@ -125,7 +125,7 @@ def test_an_annotator_that_fails_costs_only_its_own_sample(
         return (fails if image.getpixel((0, 0)) == bad else annotate)(kind, image, **options)
 
     bad = picture(3).getpixel((0, 0))
-    monkeypatch.setattr(samples, "annotate", some)
+    monkeypatch.setattr(prepare, "annotate", some)
     options = {"low": 100, "high": 200}
     assert build_dataset(photos, tmp_path / "out", "canny", options=options, workers=0).samples == 9
     assert quarantined(tmp_path / "out") == {"3.png": ("unreadable", "OpenCV stumbled")}
@@ -202,8 +202,8 @@ def test_what_does_not_fit_is_refused_in_one_line(photos: Path, tmp_path: Path) 
         (photos, "new", "canny", {"options": {"hue": 1}}, "no option 'hue'"),
         (photos, "new", "canny", {"size": 0}, "at least 8"),
         (photos, "new", "canny", {"shard_size": 0}, "at least 1"),
-        (tmp_path / "bad", "new", "canny", {}, "no sample is good"),
-        (photos, "photos/new", "canny", {}, "lies in"),
+        (tmp_path / "bad", "new", "canny", {}, "no usable sample"),
+        (photos, "photos/new", "canny", {}, "would be read as a source"),
     ]
     for source, out, kind, settings, told in cases:
         with pytest.raises(TetherError, match=told) as caught:
@@ -279,7 +279,7 @@ def test_going_on_with_other_settings_is_refused(photos: Path, tmp_path: Path) -
         build_dataset(photos, tmp_path / "out", "canny", shard_size=4, workers=0, on_progress=stop)
     with pytest.raises(TetherError, match="unfinished run with options None instead of"):
         build_dataset(photos, tmp_path / "out", "canny", options={}, shard_size=4, workers=0)
-    with pytest.raises(TetherError, match="unfinished: run the same build again"):
+    with pytest.raises(TetherError, match="unfinished dataset: run the same build again"):
         check_dataset(tmp_path / "out")
 
 
@@ -317,7 +317,7 @@ def test_a_manifest_that_was_edited_is_refused(photos: Path, tmp_path: Path) -> 
     build_dataset(photos, tmp_path / "out", "canny", workers=0)
     path = tmp_path / "out" / "manifest.json"
     path.write_text(path.read_text().replace('"samples": 10', '"samples": 11', 1))
-    with pytest.raises(TetherError, match="damaged or was changed"):
+    with pytest.raises(TetherError, match="damaged or was edited"):
         check_dataset(tmp_path / "out")
 
 

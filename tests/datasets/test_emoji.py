@@ -26,15 +26,15 @@ def box(picture: np.ndarray, background: str) -> tuple[float, float, float]:
     return len(columns) / size, middles[0], middles[1]
 
 
-def test_random_placements_vary_and_centred_ones_hardly_do(arrow: Drawing) -> None:
+def test_random_placements_vary_and_centered_ones_hardly_do(arrow: Drawing) -> None:
     found = {}
-    for centred in (False, True):
+    for centered in (False, True):
         rng = np.random.default_rng(0)
-        pictures = [compose(arrow, 128, rng, centred=centred) for _ in range(200)]
+        pictures = [compose(arrow, 128, rng, centered=centered) for _ in range(200)]
         seen = [(picture, background) for picture, background in pictures if background not in ("black", "grey")]
         widths, right, down = np.array([box(*one) for one in seen]).T
         flipped = [picture[40, 40].sum() > picture[40, 88].sum() for picture, _ in seen]
-        found[centred] = widths, right, down, np.mean(flipped)
+        found[centered] = widths, right, down, np.mean(flipped)
     widths, right, down, flipped = found[True]
     assert widths.min() > 0.84
     assert widths.max() < 0.95

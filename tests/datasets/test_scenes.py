@@ -11,7 +11,7 @@ import pytest
 
 from tether.datasets.synthetic.scenes import (
     CLASS_NAMES,
-    COLOURS,
+    COLORS,
     JOINTS,
     POSES,
     CameraSpec,
@@ -20,7 +20,7 @@ from tether.datasets.synthetic.scenes import (
     SceneSpec,
     SolidSpec,
     caption,
-    recolour,
+    recolor,
     render,
     sample_scene,
 )
@@ -54,7 +54,7 @@ def to_pixels(points: Array, camera: CameraSpec = CAMERA, size: int = SIZE) -> A
 
 
 def directions(size: int = SIZE) -> Array:
-    """Camera-space rays through the pixels' centres, `(size, size, 3)`, of depth 1."""
+    """Camera-space rays through the pixels' centers, `(size, size, 3)`, of depth 1."""
     grid = ((np.arange(size) + 0.5) / size * 2 - 1) * CAMERA.half_view
     right, down = np.meshgrid(grid, grid)
     return np.stack([right, -down, np.ones_like(right)], axis=-1)
@@ -70,23 +70,23 @@ def ball() -> Scene:
 
 
 def test_depth_and_normals_of_a_sphere_are_those_of_the_formula(ball: Scene) -> None:
-    centre = to_camera(BALL_CENTRE)[0]
+    center = to_camera(BALL_CENTRE)[0]
     u, v = to_pixels(BALL_CENTRE)[0].astype(int)
     for column, row in ((u, v), (u - 9, v + 6), (u + 12, v - 4), (u + 3, v + 14)):
         d = directions()[row, column]
-        a, b, c = d @ d, -2 * d @ centre, centre @ centre - BALL.size**2
+        a, b, c = d @ d, -2 * d @ center, center @ center - BALL.size**2
         depth = (-b - np.sqrt(b * b - 4 * a * c)) / (2 * a)
         assert ball.instance[row, column] == 2
         assert ball.depth[row, column] == pytest.approx(depth, abs=1e-3)
-        np.testing.assert_allclose(ball.normals[row, column], (depth * d - centre) / BALL.size, atol=3e-3)
+        np.testing.assert_allclose(ball.normals[row, column], (depth * d - center) / BALL.size, atol=3e-3)
 
 
 def test_a_sphere_covers_the_ellipse_that_a_pinhole_camera_sees(ball: Scene) -> None:
     # A cone of half angle alpha, tilted by theta from the axis, cuts the plane of depth 1 in an ellipse of area
     # pi cos(alpha) sin(alpha)^2 / (cos(alpha)^2 - sin(theta)^2)^(3/2).
-    centre = to_camera(BALL_CENTRE)[0]
-    distance = np.linalg.norm(centre)
-    sin_alpha, cos_theta = BALL.size / distance, centre[2] / distance
+    center = to_camera(BALL_CENTRE)[0]
+    distance = np.linalg.norm(center)
+    sin_alpha, cos_theta = BALL.size / distance, center[2] / distance
     spread = (1 - sin_alpha**2) - (1 - cos_theta**2)
     area = np.pi * np.sqrt(1 - sin_alpha**2) * sin_alpha**2 / spread**1.5
     pixels = area * (SIZE / 2 / CAMERA.half_view) ** 2
@@ -119,9 +119,9 @@ def test_a_sphere_shades_exactly_the_floor_that_it_hides_from_the_light() -> Non
         axis=1,
     )
     light = np.array(LIGHT) / np.linalg.norm(LIGHT)
-    to_centre = BALL_CENTRE[0] - world
-    along = to_centre @ light
-    off = np.sqrt(np.maximum((to_centre**2).sum(axis=1) - along**2, 0))
+    to_center = BALL_CENTRE[0] - world
+    along = to_center @ light
+    off = np.sqrt(np.maximum((to_center**2).sum(axis=1) - along**2, 0))
     expected = (off < BALL.size) & (along > 0)
     certain = np.abs(off - BALL.size) > 0.02
     brightness = scene.image[floor].mean(axis=1)
@@ -150,11 +150,11 @@ def _turned(p: Array, yaw: float) -> Array:
 def signed_distance(solid: Solid, p: Array) -> Array:
     """Below 0 inside the solid and 0 on its surface, for world points `(N, 3)`."""
     if isinstance(solid, Sphere):
-        return np.linalg.norm(p - solid.centre, axis=1) - solid.radius
+        return np.linalg.norm(p - solid.center, axis=1) - solid.radius
     if isinstance(solid, Cube):
-        return np.abs(_turned(p - solid.centre, solid.yaw)).max(axis=1) - solid.half
+        return np.abs(_turned(p - solid.center, solid.yaw)).max(axis=1) - solid.half
     if isinstance(solid, Torus):
-        q = _turned(p - solid.centre, solid.yaw)
+        q = _turned(p - solid.center, solid.yaw)
         return np.hypot(np.hypot(q[:, 0], q[:, 1]) - solid.major, q[:, 2]) - solid.minor
     if isinstance(solid, Capsule):
         axis = solid.b - solid.a
@@ -312,13 +312,13 @@ def test_no_two_objects_share_a_point_of_space(sampled: list[Scene]) -> None:
 
 
 def _words_of(thing: SolidSpec | MannequinSpec) -> str:
-    return f"{thing.colour} {thing.shape if isinstance(thing, SolidSpec) else f'mannequin {thing.pose}'}"
+    return f"{thing.color} {thing.shape if isinstance(thing, SolidSpec) else f'mannequin {thing.pose}'}"
 
 
 def test_captions_are_short_name_every_object_and_say_scene(sampled: list[Scene]) -> None:
     for seed, scene in enumerate(sampled):
         rng = np.random.default_rng(seed)
-        for words in (scene.caption, *(caption(scene.spec, rng) for _ in range(5))):
+        for words in (caption(scene.spec), *(caption(scene.spec, rng) for _ in range(5))):
             assert len(words.split()) < 40, words
             assert "scene" in words
             assert all(_words_of(thing) in words for thing in scene.spec.objects), words
@@ -327,12 +327,12 @@ def test_captions_are_short_name_every_object_and_say_scene(sampled: list[Scene]
 def test_spatial_words_are_true_in_the_picture(sampled: list[Scene]) -> None:
     said: dict[str, int] = {}
     for scene in sampled:
-        match = re.search(r" (left of|right of|in front of|behind) ", scene.caption)
+        match = re.search(r" (left of|right of|in front of|behind) ", caption(scene.spec))
         if match is None:
             continue
         things = scene.spec.objects
         # The pair is found by where its words stand, not by the order of the objects.
-        before, after = scene.caption[: match.start()], scene.caption[match.end() :]
+        before, after = caption(scene.spec)[: match.start()], caption(scene.spec)[match.end() :]
         first = [k for k, thing in enumerate(things) if _words_of(thing) in before]
         second = [k for k, thing in enumerate(things) if _words_of(thing) in after]
         if len(things) != 2 or len(first) != 1 or len(second) != 1:
@@ -347,7 +347,7 @@ def test_spatial_words_are_true_in_the_picture(sampled: list[Scene]) -> None:
             "in front of": deep[0] < deep[1],
             "behind": deep[0] > deep[1],
         }
-        assert true[word], scene.caption
+        assert true[word], caption(scene.spec)
         said[word] = said.get(word, 0) + 1
     assert set(said) == {"left of", "right of", "in front of", "behind"}
     assert sum(said.values()) > 40
@@ -361,11 +361,11 @@ def test_objects_are_large_enough_to_see(sampled: list[Scene]) -> None:
             assert (scene.instance == k + 2).mean() > 0.85 * least
 
 
-def test_recolouring_changes_one_object_and_nothing_else() -> None:
+def test_recoloring_changes_one_object_and_nothing_else() -> None:
     spec = next(s for s in map(sample_scene, range(100)) if len(s.objects) == 2 and s.objects[0].material == "matte")
-    colour = next(c for c in COLOURS if c not in {spec.floor, spec.background, *(o.colour for o in spec.objects)})
-    changed = recolour(spec, 0, colour)
-    assert changed.objects[0] == replace(spec.objects[0], colour=colour)
+    color = next(c for c in COLORS if c not in {spec.floor, spec.background, *(o.color for o in spec.objects)})
+    changed = recolor(spec, 0, color)
+    assert changed.objects[0] == replace(spec.objects[0], color=color)
     assert changed.objects[1:] == spec.objects[1:]
     old, new = render(spec, SIZE), render(changed, SIZE)
     assert (old.instance == new.instance).all()
@@ -375,9 +375,9 @@ def test_recolouring_changes_one_object_and_nothing_else() -> None:
     assert (old.image[old.instance == 2] != new.image[old.instance == 2]).any(axis=-1).mean() > 0.9
 
 
-def test_recolouring_refuses_an_unknown_colour_and_a_missing_object() -> None:
+def test_recoloring_refuses_an_unknown_color_and_a_missing_object() -> None:
     spec = sample_scene(0)
     with pytest.raises(KeyError):
-        recolour(spec, 0, "beige")
+        recolor(spec, 0, "beige")
     with pytest.raises(IndexError):
-        recolour(spec, len(spec.objects), "red")
+        recolor(spec, len(spec.objects), "red")

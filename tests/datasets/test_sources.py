@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tether.datasets.samples import Picture, Rejected, Sample
+from tether.datasets.source import ImageData, Rejected, Sample
 from tether.datasets.sources import open_source
-from tether.datasets.synthetic.circles import COLOURS, draw_circle
+from tether.datasets.synthetic.circles import COLORS, draw_circle
 from tether.datasets.synthetic.emoji import is_held_out
 from tether.errors import TetherError
 
 from .conftest import as_folder, as_imagefolder, as_tar, picture, png, triples
 
 
-def pixels(value: Picture | None) -> np.ndarray:
+def pixels(value: ImageData | None) -> np.ndarray:
     if isinstance(value, Image.Image):
         return np.asarray(value.convert("RGB"))
     assert value is not None
@@ -97,9 +97,9 @@ def test_an_archive_deeper_down_does_not_hide_pictures(tmp_path: Path) -> None:
     pictures = tmp_path / "pictures"
     (pictures / "old").mkdir(parents=True)
     as_tar(pictures / "old")
-    assert open_source(pictures).kind == "webdataset"
+    assert open_source(pictures).layout == "webdataset"
     as_folder(pictures)
-    assert open_source(pictures).kind == "folder"
+    assert open_source(pictures).layout == "folder"
 
 
 @pytest.mark.parametrize("name", ["emoji3d", "scenes", "circles"])
@@ -130,8 +130,8 @@ def test_scenes_end_before_the_held_out_ones() -> None:
 def test_a_circle_has_the_colours_of_its_caption_and_the_outline_of_its_disc(number: int) -> None:
     image, outline, caption = draw_circle(128, np.random.default_rng(number))
     disc, _, ground = caption.removesuffix(" background").partition(" circle with ")
-    inside = (image == COLOURS[disc]).all(axis=2)
-    outside = (image == COLOURS[ground]).all(axis=2)
+    inside = (image == COLORS[disc]).all(axis=2)
+    outside = (image == COLORS[ground]).all(axis=2)
     assert inside.sum() + outside.sum() > 0.95 * inside.size  # the rest is the smooth edge
     line = outline[..., 0] > 0
     # A disc may touch the frame: what lies beyond the frame counts as background.
@@ -203,7 +203,7 @@ def test_a_member_that_claims_to_be_huge_costs_only_its_own_sample(tmp_path: Pat
     source = open_source(path)
     assert np.array_equal(pixels(source[0].image), np.asarray(picture(0)))
     for index in range(1, len(source)):
-        with pytest.raises(Rejected, match=r"cut off|damaged"):
+        with pytest.raises(Rejected, match=r"truncated|damaged"):
             source[index]
 
 
@@ -218,7 +218,7 @@ def test_rows_of_odd_types_cost_only_their_own_samples(tmp_path: Path) -> None:
     source = open_source(tmp_path)
     assert [source[index].caption for index in (0, 1)] == ["one", ""]
     for index in (2, 3, 4):
-        with pytest.raises(Rejected, match="no picture"):
+        with pytest.raises(Rejected, match="no image"):
             source[index]
 
 
@@ -229,7 +229,7 @@ def test_a_tar_that_is_cut_off_gives_what_is_whole(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[: last.offset_data + last.size // 2])
     source = open_source(path)
     assert [source[index].caption for index in (0, 1)] == [words for _, _, words in triples()[:2]]
-    with pytest.raises(Rejected, match=r"cut off|damaged"):
+    with pytest.raises(Rejected, match=r"truncated|damaged"):
         source[2]
 
 
@@ -237,7 +237,12 @@ def test_what_is_no_source_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "a.tar").write_bytes(b"no tar" * 200)
     (tmp_path / "b.txt").write_text("words")
-    cases = {"nowhere": "no source", "empty": "no samples", "a.tar": "no plain tar", "b.txt": "no source"}
+    cases = {
+        "nowhere": "does not exist: give a folder",
+        "empty": "contains no samples: expected images",
+        "a.tar": "is not an uncompressed tar file",
+        "b.txt": "is not a supported source: give a folder",
+    }
     for name, told in cases.items():
         with pytest.raises(TetherError, match=told) as caught:
             open_source(tmp_path / name)

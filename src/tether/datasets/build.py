@@ -1,11 +1,11 @@
-"""Makes a dataset: decodes, annotates, checks, and writes shards, on all cores, and goes on where it was killed.
+"""Builds a dataset: decodes, annotates, checks and writes shards, on all cores, and continues where it was killed.
 
     OUT/shard-00000.tar ...     samples, see `tether.datasets.shards`
-    OUT/quarantine.jsonl        a line {"key", "reason", "detail"} for each sample that was left out
+    OUT/quarantine.jsonl        a line {"key", "reason", "detail"} for each rejected sample
     OUT/manifest.json           settings, counts, and the SHA-256 of each file above
 
-Shard k holds what is good among the source's samples kN ... (k+1)N - 1. So it depends on the source, on the settings
-and on which pictures came before (duplicates), and on nothing else: not on the number of processes, not on stops.
+Shard k contains the good samples among the source's samples kN ... (k+1)N - 1. It depends only on the source, the
+settings and the images before it (duplicates): not on the number of processes, and not on interruptions.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,10 @@ from tether.datasets.manifest import (
     write_file,
     write_manifest,
 )
-from tether.datasets.samples import Preparation, Prepared, Rejected, prepare
+from tether.datasets.prepare import Preparation, Prepared, prepare
 from tether.datasets.shards import write_tar
-from tether.datasets.sources import BUILTIN, Source, open_source
+from tether.datasets.source import Rejected, Source
+from tether.datasets.sources.open import BUILTIN, open_source
 from tether.errors import TetherError
 
 __all__ = ["Progress", "build_dataset"]
@@ -48,7 +50,7 @@ CHUNK = 8
 QUARANTINE = "quarantine.jsonl"
 
 Progress = Callable[[int, int], None]
-"""Called with how many samples (or shards) are done and how many there are."""
+"""Called with the number of samples (or shards) done and the total."""
 
 Results = Callable[[Iterable[int]], Iterable[Prepared | Rejected]]
 
@@ -66,50 +68,72 @@ def build_dataset(
     workers: int | None = None,
     on_progress: Progress | None = None,
 ) -> Manifest:
-    """Builds a dataset in a folder, or goes on with one, or finds it finished.
+    """Builds a dataset in a folder, continues an unfinished one, or returns a finished one.
 
-    Bad samples are left out and named in `quarantine.jsonl` with a reason: "unreadable", "too small", "wrong mode",
-    "duplicate", "empty caption", "condition unreadable", "condition size", "not annotated".
+    Bad samples are left out and listed in `quarantine.jsonl` with a reason (`tether.datasets.source.Reason`).
 
     Args:
         source: what to read; see `tether.datasets.sources.open_source`.
-        out: the folder. It is made; a finished dataset with the same settings is left as it is.
-        condition: the kind of condition to annotate; where the source brings conditions, what they are called.
-        options: the annotator's options; left out, they are drawn at random for each sample where the annotator can.
-        size: larger pictures are reduced until their shorter side has so many pixels.
-        min_side: pictures with a shorter side than this, or than `size` where that is less, are left out.
-        count: how many samples the package's own sets draw.
+        out: the folder. It is created; a finished dataset with the same settings is left as it is.
+        condition: the kind of condition. A source that can compute it exactly (`Source.exact_conditions`) does; the
+            conditions that a source brings are used as they are, under this name; else images are annotated.
+        options: the annotator's options; by default they are drawn at random for each sample, if the kind can vary.
+        size: larger images are reduced until their shorter side has this many pixels.
+        min_side: images with a shorter side than this, or than `size` if that is less, are rejected.
+        count: how many samples the built-in sets draw.
         shard_size: source samples a shard.
-        workers: processes; one a core when left out, 0 works in this one. With any, call from under
+        workers: processes, by default one a core; 0 works in this one. With any, call from under
             `if __name__ == "__main__":`.
         on_progress: called after each sample.
 
     Raises:
-        TetherError: where there is no such source or condition, the folder holds something else, no sample is good, or
-            the disk is full.
+        TetherError: if the source or the kind of condition does not exist, the folder contains something else, no
+            sample is good, or the disk is full.
     """
     out = Path(out)
     if shard_size < 1 or (workers is not None and workers < 0):
         raise TetherError(f"shard_size is {shard_size} and workers {workers}: give at least 1 and 0")
     how = Preparation(condition, options, size, min_side)
-    if not isinstance(source, Source):
-        if str(source) not in BUILTIN and out.resolve().is_relative_to(Path(source).resolve()):
-            raise TetherError(f"{out} lies in {source}, and would be read as a source: give a folder elsewhere")
-        source = open_source(source, size=size, count=count)
-    how.check_condition(source.has_conditions)
-    settings = {
-        "format": FORMAT,
-        "source": {"kind": source.kind, "samples": len(source), "fingerprint": source.fingerprint()},
-        "condition": condition,
-        "annotated": not source.has_conditions,
-        "options": None if options is None else dict(options),
-        "size": size,
-        "min_side": min_side,
-        "shard_size": shard_size,
-    }
+    source = _opened(source, out, size, count)
+    how.check_condition(source.brings(condition))
+    settings = _settings(source, how, shard_size)
     if (finished := _finished(out, settings)) is not None:
         return finished
-    parts = Parts(out, settings)
+    return _finish(out, settings, _make_shards(out, settings, source, how, workers, on_progress))
+
+
+def _opened(source: Source | str | Path, out: Path, size: int, count: int | None) -> Source:
+    if isinstance(source, Source):
+        return source
+    if str(source) not in BUILTIN and out.resolve().is_relative_to(Path(source).resolve()):
+        raise TetherError(f"{out} is inside {source}, and would be read as a source: give a folder elsewhere")
+    return open_source(source, size=size, count=count)
+
+
+def _settings(source: Source, how: Preparation, shard_size: int) -> dict[str, Any]:
+    """Everything that determines a dataset's bytes."""
+    return {
+        "format": FORMAT,
+        "source": {"kind": source.layout, "samples": len(source), "fingerprint": source.fingerprint()},
+        "condition": how.condition,
+        "annotated": not source.brings(how.condition),
+        "options": None if how.options is None else dict(how.options),
+        "size": how.size,
+        "min_side": how.min_side,
+        "shard_size": shard_size,
+    }
+
+
+def _make_shards(
+    out: Path,
+    settings: dict[str, Any],
+    source: Source,
+    how: Preparation,
+    workers: int | None,
+    on_progress: Progress | None,
+) -> list[dict[str, Any]]:
+    """Writes the shards that are not complete yet, and returns the records of all of them."""
+    parts, shard_size = Parts(out, settings), settings["shard_size"]
     ranges = [range(start, min(start + shard_size, len(source))) for start in range(0, len(source), shard_size)]
     records = []
     contents: dict[str, str] = {}
@@ -124,22 +148,22 @@ def build_dataset(
                 on_progress(samples.stop, len(source))
             contents.update(record["contents"])
             records.append(record)
-    return _finish(out, settings, records)
+    return records
 
 
 def _finished(out: Path, settings: dict[str, Any]) -> Manifest | None:
-    """The manifest where `out` holds this dataset already, None where it is to be made."""
+    """The manifest, if `out` contains this dataset already."""
     if out.exists() and not out.is_dir():
         raise TetherError(f"{out} is a file: give a folder for the dataset")
     manifest = read_manifest(out)
     if manifest is not None:
         if manifest.settings != settings:
-            told = difference(manifest.settings, settings)
-            raise TetherError(f"{out} holds a finished dataset with {told}: give another folder, or delete it")
+            changes = difference(manifest.settings, settings)
+            raise TetherError(f"{out} contains a finished dataset with {changes}: give another folder, or delete it")
         Parts.clear(out)
         return manifest
     if out.is_dir() and any(out.iterdir()) and not (out / PARTS).is_dir():
-        raise TetherError(f"{out} is not empty and holds no dataset: give a new folder")
+        raise TetherError(f"{out} is not empty and contains no dataset: give a new folder")
     return None
 
 
@@ -155,7 +179,7 @@ def _make_shard(
     results: Iterable[Prepared | Rejected],
     earlier: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Writes one shard and returns its record: the file, contents by hash, and what was left out.
+    """Writes one shard and returns its record: the file, contents by hash, and rejected samples.
 
     A shard without a good sample has no file.
     """
@@ -185,9 +209,9 @@ def _finish(out: Path, settings: dict[str, Any], records: list[dict[str, Any]]) 
     shards = tuple(ShardRecord(**record["shard"]) for record in records if record["shard"])
     reasons = Counter(entry["reason"] for entry in quarantined)
     if not shards:
-        told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         first = quarantined[0]
-        raise TetherError(f"no sample is good ({told}); the first, {first['key']}: {first['detail']}")
+        raise TetherError(f"no usable sample ({counts}); the first, {first['key']}: {first['detail']}")
     lines = "".join(json.dumps(entry, ensure_ascii=False, sort_keys=True) + "\n" for entry in quarantined)
     write_file(out / QUARANTINE, lambda part: part.write_text(lines, encoding="utf-8", errors="backslashreplace"))
     manifest = Manifest(
@@ -202,7 +226,7 @@ def _finish(out: Path, settings: dict[str, Any], records: list[dict[str, Any]]) 
 
 
 def _reporter(on_progress: Progress | None, start: int, total: int) -> Callable[[Iterable[Any]], Iterator[Any]]:
-    """Passes results on and tells of each."""
+    """Passes results on and reports each."""
 
     def report(results: Iterable[Any]) -> Iterator[Any]:
         for done, result in enumerate(results, start=start + 1):
@@ -215,18 +239,18 @@ def _reporter(on_progress: Progress | None, start: int, total: int) -> Callable[
 
 def _work(source: Source, how: Preparation, index: int) -> Prepared | Rejected:
     try:
-        return prepare(source[index], how)
+        return prepare(source.sample(index, how.condition), how)
     except Rejected as fault:
         return fault
     except OSError as error:
-        return Rejected("unreadable", f"its file cannot be read: {error.strerror or error}")
-    except (ValueError, MemoryError, cv2.error) as error:  # one odd sample must not stop a million others
+        return Rejected("unreadable", f"cannot read its file: {error.strerror or error}")
+    except (ValueError, MemoryError, cv2.error) as error:  # one bad sample must not stop the rest
         return Rejected("unreadable", (str(error) or type(error).__name__).strip().splitlines()[0])
 
 
 @contextmanager
 def _results(source: Source, how: Preparation, workers: int | None) -> Iterator[Results]:
-    """A function from sample numbers to results in the same order, in this process or in `workers` others."""
+    """A function from sample numbers to results in the same order, in this process or in `workers` processes."""
     count = (os.cpu_count() or 1) if workers is None else workers
     if count == 0:
         yield lambda indices: (_work(source, how, index) for index in indices)
@@ -237,25 +261,25 @@ def _results(source: Source, how: Preparation, workers: int | None) -> Iterator[
             yield lambda indices: pool.map(_work_here, indices, chunksize=CHUNK)
         except BrokenProcessPool:
             raise TetherError(
-                "a worker process died, most likely of too little memory: give fewer workers; the same command goes on"
+                "a worker process died, most likely out of memory: give fewer workers; the same command continues"
             ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-_here: dict[str, Any] = {}
-"""What a worker process works on; set once when it starts, so that it is not sent with every sample."""
+_JOB: ContextVar[tuple[Source, Preparation]] = ContextVar("job")
+"""The source and settings of a worker process; set once when it starts, so that they are not sent with every sample."""
 
 
 def _start_worker(source: Source, how: Preparation) -> None:
-    _here.update(source=source, how=how)
+    _JOB.set((source, how))
     cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then stops its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent, which stops its workers
     parent = multiprocessing.parent_process()
-    if parent is not None:  # a parent that is killed tells its workers nothing
+    if parent is not None:  # a killed parent cannot stop its workers
         threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def _work_here(index: int) -> Prepared | Rejected:
-    return _work(_here["source"], _here["how"], index)
+    return _work(*_JOB.get(), index)

@@ -1,4 +1,4 @@
-"""Looks at a finished dataset: is every byte as it was written, and what does it look like?"""
+"""Checks a finished dataset against its manifest, and draws a contact sheet of it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from tether.datasets.manifest import PARTS, Manifest, read_manifest
-from tether.datasets.samples import Rejected
 from tether.datasets.shards import TarReader
+from tether.datasets.source import Rejected
 from tether.errors import TetherError
 from tether.images import contact_sheet, open_image
 
@@ -23,7 +23,7 @@ SHOWN_SIDE = 256
 
 @dataclass(frozen=True)
 class Report:
-    """What `check_dataset` has found: the manifest and, a line each, what is wrong. No faults, all good."""
+    """The result of `check_dataset`: the manifest, and what is wrong, a line each; empty if nothing is."""
 
     manifest: Manifest
     faults: tuple[str, ...]
@@ -33,13 +33,13 @@ def open_dataset(out: Path | str) -> tuple[Manifest, TarReader]:
     """A finished dataset's manifest and samples.
 
     Raises:
-        TetherError: where there is none, it is unfinished, or a shard is missing.
+        TetherError: if there is none, it is unfinished, or a shard is missing.
     """
     out = Path(out)
     manifest = _manifest(out)
     paths = [out / shard.name for shard in manifest.shards]
     if missing := [path.name for path in paths if not path.is_file()]:
-        raise TetherError(f"{out} is not whole: {missing[0]} is missing; delete it and build it again")
+        raise TetherError(f"{out} is incomplete: {missing[0]} is missing; delete it and build it again")
     return manifest, TarReader(paths)
 
 
@@ -47,16 +47,16 @@ def _manifest(out: Path) -> Manifest:
     manifest = read_manifest(out)
     if manifest is None:
         begun = (out / PARTS).is_dir()
-        told = "it is unfinished: run the same build again" if begun else "make one with `tether dataset build`"
-        raise TetherError(f"{out} holds no finished dataset: {told}")
+        what = "an unfinished dataset: run the same build again" if begun else "no dataset: run `tether dataset build`"
+        raise TetherError(f"{out} contains {what}")
     return manifest
 
 
 def check_dataset(out: Path | str) -> Report:
-    """Compares every file of a dataset with the manifest and every sample with what a sample must be.
+    """Compares every file of a dataset with the manifest, and checks every sample.
 
     Raises:
-        TetherError: where there is no finished dataset, or its manifest is damaged.
+        TetherError: if there is no finished dataset, or its manifest is damaged.
     """
     out = Path(out)
     manifest = _manifest(out)
@@ -67,12 +67,12 @@ def check_dataset(out: Path | str) -> Report:
     known = {shard.name for shard in manifest.shards}
     faults += [f"{path.name} is not in the manifest" for path in sorted(out.glob("*.tar")) if path.name not in known]
     if sum(shard.samples for shard in manifest.shards) != manifest.samples:
-        faults.append("the manifest's number of samples is not that of its shards")
+        faults.append("the manifest's number of samples differs from that of its shards")
     return Report(manifest, tuple(faults))
 
 
 def _sample_faults(path: Path, count: int) -> list[str]:
-    """What is wrong with the samples of a shard whose bytes are as recorded."""
+    """What is wrong with the samples of a shard whose checksum is right."""
     reader = TarReader([path])
     faults = [] if len(reader) == count else [f"{path.name} has {len(reader)} samples instead of {count}"]
     contents = Counter(str(reader.meta(index).get("content")) for index in range(len(reader)))
@@ -86,23 +86,23 @@ def _sample_faults(path: Path, count: int) -> list[str]:
         if not sample.caption:
             faults.append(f"{member.key} has no caption")
         if _size(sample.image) != _size(sample.condition):
-            faults.append(f"{member.key}: picture and condition are not of one size")
+            faults.append(f"{member.key}: image and condition differ in size")
     return faults
 
 
-def _size(picture: object) -> tuple[int, int] | None:
-    """Width and height from the header: the bytes are known to be those that were written."""
-    if not isinstance(picture, bytes):
+def _size(encoded: object) -> tuple[int, int] | None:
+    """Width and height from the header: the checksum covers the rest."""
+    if not isinstance(encoded, bytes):
         return None
-    with Image.open(io.BytesIO(picture)) as image:
+    with Image.open(io.BytesIO(encoded)) as image:
         return image.size
 
 
 def show_dataset(out: Path | str, count: int = 12) -> Image.Image:
-    """A contact sheet of `count` samples, evenly spaced: picture and condition beside each other, captions below.
+    """A contact sheet of `count` samples, evenly spaced: image and condition side by side, captions below.
 
     Raises:
-        TetherError: where there is no finished dataset, or a sample cannot be read.
+        TetherError: if there is no finished dataset, or a sample cannot be read.
     """
     if count < 1:
         raise TetherError(f"count is {count}: give at least 1")
@@ -114,10 +114,10 @@ def show_dataset(out: Path | str, count: int = 12) -> Image.Image:
         try:
             sample = reader.sample(int(index))
         except Rejected as fault:
-            raise TetherError(f"sample {index} of {out} cannot be read: {fault.detail}") from None
-        for picture in (sample.image, sample.condition):
-            assert isinstance(picture, bytes)
-            image = open_image(io.BytesIO(picture))
+            raise TetherError(f"cannot read sample {index} of {out}: {fault.detail}") from None
+        for encoded in (sample.image, sample.condition):
+            assert isinstance(encoded, bytes)
+            image = open_image(io.BytesIO(encoded))
             image.thumbnail((SHOWN_SIDE, SHOWN_SIDE), Image.Resampling.BOX)
             cells.append(image)
         words += [sample.caption, kind]

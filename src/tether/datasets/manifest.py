@@ -1,8 +1,8 @@
-"""What a folder of shards holds, and how files get there whole.
+"""The content of a folder of shards: its manifest, and the records with which an interrupted run continues.
 
-A file is written beside its place, flushed to the disk, and renamed, which a file system does or does not do but never
-half. Of each finished shard a small record is kept in `OUT/.parts/`, so that a run that was killed goes on behind the
-last whole shard. When all shards are there, their records move into `OUT/manifest.json` and `.parts` goes.
+Every file is written to a temporary name, flushed, and renamed, so it is never half written. A record of each finished
+shard is kept in `OUT/.parts/`, so that a killed run continues after the last complete shard. Once all shards exist,
+their records move into `OUT/manifest.json` and `.parts` is deleted.
 """
 
 from __future__ import annotations
@@ -45,31 +45,31 @@ class ShardRecord(BaseModel):
     sha256: str
 
     def fault(self, folder: Path) -> str | None:
-        """What is wrong with the shard's file in one line, or None where it is as recorded."""
+        """What is wrong with the shard's file, in one line; None if it is as recorded."""
         path = folder / self.name
         if not path.is_file():
             return f"{self.name} is missing"
         if path.stat().st_size != self.bytes:
             return f"{self.name} has {path.stat().st_size} bytes instead of {self.bytes}"
         if hash_file(path) != self.sha256:
-            return f"{self.name} has changed: its SHA-256 is not the recorded one"
+            return f"{self.name} has changed: its SHA-256 differs from the recorded one"
         return None
 
     @classmethod
     def of(cls, path: Path, samples: int) -> ShardRecord:
-        """The record of a file as it is."""
+        """The record of an existing file."""
         return cls(name=path.name, samples=samples, bytes=path.stat().st_size, sha256=hash_file(path))
 
 
 class Manifest(BaseModel):
-    """What a finished folder holds.
+    """The content of a finished folder.
 
     Attributes:
-        settings: everything that decides the content, format version included.
-        samples: how many samples there are.
+        settings: everything that determines the content, format version included.
+        samples: the number of samples.
         shards: one record a shard, in order.
-        quarantined: how many samples were left out, by reason.
-        files: SHA-256 of the other files, by name: of `quarantine.jsonl`, which names each sample that was left out.
+        quarantined: the number of rejected samples, by reason.
+        files: SHA-256 of the other files, by name: of `quarantine.jsonl`, which lists each rejected sample.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -82,25 +82,25 @@ class Manifest(BaseModel):
 
     @property
     def content(self) -> str:
-        """SHA-256 that stands for every byte of every shard."""
+        """SHA-256 over every shard's SHA-256."""
         return digest([shard.sha256 for shard in self.shards])
 
     def faults(self, folder: Path) -> list[str]:
-        """What is wrong with the files, a line each; every byte of them is read."""
+        """What is wrong with the files, a line each; reads every byte of them."""
         faults = [fault for shard in self.shards if (fault := shard.fault(folder))]
         for name, sha256 in self.files.items():
             if not (folder / name).is_file():
                 faults.append(f"{name} is missing")
             elif hash_file(folder / name) != sha256:
-                faults.append(f"{name} has changed: its SHA-256 is not the recorded one")
+                faults.append(f"{name} has changed: its SHA-256 differs from the recorded one")
         return faults
 
 
 class Parts:
-    """The records of the shards that an unfinished run has already made, in `folder/.parts`.
+    """The records of the shards that an unfinished run has completed, in `folder/.parts`.
 
     Raises:
-        TetherError: where the folder holds the beginning of a run with other settings.
+        TetherError: if the folder contains an unfinished run with other settings.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
@@ -109,33 +109,33 @@ class Parts:
         begun = _read_json(self.folder / "settings.json")
         if begun is not None and begun != settings:
             raise TetherError(
-                f"{folder} holds an unfinished run with {difference(begun, settings)}: "
-                "give the same settings, another folder, or delete it"
+                f"{folder} contains an unfinished run with {difference(begun, settings)}: "
+                "give the same settings or another folder, or delete it"
             )
         if begun is None:
             write_json(self.folder / "settings.json", settings)
 
     def load(self, number: int) -> dict[str, Any] | None:
-        """The record of a shard, or None where there is none (or a torn one)."""
+        """The record of a shard; None if it is missing or damaged."""
         return _read_json(self.folder / f"{number:05d}.json")
 
     def save(self, number: int, record: dict[str, Any]) -> None:
-        """Keeps the record of a shard; call it once the shard's file is whole."""
+        """Saves the record of a shard; call it once the shard's file is complete."""
         write_json(self.folder / f"{number:05d}.json", record)
 
     @staticmethod
     def clear(folder: Path) -> None:
-        """Removes the records of a run that is finished, and what was half written."""
+        """Deletes the records of a finished run, and temporary files."""
         shutil.rmtree(folder / PARTS, ignore_errors=True)
         for path in folder.glob("*.part"):
             path.unlink(missing_ok=True)
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` make a file and puts it at `path`, whole or not at all.
+    """Writes a file atomically: `write` makes a temporary file, which is then renamed to `path`.
 
     Raises:
-        TetherError: in one line, when the disk is full or the folder cannot be written.
+        TetherError: if the disk is full or the folder cannot be written.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -145,13 +145,13 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
         _flush(path.parent)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise TetherError(f"{path} cannot be written: {error.strerror or error}; what was finished is kept") from None
+        raise TetherError(f"cannot write {path}: {error.strerror or error}; finished files are kept") from None
 
 
 def _flush(path: Path) -> None:
-    """Waits until a file, or a folder's list of files, is on the disk."""
+    """Waits until a file, or a folder's list of files, is on the disk (fsync)."""
     if path.is_dir() and os.name == "nt":
-        return  # Windows opens no folders
+        return  # Windows cannot open folders
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
@@ -160,9 +160,9 @@ def _flush(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON with sorted keys, whole or not at all."""
+    """Writes JSON with sorted keys, atomically."""
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    # A file's name need not be UTF-8: what is not becomes \udcXX, which JSON reads as what it was.
+    # File names need not be UTF-8: other bytes become \udcXX, which JSON reads back as the same bytes.
     write_file(path, lambda part: part.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
@@ -174,45 +174,45 @@ def _read_json(path: Path) -> Any | None:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Writes `folder/manifest.json` with a checksum of itself, and clears what the run has left behind."""
+    """Writes `folder/manifest.json` with its own checksum, and deletes the records of the run."""
     plain = manifest.model_dump(mode="json")
     write_json(folder / MANIFEST, plain | {"sha256": digest(plain)})
     Parts.clear(folder)
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a finished folder, or None where there is none (or one that is not Tether's).
+    """The manifest of a finished folder; None if there is none, or it is another program's.
 
     Raises:
-        TetherError: where the manifest is damaged or was changed.
+        TetherError: if the manifest is damaged or was changed.
     """
     path = folder / MANIFEST
     if not path.is_file():
         return None
     plain = _read_json(path)
-    if isinstance(plain, dict) and "sha256" not in plain:  # another program's: the folder may be anything
+    if isinstance(plain, dict) and "sha256" not in plain:  # another program's manifest
         return None
-    told = plain.pop("sha256", None) if isinstance(plain, dict) else None
-    if plain is None or told != digest(plain):
-        raise TetherError(f"{path} is damaged or was changed by hand: delete {folder} and make it again")
+    recorded = plain.pop("sha256", None) if isinstance(plain, dict) else None
+    if plain is None or recorded != digest(plain):
+        raise TetherError(f"{path} is damaged or was edited: delete {folder} and build it again")
     try:
         return Manifest(**plain)
     except ValidationError as error:
-        raise TetherError(f"{path} is of another version ({error.error_count()} differences): make it again") from None
+        raise TetherError(f"{path} has another format ({error.error_count()} differences): build it again") from None
 
 
 def difference(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """The settings in which two runs differ, in words."""
+    """The settings in which two runs differ: "size 512 instead of 256"."""
     keys = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
     return ", ".join(f"{key} {old.get(key)!r} instead of {new.get(key)!r}" for key in keys)
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of a JSON value, in hexadecimal digits; the order of keys does not matter."""
+    """SHA-256 of a JSON value, in hexadecimal; independent of the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
+    """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,12 +1,12 @@
 """WebDataset shards: a sample is the consecutive members of a tar file that share a name up to the first dot.
 
-    00000007.png            the picture (or .jpg, ...)
+    00000007.png            the image (or .jpg, ...)
     00000007.condition.png  its condition image
     00000007.txt            its caption
-    00000007.json           {"key": ..., "content": ...}: where it comes from, SHA-256 of its pixels
+    00000007.json           {"key": ..., "content": ...}: its key in the source, SHA-256 of its pixels
 
-Reading goes straight to a member's bytes by its offset, so samples are found in any order without unpacking.
-The bytes of a written shard are a function of its samples alone: no time, owner or machine is in them.
+Members are read by their byte offset, so samples are read in any order without unpacking.
+The bytes of a written shard depend only on its samples: they contain no time, owner or machine.
 """
 
 from __future__ import annotations
@@ -19,12 +19,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tether.datasets.samples import Prepared, Rejected, Sample
+from tether.datasets.prepare import Prepared
+from tether.datasets.source import Rejected, Sample
 from tether.errors import TetherError
 
-__all__ = ["CONDITION_NAMES", "PICTURE_SUFFIXES", "TarMember", "TarReader", "write_tar"]
+__all__ = [
+    "CAPTION_KEYS",
+    "CONDITION_NAMES",
+    "IMAGE_SUFFIXES",
+    "TarMember",
+    "TarReader",
+    "caption_of",
+    "decode_caption",
+    "write_tar",
+]
 
-PICTURE_SUFFIXES = ("png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff", "gif")
+IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff", "gif")
 CONDITION_NAMES = ("condition", "conditioning", "conditioning_image", "cond", "hint", "control")
 CAPTION_SUFFIXES = ("txt", "caption", "text")
 CAPTION_KEYS = ("text", "caption", "prompt")
@@ -32,7 +42,7 @@ CAPTION_KEYS = ("text", "caption", "prompt")
 
 @dataclass(frozen=True)
 class TarMember:
-    """Where the files of one sample lie: suffix ("condition.png") -> offset and size in bytes."""
+    """The files of one sample: suffix ("condition.png") -> offset and size in bytes."""
 
     path: Path
     name: str
@@ -48,10 +58,10 @@ class TarReader:
     """Samples of tar files, by number.
 
     Args:
-        paths: the tar files, in order. Only their headers are read here.
+        paths: the tar files, in order. Only headers are read when opening them.
 
     Raises:
-        TetherError: for a file that is no plain tar.
+        TetherError: for a file that is not an uncompressed tar.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -62,25 +72,25 @@ class TarReader:
         return len(self.members)
 
     def read(self, index: int, suffix: str) -> bytes | None:
-        """The bytes of one of a sample's files, or None where it has no such file.
+        """The bytes of one of a sample's files; None if it has no such file.
 
         Raises:
-            Rejected: where the tar ends before the file does.
+            Rejected: if the tar ends before the file does.
         """
         member = self.members[index]
         if suffix not in member.files:
             return None
         offset, size = member.files[suffix]
         with member.path.open("rb") as file:
-            whole = file.seek(0, 2) >= offset + size  # before room is made for what the tar only claims to hold
+            whole = file.seek(0, 2) >= offset + size  # before memory is allocated for a size that the tar only declares
             file.seek(offset)
             data = file.read(size) if whole else b""
         if len(data) != size:
-            raise Rejected("unreadable", f"{member.path.name} is cut off within {member.name}.{suffix}")
+            raise Rejected("unreadable", f"{member.path.name} is truncated within {member.name}.{suffix}")
         return data
 
     def meta(self, index: int) -> dict[str, Any]:
-        """What a sample's `.json` says; empty where it has none or a bad one."""
+        """The content of a sample's `.json`; empty if it is missing or invalid."""
         try:
             meta = json.loads(self.read(index, "json") or b"{}")
         except (ValueError, RecursionError):
@@ -88,26 +98,26 @@ class TarReader:
         return meta if isinstance(meta, dict) else {}
 
     def sample(self, index: int) -> Sample:
-        """The sample of that number.
+        """One sample.
 
         Raises:
-            Rejected: where it has no picture, or its caption is not UTF-8.
+            Rejected: if it has no image, or its caption is not UTF-8.
         """
         member = self.members[index]
-        image = self._first(index, PICTURE_SUFFIXES)
+        image = self._first(index, IMAGE_SUFFIXES)
         if image is None:
-            told = (
-                f"there is no picture among {', '.join(member.files)}" if member.files else "the shard is damaged here"
+            names = ", ".join(member.files)
+            raise Rejected(
+                "unreadable", f"no image among its files ({names})" if names else "the shard is damaged here"
             )
-            raise Rejected("unreadable", told)
-        condition = self._first(index, [f"{name}.{suffix}" for name in CONDITION_NAMES for suffix in PICTURE_SUFFIXES])
+        condition = self._first(index, [f"{name}.{suffix}" for name in CONDITION_NAMES for suffix in IMAGE_SUFFIXES])
         return Sample(member.key, image, self.caption(index), condition)
 
     def caption(self, index: int) -> str:
-        """A sample's caption, from its text file or its JSON; "" where it has none.
+        """A sample's caption, from its text file or its JSON; "" if it has none.
 
         Raises:
-            Rejected: where it is not UTF-8.
+            Rejected: if it is not UTF-8.
         """
         text = self._first(index, CAPTION_SUFFIXES)
         if text is None:
@@ -120,7 +130,11 @@ class TarReader:
 
 
 def decode_caption(text: bytes) -> str:
-    """UTF-8 bytes, with or without a byte-order mark, as a string; Rejected where they are not UTF-8."""
+    """UTF-8 bytes, with or without a byte-order mark, as a string.
+
+    Raises:
+        Rejected: if they are not UTF-8.
+    """
     try:
         return text.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -128,12 +142,12 @@ def decode_caption(text: bytes) -> str:
 
 
 def caption_of(record: dict[str, Any]) -> str:
-    """The caption in a record, under whichever of the usual names it stands."""
+    """The caption in a record, under any of the usual keys."""
     return next((str(record[key]) for key in CAPTION_KEYS if isinstance(record.get(key), str)), "")
 
 
 def _members(path: Path) -> list[TarMember]:
-    """The samples of a tar file. Of a damaged file, those before the fault and one that tells of it."""
+    """The samples of a tar file. A damaged one gives those before the damage, and one more that raises when read."""
     found: dict[str, dict[str, tuple[int, int]]] = {}
     try:
         with tarfile.open(path, "r:") as archive:
@@ -145,13 +159,13 @@ def _members(path: Path) -> list[TarMember]:
                     found.setdefault(key, {})[suffix.lower()] = (entry.offset_data, entry.size)
     except (tarfile.TarError, OSError, ValueError, OverflowError, MemoryError) as error:
         if not found:
-            raise TetherError(f"{path} is no plain tar file ({error}): unpack compressed ones first") from None
+            raise TetherError(f"{path} is not an uncompressed tar file ({error}): decompress it first") from None
         found["(the rest)"] = {}
     return [TarMember(path, name, files) for name, files in found.items()]
 
 
 def write_tar(path: Path, samples: Sequence[tuple[int, Prepared]]) -> None:
-    """Writes samples, each with its number in the source, as a shard."""
+    """Writes samples, each with its number in the source, as one shard."""
     with tarfile.open(path, "w:", format=tarfile.USTAR_FORMAT) as archive:
         for number, sample in samples:
             meta = {"content": sample.content, "key": sample.key}

@@ -22,7 +22,7 @@ from torch import Tensor
 from tether.base import Base
 from tether.datasets.build import build_dataset
 from tether.datasets.latents.cache import build_cache
-from tether.datasets.latents.cached import CachedSamples
+from tether.datasets.latents.samples import CachedSamples
 from tether.datasets.manifest import digest, read_manifest
 from tether.errors import TetherError
 from tether.images import from_pixels
@@ -72,7 +72,7 @@ class CachedBatches:
         for number in numbers:
             epoch, place = divmod(number, len(self.entries))
             # A sample shows another of its crops in every epoch.
-            found.append(self.samples[epoch * len(self.samples) + self.entries[self._order(epoch)[place]]])
+            found.append(self.samples.sample(self.entries[self._order(epoch)[place]], epoch))
 
         def stacked(name: str) -> Tensor:
             return torch.stack([sample[name] for sample in found])
@@ -116,7 +116,7 @@ def open_data(config: TrainConfig, base: Base, on_stage: OnStage | None = None) 
         entries = sorted({*entries} - {*validation})
     return Data(
         CachedBatches(samples, entries, config.empty_prompts, config.seed),
-        [_validation_sample(samples[index], base) for index in validation],
+        [_validation_sample(samples.sample(index), base) for index in validation],
         digest([cache.latents.name, cache.text.name]),  # which say what data and whose encoders made them
     )
 

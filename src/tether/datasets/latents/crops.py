@@ -1,46 +1,42 @@
-"""The random crops and flips of a sample, the same for picture and condition.
+"""The random crops and flips of a sample, the same for image and condition.
 
-A crop is a square of side s at (left, top), brought to the training resolution R. The first one of a sample is always
-the largest in the middle, unflipped; s is never below R where the picture is large enough, so nothing is blown up.
+A crop is a square of side s at (left, top), resized to the training resolution R. The first one of a sample is always
+the largest in the middle, unflipped. s is never below R unless the image is smaller than R, so nothing is enlarged.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
+from tether.datasets.sided import names_a_side
 from tether.images import fit, fit_condition
 
 __all__ = ["Crop", "may_flip", "random_crops"]
 
 LEAST_SHARE = 0.8
-"""A crop's side is at least this share of the picture's shorter one."""
+"""A crop's side is at least this share of the image's shorter one."""
 HANDED = ("normal", "pose", "hand", "keypoint")
-"""Conditions whose colours say left and right: mirrored pixels are not the condition of the mirrored picture."""
-SIDED = re.compile(
-    r"\b((left|right)(most|wards?)?|(anti|counter)?-?clockwise|waxing|waning|(first|last) quarter)\b", re.IGNORECASE
-)
-"""Captions that a mirrored picture would belie."""
+"""Kinds whose colors say left and right: the mirrored map is not the condition of the mirrored image."""
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A square cut out of a picture and, maybe, mirrored left to right. In pixels of the picture."""
+    """A square of an image, optionally mirrored left to right. In pixels of the image."""
 
     left: int
     top: int
     side: int
     flip: bool
 
-    def of_picture(self, image: Image.Image, resolution: int) -> Image.Image:
-        """The crop of a picture, `resolution` pixels a side."""
+    def of_image(self, image: Image.Image, resolution: int) -> Image.Image:
+        """The crop of an image, `resolution` pixels a side."""
         return self._mirror(fit(image.crop(self._box), resolution, resolution, "stretch"))
 
-    def of_condition(self, image: Image.Image, resolution: int) -> Image.Image:
-        """The crop of a condition image; maps of only black and white stay so."""
+    def of_condition(self, image: Image.Image, kind: str, resolution: int) -> Image.Image:
+        """The crop of a condition map; maps of only black and white stay so."""
         return self._mirror(fit_condition(image.crop(self._box), resolution, resolution, "stretch"))
 
     @property
@@ -51,15 +47,15 @@ class Crop:
         return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self.flip else image
 
 
-def may_flip(condition: str, caption: str) -> bool:
-    """Whether a mirrored sample is still true: not where the condition or the caption tells left from right."""
-    return not any(word in condition for word in HANDED) and SIDED.search(caption) is None
+def may_flip(kind: str, caption: str) -> bool:
+    """Whether a mirrored sample is still valid: its condition can be mirrored, and its caption names no side."""
+    return not any(word in kind for word in HANDED) and not names_a_side(caption)
 
 
 def random_crops(
     width: int, height: int, resolution: int, count: int, flips: bool, rng: np.random.Generator
 ) -> list[Crop]:
-    """The crops of a picture of `width` x `height` pixels: the middle one, then `count - 1` random ones."""
+    """The crops of an image of `width` x `height` pixels: the middle one, then `count - 1` random ones."""
     short = min(width, height)
     crops = [Crop((width - short) // 2, (height - short) // 2, short, False)]
     least = min(short, max(resolution, round(LEAST_SHARE * short)))

@@ -1,4 +1,4 @@
-"""Which encoders made this? A SHA-256 that changes with any weight, setting or word of theirs."""
+"""Identifies encoders: a SHA-256 that changes with any of their weights, settings or vocabulary."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tether.base import Base
 
 __all__ = ["hash_text_encoders", "hash_vae"]
 
-_UNSETTLED = ("torch_dtype", "dtype", "transformers_version")
+_IGNORED = ("torch_dtype", "dtype", "transformers_version")
 
 
 def hash_vae(base: Base) -> str:
@@ -41,8 +41,8 @@ def _hash(parts: list[Any]) -> str:
 def _add_module(sha: Any, module: nn.Module) -> None:
     config: Any = module.config
     plain = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    # Paths and library versions say where the weights came from, not what they compute.
-    kept = {name: value for name, value in plain.items() if not name.startswith("_") and name not in _UNSETTLED}
+    # Paths and library versions do not change what the weights compute.
+    kept = {name: value for name, value in plain.items() if not name.startswith("_") and name not in _IGNORED}
     sha.update(json.dumps(kept, sort_keys=True, default=str).encode())
     for name, tensor in sorted(module.state_dict().items()):
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

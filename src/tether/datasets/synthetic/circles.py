@@ -1,8 +1,8 @@
 """Filled circles on plain backgrounds: the set of the ControlNet tutorial (fill50k), drawn on the fly.
 
-The picture is a disc of one named colour on another, the condition the disc's outline, white on black, and the caption
-names both colours: "pale golden rod circle with old lace background". The outline alone does not tell a colour and the
-caption alone does not tell a place, so a control that has learned is easy to tell from one that has not.
+The image is a disc of one named color on another, the condition is the disc's outline, white on black, and the caption
+names both colors: "pale golden rod circle with old lace background". The outline has no color and the caption no
+position, so it is easy to see whether a control has learned.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ import cv2
 import numpy as np
 from PIL import Image, ImageColor
 
-from tether.datasets.samples import Sample
-from tether.datasets.sources import Source
+from tether.datasets.source import Sample, Source
 
-__all__ = ["COLOURS", "Circles", "draw_circle"]
+__all__ = ["COLORS", "Circles", "draw_circle"]
 
 NAMES = (
     "alice blue, antique white, aquamarine, azure, beige, black, blue, blue violet, brown, burly wood, cadet blue, "
@@ -32,11 +31,11 @@ NAMES = (
     "green, sea shell, sienna, silver, sky blue, slate blue, slate gray, snow, spring green, steel blue, tan, teal, "
     "thistle, tomato, turquoise, violet, wheat, white, yellow, yellow green"
 )
-COLOURS = {name: ImageColor.getrgb(name.replace(" ", ""))[:3] for name in NAMES.split(", ")}
-"""CSS colours, RGB in 0..255, by their names in words."""
+COLORS = {name: ImageColor.getrgb(name.replace(" ", ""))[:3] for name in NAMES.split(", ")}
+"""CSS colors, RGB in 0..255, by their names in words."""
 
 LEAST_DIFFERENCE = 120
-"""Sum over the channels by which disc and background differ at least, so that the disc can be seen."""
+"""Least sum over the channels of the difference between disc and background, so that the disc is visible."""
 SHIFT = 4
 """OpenCV draws at 1/16 of a pixel."""
 
@@ -45,28 +44,28 @@ def draw_circle(size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.nda
     """A random disc.
 
     Returns:
-        The picture and its outline, uint8 `(size, size, 3)` RGB each, and the caption.
+        The image and the outline, uint8 `(size, size, 3)` RGB each, and the caption.
     """
-    names = list(COLOURS)
+    names = list(COLORS)
     while True:
         disc, ground = (names[int(i)] for i in rng.choice(len(names), 2, replace=False))
-        if sum(abs(a - b) for a, b in zip(COLOURS[disc], COLOURS[ground], strict=True)) >= LEAST_DIFFERENCE:
+        if sum(abs(a - b) for a, b in zip(COLORS[disc], COLORS[ground], strict=True)) >= LEAST_DIFFERENCE:
             break
     radius = rng.uniform(0.08, 0.35)
-    centre = rng.uniform(radius, 1 - radius, 2)
-    place = [round(float(c) * size * 2**SHIFT) for c in centre]
+    center = rng.uniform(radius, 1 - radius, 2)
+    place = [round(float(c) * size * 2**SHIFT) for c in center]
     extent = round(float(radius) * size * 2**SHIFT)
-    picture = np.full((size, size, 3), COLOURS[ground], np.uint8)
-    cv2.circle(picture, place, extent, COLOURS[disc], -1, cv2.LINE_AA, SHIFT)
+    image = np.full((size, size, 3), COLORS[ground], np.uint8)
+    cv2.circle(image, place, extent, COLORS[disc], -1, cv2.LINE_AA, SHIFT)
     outline = np.zeros((size, size, 3), np.uint8)
     cv2.circle(outline, place, extent, (255, 255, 255), max(1, size // 256), cv2.LINE_8, SHIFT)
-    return picture, outline, f"{disc} circle with {ground} background"
+    return image, outline, f"{disc} circle with {ground} background"
 
 
 class Circles(Source):
     """`count` discs; disc n is a function of n and `size`."""
 
-    kind = "circles"
+    layout = "circles"
     has_conditions = True
 
     def __init__(self, size: int, count: int) -> None:
@@ -78,9 +77,9 @@ class Circles(Source):
     def key(self, index: int) -> str:
         return f"circle-{index:06d}"
 
-    def __getitem__(self, index: int) -> Sample:
-        picture, outline, caption = draw_circle(self.size, np.random.default_rng([0x0C1C, index]))
-        return Sample(self.key(index), Image.fromarray(picture), caption, Image.fromarray(outline))
+    def sample(self, index: int, kind: str | None = None) -> Sample:
+        image, outline, caption = draw_circle(self.size, np.random.default_rng([0x0C1C, index]))
+        return Sample(self.key(index), Image.fromarray(image), caption, Image.fromarray(outline))
 
     def listing(self) -> list[Any]:
         return [self.size, self.count]

@@ -1,11 +1,11 @@
-"""Emoji as training pictures: a transparent drawing, its names, and the background it is put on.
+"""Emoji as training images: a transparent drawing, its names, and the background it is placed on.
 
 A drawing is an RGBA array with straight alpha. `compose` places it on a plain background,
 
-    picture = alpha * drawing + (1 - alpha) * background,
+    image = alpha * drawing + (1 - alpha) * background,
 
-after a random flip, shift and scale, so that a model learns to draw the thing and not to recall the file.
-The background's colour is named in the caption, which makes it something that a prompt can ask for.
+after a random flip, shift and scale, so that a model learns to draw the object and does not memorize the file.
+The caption names the background's color, so that a prompt can ask for it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+
+from tether.datasets.sided import names_a_side
 
 __all__ = [
     "BACKGROUNDS",
@@ -39,11 +41,9 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "pink": (246, 170, 196),
     "brown": (140, 98, 66),
 }
-"""Named background colours, RGB in 0..255."""
+"""Named background colors, RGB in 0..255."""
 
 HELD_OUT_SHARE = 0.05
-SIDED = {"left", "right", "leftwards", "rightwards", "waxing", "waning", "quarter"}
-"""Words of names that a mirrored drawing would belie."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Drawing:
 
     Attributes:
         name: the Unicode name in lower case, "red apple".
-        synonyms: other words for it, best first; may be empty.
-        style: the words that ask for the style, "3d emoji" or "flat emoji".
+        synonyms: other names, best first; may be empty.
+        style: the caption's words for the style, "3d emoji" or "flat emoji".
         rgba: uint8 `(H, W, 4)`, straight alpha.
     """
 
@@ -64,7 +64,7 @@ class Drawing:
 
 
 def is_held_out(name: str) -> bool:
-    """Whether no training may see the emoji of this name: a fixed 5% of all names, by their SHA-256."""
+    """Whether the emoji of this name is excluded from all training: a fixed 5% of all names, by their SHA-256."""
     digest = hashlib.sha256(name.encode()).digest()
     return int.from_bytes(digest[:4], "big") < HELD_OUT_SHARE * 2**32
 
@@ -72,19 +72,19 @@ def is_held_out(name: str) -> bool:
 def place(
     rgba: np.ndarray, size: int, background: tuple[int, int, int], scale: float, shift: tuple[float, float]
 ) -> np.ndarray:
-    """Puts a drawing on a plain background.
+    """Places a drawing on a plain background.
 
     Args:
         rgba: uint8 `(H, W, 4)`, straight alpha.
-        size: side of the picture in pixels.
+        size: side of the image in pixels.
         background: RGB in 0..255.
-        scale: side of the drawing as a share of the picture's.
-        shift: how far right and down the drawing's centre lies from the picture's, in shares of the side.
+        scale: side of the drawing as a share of the image's.
+        shift: offset of the drawing's center from the image's, right and down, as shares of the side.
 
     Returns:
         uint8 `(size, size, 3)`, RGB.
     """
-    # Interpolating straight alpha would pull the colour of transparent pixels into the edges.
+    # Interpolating straight alpha would pull the color of transparent pixels into the edges.
     alpha = rgba[..., 3:].astype(np.float32) / 255
     premultiplied = np.concatenate([rgba[..., :3] * alpha, alpha], axis=2)
     height, width = rgba.shape[:2]
@@ -101,35 +101,35 @@ def place(
         ]
     )
     warped = cv2.warpAffine(premultiplied, matrix, (size, size), flags=cv2.INTER_LINEAR)
-    picture = warped[..., :3] + (1 - warped[..., 3:]) * np.array(background, np.float32)
-    return np.clip(picture + 0.5, 0, 255).astype(np.uint8)
+    image = warped[..., :3] + (1 - warped[..., 3:]) * np.array(background, np.float32)
+    return np.clip(image + 0.5, 0, 255).astype(np.uint8)
 
 
-def compose(drawing: Drawing, size: int, rng: np.random.Generator, *, centred: bool = False) -> tuple[np.ndarray, str]:
-    """One random training picture of a drawing and the name of its background.
+def compose(drawing: Drawing, size: int, rng: np.random.Generator, *, centered: bool = False) -> tuple[np.ndarray, str]:
+    """One random training image of a drawing and the name of its background.
 
-    A little more than half of the backgrounds are white. The flip is left out where the name says a side ("left arrow",
-    "waxing crescent moon symbol"). With `centred` the drawing is never flipped, and lies in the middle but for 2% of
-    the side, 87% to 93% of it wide.
+    A little more than half of the backgrounds are white. A drawing whose name has a handedness ("left arrow", "waxing
+    crescent moon symbol") is not flipped. With `centered` the drawing is never flipped, is within 2% of the middle, and
+    is 87% to 93% of the image's side wide.
 
     Returns:
-        The picture, uint8 `(size, size, 3)` RGB, and a key of `BACKGROUNDS`.
+        The image, uint8 `(size, size, 3)` RGB, and a key of `BACKGROUNDS`.
     """
     background = "white" if rng.random() < 0.5 else str(rng.choice(list(BACKGROUNDS)))
     rgba = drawing.rgba
-    if not centred and rng.random() < 0.5 and not SIDED & set(drawing.name.replace("-", " ").split()):
+    if not centered and rng.random() < 0.5 and not names_a_side(drawing.name):
         rgba = np.ascontiguousarray(rgba[:, ::-1])
-    scale = rng.uniform(0.87, 0.93) if centred else rng.uniform(0.72, 0.98)
-    slack = 0.02 if centred else (1 - scale) / 2 + 0.02
+    scale = rng.uniform(0.87, 0.93) if centered else rng.uniform(0.72, 0.98)
+    slack = 0.02 if centered else (1 - scale) / 2 + 0.02
     shift = (rng.uniform(-slack, slack), rng.uniform(-slack, slack))
     return place(rgba, size, BACKGROUNDS[background], scale, shift), background
 
 
 def caption(drawing: Drawing, background: str, rng: np.random.Generator) -> str:
-    """Words for a picture of a drawing: its name or, now and then, a synonym, in one of a few plain templates.
+    """A caption for an image of a drawing: its name or, in a quarter of captions, a synonym, in one of four templates.
 
-    The style always stands in the caption; the background does unless it is white, and then in one of four captions:
-    a prompt without one asks for white.
+    The style is always named. The background is named unless it is white; white is named in a quarter of the captions,
+    so a prompt without a background asks for white.
     """
     name = drawing.name
     if drawing.synonyms and rng.random() < 0.25:

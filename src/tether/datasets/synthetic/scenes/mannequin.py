@@ -1,8 +1,8 @@
-"""Mannequins: a skeleton of 18 joints in a named pose, clothed in capsules.
+"""Mannequins: a skeleton of 18 joints in a named pose, covered with capsules.
 
 Joints are in the order of OpenPose's 18 body keypoints: nose, neck, right shoulder, elbow, wrist, left shoulder, elbow,
 wrist, right hip, knee, ankle, left hip, knee, ankle, right eye, left eye, right ear, left ear. "Right" is the
-mannequin's own right, which is the picture's left when it faces the camera.
+mannequin's own right, which is on the left of the image when it faces the camera.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def joints(spec: MannequinSpec) -> np.ndarray:
         p[16 + k] = p[1] + (side * 0.074, NECK + HEAD, 0)
     p[:, 1] -= min(p[10, 1], p[13, 1], -0.12 if spec.pose == "sitting" else np.inf) - 0.035
     c, s = np.cos(spec.yaw), np.sin(spec.yaw)
-    # In its own frame the mannequin looks along -z, to the camera, so its right hand (-1) is at the picture's left.
+    # In its own frame the mannequin looks along -z, to the camera, so its right hand (-1) is on the left of the image.
     p = p @ np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
     return (p * spec.height + (spec.x, 0, spec.z)).astype(np.float32)
 

@@ -1,7 +1,7 @@
-"""Renders a scene by casting one ray a sample: colour with shadows, and the exact maps behind it.
+"""Renders a scene by casting one ray a sample: color with shadows, and the exact geometry.
 
 Shading is Lambert's, k_a + k_d max(0, n·l) in shadowless light, plus a Blinn-Phong highlight for shiny solids. A ray is
-only tried against a solid inside the rectangle that the solid's bounding sphere covers on the screen.
+tested against a solid only inside the screen rectangle of the solid's bounding sphere.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from tether.datasets.synthetic.scenes.mannequin import joints, limbs
 from tether.datasets.synthetic.scenes.solids import Cone, Cube, Cylinder, Solid, Sphere, Torus
-from tether.datasets.synthetic.scenes.spec import COLOURS, CameraSpec, SceneSpec, SolidSpec
+from tether.datasets.synthetic.scenes.spec import COLORS, CameraSpec, SceneSpec, SolidSpec
 
 __all__ = ["CLASS_NAMES", "Scene", "instances", "project", "render", "solid_of"]
 
@@ -31,10 +31,10 @@ class Scene:
         image: uint8 `(H, W, 3)` RGB.
         depth: float32 `(H, W)`, distance along the camera's axis; inf for the background.
         normals: float32 `(H, W, 3)`, unit vectors in camera space (x right, y up, z into the scene, so
-            what faces the camera has z < 0); 0 for the background.
+            a surface that faces the camera has z < 0); 0 for the background.
         instance: int32 `(H, W)`: 0 background, 1 floor, 2 + k for `spec.objects[k]`.
-        classes: int32 `(H, W)`: places in `CLASS_NAMES`.
-        keypoints: one float32 `(18, 3)` a mannequin: x, y in pixels and 1 where the joint is inside the picture and
+        classes: int32 `(H, W)`: indices into `CLASS_NAMES`.
+        keypoints: one float32 `(18, 3)` a mannequin: x, y in pixels and 1 if the joint is inside the image and
             no other object hides it; order as `mannequin.JOINTS`.
         spec: what was rendered.
     """
@@ -46,13 +46,6 @@ class Scene:
     classes: Array
     keypoints: list[Array]
     spec: SceneSpec = field(repr=False)
-
-    @property
-    def caption(self) -> str:
-        """The full caption, every attribute named."""
-        from tether.datasets.synthetic.scenes.sample import caption
-
-        return caption(self.spec)
 
 
 def _axes(camera: CameraSpec) -> tuple[Array, Array]:
@@ -88,8 +81,8 @@ def solid_of(spec: SolidSpec) -> Solid:
 
 def _rectangle(solid: Solid, camera: CameraSpec, size: int) -> tuple[int, int, int, int]:
     """Pixel bounds (top, bottom, left, right) of the solid's bounding sphere on the screen."""
-    centre, radius = solid.bound
-    x, y, depth = project(centre[None], camera, size)[0]
+    center, radius = solid.bound
+    x, y, depth = project(center[None], camera, size)[0]
     if depth <= radius:
         return 0, size, 0, size
     # The silhouette of a sphere off the axis reaches a little further than radius / depth.
@@ -105,17 +98,17 @@ def render(spec: SceneSpec, size: int = 128, samples: int = 2) -> Scene:
 
     Args:
         spec: the scene.
-        size: side of the picture in pixels.
-        samples: rays along each side of a pixel for the colour; the maps are those of the pixels' centres.
+        size: side of the image in pixels.
+        samples: rays along each side of a pixel for the color; the geometry is that of the pixels' centers.
     """
     surfaces = _surfaces(spec)
     image, *_ = _trace(spec, surfaces, size * samples, shaded=True)
-    colour = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA) if samples > 1 else image
+    color = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA) if samples > 1 else image
     _, depth, normals, instance = _trace(spec, surfaces, size, shaded=False)
     shapes = [CLASS_NAMES.index(o.shape if isinstance(o, SolidSpec) else "mannequin") for o in spec.objects]
     classes = np.array([0, 1, *shapes], np.int32)[instance]
     keypoints = [_keypoints(spec, k, depth, instance) for k in range(len(spec.mannequins))]
-    pixels = np.clip(colour * 255 + 0.5, 0, 255).astype(np.uint8)
+    pixels = np.clip(color * 255 + 0.5, 0, 255).astype(np.uint8)
     return Scene(pixels, depth, normals, instance, classes, keypoints, spec)
 
 
@@ -125,7 +118,7 @@ def instances(spec: SceneSpec, size: int) -> Array:
 
 
 def _surfaces(spec: SceneSpec) -> list[tuple[int, Solid]]:
-    """Every surface with the place of its object."""
+    """Every surface, with the index of its object."""
     things = enumerate(spec.objects)
     return [(k, s) for k, o in things for s in ([solid_of(o)] if isinstance(o, SolidSpec) else limbs(o))]
 
@@ -133,7 +126,7 @@ def _surfaces(spec: SceneSpec) -> list[tuple[int, Solid]]:
 def _trace(
     spec: SceneSpec, surfaces: list[tuple[int, Solid]], size: int, shaded: bool
 ) -> tuple[Array, Array, Array, Array]:
-    """Colour `(H, W, 3)` in [0, 1] (zeros when not shaded), depth, camera-space normals and instance numbers."""
+    """Color `(H, W, 3)` in [0, 1] (zeros when not shaded), depth, camera-space normals and instance numbers."""
     camera = spec.camera
     position, axes = _axes(camera)
     grid = ((np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1) * camera.half_view
@@ -173,11 +166,11 @@ def _shade(
     normals: Array,
     instance: Array,
 ) -> Array:
-    """The colour of each sample, `(H, W, 3)` in [0, 1]."""
-    palette = {name: np.array(rgb, np.float32) / 255 for name, rgb in COLOURS.items()}
+    """The color of each sample, `(H, W, 3)` in [0, 1]."""
+    palette = {name: np.array(rgb, np.float32) / 255 for name, rgb in COLORS.items()}
     objects = spec.objects
-    albedos = np.stack([palette[name] for name in (spec.background, spec.floor, *(o.colour for o in objects))])
-    colour = albedos[instance]
+    albedos = np.stack([palette[name] for name in (spec.background, spec.floor, *(o.color for o in objects))])
+    color = albedos[instance]
     hit = instance > 0
     light = np.array(spec.light, np.float32)
     light /= np.linalg.norm(light)
@@ -186,7 +179,7 @@ def _shade(
     n = normals[hit]
     lambert = np.maximum(n @ light, 0)
     lambert *= _lit(points + 2e-3 * n, lambert > 0, surface, light, surfaces)
-    base = colour[hit]
+    base = color[hit]
     for k, thing in enumerate(objects):
         mine = surface == k + 2
         if thing.material == "checkered" and mine.any():
@@ -199,17 +192,17 @@ def _shade(
         half /= np.linalg.norm(half, axis=1, keepdims=True)
         glint = np.maximum(np.einsum("nk,nk->n", half, n[shiny]), 0) ** 40 * (lambert[shiny] > 0)
         shade[shiny] += 0.75 * glint[:, None]
-    colour[hit] = shade
-    return np.clip(colour, 0, 1)
+    color[hit] = shade
+    return np.clip(color, 0, 1)
 
 
 def _lit(points: Array, facing: Array, surface: Array, light: Array, surfaces: list[tuple[int, Solid]]) -> Array:
-    """1 where a point `(N, 3)` sees the light, 0 in shadow."""
+    """1 for points `(N, 3)` in the light, 0 in shadow."""
     lit = np.ones(len(points), np.float32)
     open_to_light = np.flatnonzero(facing)
     for _, solid in surfaces:
-        centre, radius = solid.bound
-        to = centre - points[open_to_light]
+        center, radius = solid.bound
+        to = center - points[open_to_light]
         along = to @ light
         near = (np.einsum("nk,nk->n", to, to) - along**2 < radius**2) & (along > -radius)
         candidates = open_to_light[near]
@@ -221,7 +214,7 @@ def _lit(points: Array, facing: Array, surface: Array, light: Array, surfaces: l
 
 
 def _checkered(local: Array, base: Array) -> Array:
-    """Squares of the colour and of the colour mixed with white (with black, if it is white itself)."""
+    """Squares of the color and of the color mixed with white (with black, if it is white itself)."""
     squares = np.floor(local / 0.22 + 100.5).sum(axis=1).astype(int) % 2 == 1
     other = np.float32(0.25) if base[0].mean() > 0.9 else np.float32(1.0)
     result = base.copy()
@@ -230,7 +223,7 @@ def _checkered(local: Array, base: Array) -> Array:
 
 
 def _keypoints(spec: SceneSpec, index: int, depth: Array, instance: Array) -> Array:
-    """Projected joints of mannequin `index` and whether each is seen, `(18, 3)`."""
+    """Projected joints of mannequin `index` and whether each is visible, `(18, 3)`."""
     size = len(depth)
     mannequin = spec.mannequins[index]
     projected = project(joints(mannequin), spec.camera, size)
@@ -238,6 +231,6 @@ def _keypoints(spec: SceneSpec, index: int, depth: Array, instance: Array) -> Ar
     columns, rows = np.floor(projected[:, 0]).astype(int), np.floor(projected[:, 1]).astype(int)
     inside = (columns >= 0) & (columns < size) & (rows >= 0) & (rows < size)
     seen = np.zeros(18, np.float32)
-    # A joint lies inside its limb: it counts as seen when the surface before it is the mannequin's own.
+    # A joint lies inside its limb: it counts as visible if the surface in front of it is the mannequin's own.
     seen[inside] = instance[rows[inside], columns[inside]] == number
     return np.stack([projected[:, 0], projected[:, 1], seen], axis=1).astype(np.float32)

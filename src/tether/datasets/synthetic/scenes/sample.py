@@ -1,4 +1,4 @@
-"""Draws random scenes and says in words what is in them."""
+"""Draws random scenes and captions them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from tether.datasets.synthetic.scenes.mannequin import POSES, joints
 from tether.datasets.synthetic.scenes.render import instances, project, solid_of
 from tether.datasets.synthetic.scenes.spec import (
-    COLOURS,
+    COLORS,
     MATERIALS,
     SHAPES,
     CameraSpec,
@@ -22,15 +22,16 @@ from tether.datasets.synthetic.scenes.spec import (
 __all__ = ["caption", "sample_scene"]
 
 MIN_SHARE, MAX_HIDDEN = 0.025, 0.6
-"""A solid must cover this share of the picture (a mannequin 60% of it); others may hide so much of a thing."""
+"""Least share of the image that a solid covers (a mannequin: 60% of it), and the largest share of an object that others
+may hide."""
 GAP = 0.08
 
 
 def sample_scene(seed: int, max_objects: int = 4) -> SceneSpec:
     """A random scene: the same seed gives the same scene.
 
-    Things stand apart (a mannequin's arms may still reach over its neighbour), none is more than 60% hidden, and each
-    solid covers at least 2.5% of the picture (each mannequin 1.5%).
+    Objects stand apart (a mannequin's arms may still reach over its neighbor), none is more than 60% hidden, and each
+    solid covers at least 2.5% of the image (each mannequin 1.5%).
     """
     rng = np.random.default_rng(seed)
     while True:
@@ -40,8 +41,8 @@ def sample_scene(seed: int, max_objects: int = 4) -> SceneSpec:
 
 
 def _draw(rng: np.random.Generator, max_objects: int) -> SceneSpec | None:
-    """One random scene, or None where its things would not fit beside each other."""
-    colours = list(COLOURS)
+    """One random scene, or None if its objects do not fit beside each other."""
+    colors = list(COLORS)
     count = int(rng.choice([1, 2, 3, 4], p=[0.4, 0.35, 0.17, 0.08]))
     count = min(count, max_objects)
     background = str(rng.choice(["white", "grey", "cyan", "blue", "pink", "yellow", "green", "purple", "orange"]))
@@ -56,14 +57,14 @@ def _draw(rng: np.random.Generator, max_objects: int) -> SceneSpec | None:
     )
     angle = rng.uniform(0.35, 1.1) * rng.choice([-1, 1])
     light = (float(np.sin(angle)), float(rng.uniform(1.0, 1.5)), float(-np.cos(angle) * 0.8))
-    # Fewer things are larger, so that the picture is always full.
+    # The fewer the objects, the larger they are, so that the image is always full.
     largest = {1: 0.95, 2: 0.70, 3: 0.56, 4: 0.48}[count]
     spread = {1: 0.35, 2: 0.95, 3: 1.25, 4: 1.4}[count]
     placed: list[tuple[float, float, float]] = []
     solids, mannequins = [], []
     for _ in range(count):
-        shown = [c for c in colours if c not in (floor, background)]
-        colour, material = str(rng.choice(shown)), str(rng.choice(MATERIALS, p=[0.5, 0.35, 0.15]))
+        shown = [c for c in colors if c not in (floor, background)]
+        color, material = str(rng.choice(shown)), str(rng.choice(MATERIALS, p=[0.5, 0.35, 0.15]))
         person = rng.random() < 0.22
         size = largest * rng.uniform(0.78, 1.0)
         radius = size * (0.95 if person else 1.2)
@@ -78,16 +79,16 @@ def _draw(rng: np.random.Generator, max_objects: int) -> SceneSpec | None:
         if person:
             pose = str(rng.choice(list(POSES)))
             height = size * 2.7
-            mannequins.append(MannequinSpec(pose, colour, material, x, z, height, yaw, int(rng.integers(2**31))))
+            mannequins.append(MannequinSpec(pose, color, material, x, z, height, yaw, int(rng.integers(2**31))))
         else:
             shape = str(rng.choice(SHAPES))
             turn = yaw if shape == "torus" else float(rng.uniform(0, np.pi / 2))
-            solids.append(SolidSpec(shape, colour, material, x, z, size, turn))
+            solids.append(SolidSpec(shape, color, material, x, z, size, turn))
     return SceneSpec(tuple(solids), tuple(mannequins), floor, background, light, camera)
 
 
 def _well_seen(spec: SceneSpec, size: int = 48) -> bool:
-    """Whether everything is large enough in the picture, and not too hidden; a thing may be cut by the frame."""
+    """Whether every object is large enough in the image and not too hidden; the frame may cut it."""
     instance = instances(spec, size)
     for k, thing in enumerate(spec.objects):
         person = isinstance(thing, MannequinSpec)
@@ -103,14 +104,14 @@ def _name(thing: SolidSpec | MannequinSpec, with_material: bool) -> str:
     """ "a shiny red cube", "an orange mannequin waving"."""
     material = f"{thing.material} " if with_material else ""
     what = thing.shape if isinstance(thing, SolidSpec) else "mannequin"
-    words = f"{material}{thing.colour} {what}"
+    words = f"{material}{thing.color} {what}"
     if isinstance(thing, MannequinSpec):
         words += f" {thing.pose}"
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def _relation(a: tuple[float, float], b: tuple[float, float]) -> str | None:
-    """A spatial word that is true of a and b, each (x in pixels of 128, depth); None where none clearly is."""
+    """The spatial relation of a and b, each (x in pixels of 128, depth); None if neither is clear."""
     across, deep = b[0] - a[0], b[1] - a[1]
     if abs(across) > 22:
         return "left of" if across > 0 else "right of"
@@ -120,19 +121,19 @@ def _relation(a: tuple[float, float], b: tuple[float, float]) -> str | None:
 
 
 def _place(thing: SolidSpec | MannequinSpec, spec: SceneSpec) -> tuple[float, float]:
-    """x in pixels of a 128 px picture, and depth, of a thing's middle."""
+    """x in pixels of a 128 px image, and depth, of an object's middle."""
     middle = solid_of(thing).bound[0] if isinstance(thing, SolidSpec) else joints(thing).mean(axis=0)
     x, _, depth = project(middle[None], spec.camera, 128)[0]
     return float(x), float(depth)
 
 
 def caption(spec: SceneSpec, rng: np.random.Generator | None = None) -> str:
-    """Words for a scene; every spatial word is true in the picture.
+    """A caption of a scene; every spatial word is true in the image.
 
     Args:
         spec: the scene.
-        rng: leaves materials, floor or background out at random, and says "and" in place of where things are; without
-            one everything is said.
+        rng: leaves out materials, floor, background or spatial relations at random; without one, everything is
+            named.
 
     Returns:
         For example "a shiny red cube left of a matte blue sphere on a grey floor, white background, 3d scene"; under

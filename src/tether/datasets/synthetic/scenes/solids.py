@@ -1,7 +1,7 @@
-"""Where a ray meets a solid: the closest t > 0 with o + t d on the surface, and the outward normal there.
+"""Ray-solid intersection: the smallest t > 0 with o + t d on the surface, and the outward normal there.
 
-Rays are float32 arrays `(N, 3)`; directions need not be unit vectors. A miss has t = inf. Every solid stands in world
-coordinates (x right, y up, z away from the camera) and knows a sphere that holds it, for culling.
+Rays are float32 arrays `(N, 3)`; directions need not be unit vectors. A miss has t = inf. Solids are in world
+coordinates (x right, y up, z away from the camera) and have a bounding sphere, for culling.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ EPSILON = 1e-4
 
 
 class Solid(Protocol):
-    """A surface that rays can meet."""
+    """A surface that rays can hit."""
 
     @property
     def bound(self) -> tuple[Array, float]:
-        """Centre `(3,)` and radius of a sphere that holds it."""
+        """Center `(3,)` and radius of its bounding sphere."""
         ...
 
     def hit(self, o: Array, d: Array) -> tuple[Array, Array]:
@@ -39,7 +39,7 @@ def _dot(a: Array, b: Array) -> Array:
 
 
 def _nearest_root(a: Array, b: Array, c: Array) -> Array:
-    """The smaller positive root of a t² + 2 b t + c, inf where there is none."""
+    """The smaller positive root of a t² + 2 b t + c; inf if there is none."""
     disc = b * b - a * c
     root = np.sqrt(np.maximum(disc, 0))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -54,32 +54,32 @@ def _at(o: Array, d: Array, t: Array) -> Array:
 
 @dataclass(frozen=True)
 class Sphere:
-    """|p - centre| = radius."""
+    """|p - center| = radius."""
 
-    centre: Array
+    center: Array
     radius: float
 
     @property
     def bound(self) -> tuple[Array, float]:
-        return self.centre, self.radius
+        return self.center, self.radius
 
     def hit(self, o: Array, d: Array) -> tuple[Array, Array]:
-        m = o - self.centre
+        m = o - self.center
         t = _nearest_root(_dot(d, d), _dot(m, d), _dot(m, m) - self.radius**2)
-        return t, _unit(_at(o, d, t) - self.centre)
+        return t, _unit(_at(o, d, t) - self.center)
 
 
 @dataclass(frozen=True)
 class Cube:
-    """A cube of half side `half` about `centre`, turned by `yaw` radians about the vertical."""
+    """A cube of half side `half` about `center`, turned by `yaw` radians about the vertical."""
 
-    centre: Array
+    center: Array
     half: float
     yaw: float
 
     @property
     def bound(self) -> tuple[Array, float]:
-        return self.centre, self.half * 3**0.5
+        return self.center, self.half * 3**0.5
 
     def _turn(self) -> Array:
         c, s = np.cos(self.yaw), np.sin(self.yaw)
@@ -87,7 +87,7 @@ class Cube:
 
     def hit(self, o: Array, d: Array) -> tuple[Array, Array]:
         turn = self._turn()
-        local_o, local_d = (o - self.centre) @ turn.T, d @ turn.T
+        local_o, local_d = (o - self.center) @ turn.T, d @ turn.T
         inverse = 1 / np.where(np.abs(local_d) < 1e-9, 1e-9, local_d)
         a, b = (-self.half - local_o) * inverse, (self.half - local_o) * inverse
         enter, leave = np.minimum(a, b), np.maximum(a, b)
@@ -104,7 +104,7 @@ class Cube:
 
 @dataclass(frozen=True)
 class _Round:
-    """What cylinder and cone share: standing on `base`, `height` tall, `radius` at the bottom and `top` at the top."""
+    """Cylinder or cone: standing on `base`, `height` tall, with `radius` at the bottom and `top` at the top."""
 
     base: Array
     radius: float
@@ -159,22 +159,22 @@ class Cone(_Round):
 
 @dataclass(frozen=True)
 class Torus:
-    """A ring about `centre`: (sqrt(x² + y²) - major)² + z² = minor², its axis turned by `yaw` about the vertical."""
+    """A ring about `center`: (sqrt(x² + y²) - major)² + z² = minor², its axis turned by `yaw` about the vertical."""
 
-    centre: Array
+    center: Array
     major: float
     minor: float
     yaw: float
 
     @property
     def bound(self) -> tuple[Array, float]:
-        return self.centre, self.major + self.minor
+        return self.center, self.major + self.minor
 
     def hit(self, o: Array, d: Array) -> tuple[Array, Array]:
         c, s = np.cos(self.yaw), np.sin(self.yaw)
         turn = np.array([[c, 0, -s], [0, 1, 0], [s, 0, c]], np.float32)
         length = np.linalg.norm(d, axis=1)
-        p, v = (o - self.centre) @ turn.T, (d / length[:, None]) @ turn.T
+        p, v = (o - self.center) @ turn.T, (d / length[:, None]) @ turn.T
         # March from the bounding sphere by the distance to the ring, which never oversteps.
         reach = self.major + self.minor + 1e-3
         b, c0 = _dot(p, v), _dot(p, p) - reach * reach

@@ -1,16 +1,16 @@
-"""What a scene is: solids and mannequins with colours and materials on a floor, before a background.
+"""The description of a scene: solids and mannequins with colors and materials, on a floor, before a background.
 
-Units: a solid is about 1 high; x is to the right, y up, z away from the camera; the floor is y = 0. A spec holds
-everything that rendering needs, so the same spec gives the same pixels.
+Units: a solid is about 1 high; x is to the right, y up, z away from the camera; the floor is y = 0. Rendering
+depends on the spec alone, so the same spec gives the same pixels.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-__all__ = ["COLOURS", "MATERIALS", "SHAPES", "CameraSpec", "MannequinSpec", "SceneSpec", "SolidSpec", "recolour"]
+__all__ = ["COLORS", "MATERIALS", "SHAPES", "CameraSpec", "MannequinSpec", "SceneSpec", "SolidSpec", "recolor"]
 
-COLOURS: dict[str, tuple[int, int, int]] = {
+COLORS: dict[str, tuple[int, int, int]] = {
     "red": (214, 42, 42),
     "orange": (242, 134, 34),
     "yellow": (246, 208, 48),
@@ -24,7 +24,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "white": (240, 240, 240),
     "grey": (146, 146, 150),
 }
-"""Named colours, sRGB in 0..255."""
+"""Named colors, sRGB in 0..255."""
 
 MATERIALS = ("matte", "shiny", "checkered")
 SHAPES = ("sphere", "cube", "cylinder", "cone", "torus")
@@ -35,7 +35,7 @@ class SolidSpec:
     """A solid standing on the floor at (x, z), `size` = half its width, turned by `yaw` radians."""
 
     shape: str
-    colour: str
+    color: str
     material: str
     x: float
     z: float
@@ -51,7 +51,7 @@ class MannequinSpec:
     """
 
     pose: str
-    colour: str
+    color: str
     material: str
     x: float
     z: float
@@ -62,7 +62,7 @@ class MannequinSpec:
 
 @dataclass(frozen=True)
 class CameraSpec:
-    """Where the camera is, how far down it looks (radians), and half its field of view as a tangent."""
+    """The camera's position, its downward pitch (radians), and the tangent of half its field of view."""
 
     height: float
     distance: float
@@ -87,17 +87,17 @@ class SceneSpec:
         return (*self.solids, *self.mannequins)
 
 
-def recolour(spec: SceneSpec, index: int, colour: str) -> SceneSpec:
-    """The same scene with object `index` (of `spec.objects`) in another named colour.
+def recolor(spec: SceneSpec, index: int, color: str) -> SceneSpec:
+    """The same scene with object `index` (of `spec.objects`) in another named color.
 
     Raises:
-        KeyError: where the colour has no entry in `COLOURS`.
-        IndexError: where there is no such object.
+        KeyError: if the color is not in `COLORS`.
+        IndexError: if there is no such object.
     """
-    if colour not in COLOURS:
-        raise KeyError(colour)
+    if color not in COLORS:
+        raise KeyError(color)
     objects = list(spec.objects)
-    objects[index] = replace(objects[index], colour=colour)
+    objects[index] = replace(objects[index], color=color)
     solids = tuple(o for o in objects if isinstance(o, SolidSpec))
     mannequins = tuple(o for o in objects if isinstance(o, MannequinSpec))
     return replace(spec, solids=solids, mannequins=mannequins)

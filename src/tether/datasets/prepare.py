@@ -1,0 +1,161 @@
+"""One training sample (image, condition, caption): from what a source has to what a shard stores, or why not.
+
+An image is decoded to 8-bit RGB, reduced so that its shorter side has `size` pixels, and annotated at that size. Random
+annotator options are drawn from the image's own hash, so a sample never depends on where or when it is made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from tether.datasets.source import ImageData, Rejected, Sample
+from tether.errors import TetherError
+from tether.images import fit, fit_condition, open_image, to_rgb
+from tether.kinds import annotate, annotator
+
+__all__ = ["Preparation", "Prepared", "encode", "prepare"]
+
+IMAGE_MODES = {"L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
+"""PIL modes of photos and drawings. Masks (1 bit) and measurements (16 bits, float, Lab) are not training images."""
+JPEG_QUALITY = 95
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A sample as a shard stores it.
+
+    Attributes:
+        key: the source's key.
+        image: the encoded image.
+        suffix: its format, "png" or "jpg".
+        condition: PNG of the same size.
+        caption: one line, not empty.
+        content: SHA-256 of the source's pixels (and of its condition's, if it brings one).
+    """
+
+    key: str
+    image: bytes
+    suffix: str
+    condition: bytes
+    caption: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How samples are prepared.
+
+    Attributes:
+        condition: the kind of condition. If the source brings conditions of its own, it only names them.
+        options: the annotator's options. None draws them at random for each sample, if the kind can vary, so that a
+            control learns to follow any thresholds.
+        size: larger images are reduced until their shorter side has this many pixels; none is enlarged.
+        min_side: images with a shorter side than this, or than `size` if that is less, are rejected.
+    """
+
+    condition: str
+    options: Mapping[str, float] | None = None
+    size: int = 512
+    min_side: int = 64
+
+    def __post_init__(self) -> None:
+        if self.size < 8 or self.min_side < 1:
+            raise TetherError(f"size is {self.size} and min_side {self.min_side}: give at least 8 and 1 pixels")
+
+    def check_condition(self, ready_made: bool) -> None:
+        """Raises a TetherError if samples without a condition could not be annotated."""
+        if not ready_made:
+            annotate(self.condition, Image.new("RGB", (16, 16)), **(self.options or {}))
+        elif self.options:
+            raise TetherError("the source brings its own conditions: leave the annotator's options out")
+
+
+def prepare(sample: Sample, how: Preparation) -> Prepared:
+    """Decodes, checks, resizes, annotates and encodes one sample.
+
+    Raises:
+        Rejected: if the sample cannot be used.
+    """
+    # A truncated caption may end in half a surrogate pair, which is not a character.
+    caption = " ".join(sample.caption.encode("utf-8", "replace").decode().split())
+    if not caption:
+        raise Rejected("empty caption", "the image has no caption")
+    image, lossy = _decode(sample.image, min(how.min_side, how.size))
+    content = hashlib.sha256(repr(image.size).encode() + image.tobytes())
+    width, height = image.size
+    scale = min(1.0, how.size / min(width, height))
+    new = max(1, round(width * scale)), max(1, round(height * scale))
+    if sample.condition is None:
+        image = fit(image, *new, "stretch")
+        condition = _annotate(image, how, content.hexdigest())
+    else:
+        condition = _decode_condition(sample.condition, (width, height))
+        content.update(condition.tobytes())
+        image, condition = fit(image, *new, "stretch"), fit_condition(condition, *new, "stretch")
+    suffix = "jpg" if lossy else "png"
+    return Prepared(sample.key, encode(image, suffix), suffix, encode(condition, "png"), caption, content.hexdigest())
+
+
+def _decode(data: ImageData, min_side: int) -> tuple[Image.Image, bool]:
+    """An image as RGB, and whether its file is lossy already, so that a JPEG of it is good enough."""
+    if isinstance(data, Image.Image):
+        _check_side(data.size, min_side)
+        return to_rgb(data), False
+    try:
+        encoded = data if isinstance(data, bytes) else data.read_bytes()
+        image = open_image(io.BytesIO(encoded))
+        with Image.open(io.BytesIO(encoded)) as header:
+            mode, lossy = header.mode, header.format == "JPEG"
+    except (TetherError, OSError) as error:
+        raise Rejected("unreadable", str(error)) from None
+    if mode not in IMAGE_MODES:
+        raise Rejected("wrong mode", f"the image's mode is {mode}: expected 8 bits of gray or color")
+    _check_side(image.size, min_side)
+    return image, lossy
+
+
+def _check_side(size: tuple[int, int], min_side: int) -> None:
+    if min(size) < min_side:
+        raise Rejected("too small", f"the image has {size[0]}x{size[1]} pixels: its shorter side needs {min_side}")
+
+
+def _decode_condition(data: ImageData, size: tuple[int, int]) -> Image.Image:
+    """A condition that the source brings, as RGB, of exactly the image's size."""
+    try:
+        given = io.BytesIO(data) if isinstance(data, bytes) else data
+        condition = to_rgb(given) if isinstance(given, Image.Image) else open_image(given)
+    except (TetherError, OSError) as error:
+        raise Rejected("condition unreadable", str(error)) from None
+    if condition.size != size:
+        sizes = f"{condition.width}x{condition.height} pixels, the image {size[0]}x{size[1]}"
+        raise Rejected("condition size", f"the condition has {sizes}")
+    return condition
+
+
+def _annotate(image: Image.Image, how: Preparation, content: str) -> Image.Image:
+    """The condition of an image: with random options if none are given and the kind can vary."""
+    draw = getattr(annotator(how.condition), f"random_{how.condition}", None) if how.options is None else None
+    if draw is None:
+        try:
+            return annotate(how.condition, image, **(how.options or {}))
+        except TetherError as error:
+            raise Rejected("not annotated", str(error)) from None
+    return Image.fromarray(draw(np.asarray(image), np.random.default_rng(int(content[:16], 16))))
+
+
+def encode(image: Image.Image, suffix: str) -> bytes:
+    """PNG, with one channel if the image is gray; or JPEG at a quality that training cannot tell from the original."""
+    file = io.BytesIO()
+    if suffix == "jpg":
+        image.save(file, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+        return file.getvalue()
+    red, green, blue = image.convert("RGB").split()
+    gray = red.tobytes() == green.tobytes() == blue.tobytes()
+    (red if gray else image).save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,49 @@
+"""The set `scenes`: one ray-traced scene a seed, with exact condition maps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tether.datasets.source import Rejected, Sample, Source
+from tether.datasets.synthetic.scenes.maps import MAPS
+from tether.datasets.synthetic.scenes.render import render
+from tether.datasets.synthetic.scenes.sample import caption, sample_scene
+from tether.errors import TetherError
+
+__all__ = ["HELD_OUT_SCENES", "Scenes"]
+
+HELD_OUT_SCENES = range(1_000_000, 1_000_500)
+"""Seeds of scenes that are never trained on."""
+
+
+class Scenes(Source):
+    """The scenes of the seeds from 0 on. Depth, normals, classes and poses are exact, computed from the geometry."""
+
+    layout = "scenes"
+    exact_conditions = frozenset(MAPS)
+
+    def __init__(self, size: int, count: int) -> None:
+        if count > HELD_OUT_SCENES.start:
+            raise TetherError(f"count is {count}, but scenes has {HELD_OUT_SCENES.start} for training: ask for fewer")
+        self.size, self.count = size, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def key(self, index: int) -> str:
+        return f"scene-{index:06d}"
+
+    def sample(self, index: int, kind: str | None = None) -> Sample:
+        spec = sample_scene(index)
+        if kind == "openpose" and not spec.mannequins:
+            raise Rejected("not annotated", "the scene has no mannequin, so its pose map would be empty")
+        words = caption(spec, np.random.default_rng([1, index]))
+        scene = render(spec, self.size)
+        condition = Image.fromarray(MAPS[kind](scene)) if kind in MAPS else None
+        return Sample(self.key(index), Image.fromarray(scene.image), words, condition)
+
+    def listing(self) -> list[Any]:
+        return [self.size, self.count]
