@@ -52,7 +52,7 @@ def test_latents_and_text_states_are_those_of_the_crops_and_captions(
         sample = samples.sample(number % 6, epoch=number // 6)
         pixels = sample["condition"][None].float() / 127.5 - 1  # the crop's own pixels: the condition is the picture
         torch.testing.assert_close(sample["latents"][None], tiny_base.encode_pictures(pixels), rtol=2e-3, atol=2e-3)
-        states = tiny_base.encode_prompts([sample["caption"], ""]).states
+        states = tiny_base.encode_prompts([sample["caption"], ""]).tokens
         torch.testing.assert_close(sample["text_states"], states[0], rtol=2e-3, atol=2e-3)
         torch.testing.assert_close(sample["empty_text_states"], states[1], rtol=2e-3, atol=2e-3)
         assert sample["caption"] == f"number {number % 6 % 4}"

@@ -216,7 +216,7 @@ def test_no_training_sees_the_validation_samples_and_an_epoch_sees_all_others_on
     assert len(held_back) == len(data.validation) == 2
 
     batch = data.batches(range(16))
-    empty = base.encode_prompts([""]).states[0]
+    empty = base.encode_prompts([""]).tokens[0]
     dropped = [torch.allclose(states, empty, atol=1e-2) for states in batch.text_states]
     assert 2 <= sum(dropped) <= 14
     assert batch.conditions.shape == (16, 3, 64, 64)
