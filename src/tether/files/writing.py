@@ -1,19 +1,12 @@
-"""Weights are written whole or not at all.
+"""Writes models: safetensors and PyTorch files, JSON, tokenizers.
 
-Everything goes to a neighbour of the target under another name, is flushed to the disk, and then takes the target's
-name, in one step of the file system. A disk that fills up, or a process that is killed, leaves the target as it was.
-Only a folder takes two steps to replace: killed just between them, the old one is left as `.NAME.XXXX/old` beside it.
-
-A safetensors file is written tensor by tensor, each cast on its way, so that writing takes the memory of one tensor.
+A safetensors file is written tensor by tensor, each cast on the way, so that writing needs the memory of one tensor.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import struct
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tether.errors import TetherError
+from tether.files.atomic import atomic_write
 from tether.files.materialize import FilePages, cast
 
 __all__ = ["replacing", "write_json", "write_safetensors", "write_tokenizer", "write_torch"]
@@ -35,43 +29,27 @@ CODES = {
 
 
 SETTINGS = ("config.json", "model_index.json")
-"""What the folder of a network or of a base has one of."""
+"""The folder of a network or of a base has one of these."""
 
 
 @contextmanager
 def replacing(target: Path, *, force: bool) -> Iterator[Path]:
-    """A temporary path beside `target`: what is there at the end of the block becomes `target`, all of it or nothing.
+    """`atomic_write` for the file or folder of a model, which refuses to overwrite anything that is not a model.
 
     Args:
-        target: a file or a folder to be.
-        force: replace what is there.
+        target: the file or folder to write; missing parents are created.
+        force: replace an existing model.
 
     Raises:
-        TetherError: where `target` exists and `force` is false, or is a folder but no model's, or writing fails (the
-            disk is full).
+        TetherError: if `target` exists and `force` is false, if it is a folder without a model in it, or if writing
+            fails.
     """
     if target.exists() and not force:
-        raise TetherError(f"{target} exists: use --force to replace it")
+        raise TetherError(f"{target} already exists: use --force to replace it")
     if target.is_dir() and any(target.iterdir()) and not any((target / name).is_file() for name in SETTINGS):
-        raise TetherError(f"{target} is a folder that holds other things than a model: it is not replaced")
-    room = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        room = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        part = room / target.name
+        raise TetherError(f"refusing to overwrite {target}: it is a folder that contains no model")
+    with atomic_write(target, parents=True) as part:
         yield part
-        _flush(part)
-        if target.is_dir():
-            os.replace(target, room / "old")
-        os.replace(part, target)
-        _flush(target.parent, within=False)
-    except OSError as error:
-        raise TetherError(f"{target} cannot be written: {error.strerror or error}") from None
-    finally:
-        if room is not None:
-            if (room / "old").exists() and not target.exists():
-                os.replace(room / "old", target)
-            shutil.rmtree(room, ignore_errors=True)
 
 
 def write_safetensors(
@@ -142,18 +120,6 @@ def write_json(path: Path, content: Any) -> None:
     """Writes JSON that people can read, its folder first where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-
-
-def _flush(path: Path, within: bool = True) -> None:
-    """Waits until a file, or a folder's list of files and all that is within it, is on the disk."""
-    for each in [path, *(path.rglob("*") if within else ())]:
-        if each.is_dir() and os.name == "nt":
-            continue  # Windows opens no folders
-        descriptor = os.open(each, os.O_RDONLY if each.is_dir() or os.name != "nt" else os.O_RDWR)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def write_tokenizer(folder: Path, tokenizer: Any) -> None:

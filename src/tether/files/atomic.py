@@ -1,0 +1,110 @@
+"""Files and folders are written completely or not at all.
+
+Everything is written to a temporary neighbor of the target, flushed to disk (fsync), and renamed to the target in one
+step. If the disk fills up, the process is killed or the block raises, the target keeps its old content.
+
+    with atomic_write(out / "result.json") as part:        # a file
+        part.write_text(json.dumps(result))
+    with atomic_write(out / "step-00000100") as part:      # a folder: make it, then fill it
+        part.mkdir()
+        save_file(tensors, part / "model.safetensors")
+    write_text(out / "result.json", json.dumps(result))    # short for the first
+
+Replacing an existing folder takes two renames. If the process is killed between them, the old folder is still there as
+`.NAME.XXXXXXXX.old`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tether.errors import TetherError
+
+__all__ = ["atomic_write", "remove_leftovers", "write_text"]
+
+_LEFTOVER = re.compile(r"\..*\.[0-9a-f]{8}\.part(\..*)?")
+
+
+@contextmanager
+def atomic_write(path: Path | str, *, parents: bool = False) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; the file or folder written there replaces `path` at the end of the block.
+
+    If the block raises, `path` is unchanged and the temporary path is deleted. Safe to call from several threads and
+    processes: the last one to finish wins.
+
+    Args:
+        path: the target, a file or a folder. Writing a file over a folder, or a folder over a file, fails.
+        parents: create missing parent folders.
+
+    Yields:
+        The temporary path, with the suffix of `path`. Nothing is there yet: write a file, or make a folder.
+
+    Raises:
+        TetherError: for any OSError in the block or while renaming: "PATH cannot be written: REASON".
+    """
+    path = Path(path)
+    hidden = f".{path.stem[:40]}.{uuid.uuid4().hex[:8]}"
+    part, old = path.with_name(f"{hidden}.part{path.suffix[:20]}"), path.with_name(f"{hidden}.old")
+    try:
+        if parents:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        _flush_tree(part)
+        if part.is_dir() and path.is_dir():
+            os.replace(path, old)
+        os.replace(part, path)
+        _flush(path.parent)
+    except OSError as error:
+        raise TetherError(f"{path} cannot be written: {error.strerror or error or type(error).__name__}") from error
+    finally:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        _remove(old)
+        _remove(part)
+
+
+def write_text(path: Path | str, text: str, *, encoding: str = "utf-8", errors: str = "strict") -> None:
+    """Writes a text file atomically.
+
+    Raises:
+        TetherError: if it cannot be written.
+    """
+    with atomic_write(path) as part:
+        part.write_text(text, encoding=encoding, errors=errors)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Deletes the temporary files and folders that killed processes left in `folder`; none may be writing there."""
+    for path in folder.glob(".*"):
+        if _LEFTOVER.fullmatch(path.name):
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def _flush_tree(path: Path) -> None:
+    for each in [*path.rglob("*"), path]:
+        _flush(each)
+
+
+def _flush(path: Path) -> None:
+    """Waits until a file's bytes, or a folder's list of files, are on disk."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows cannot open folders
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
