@@ -1,4 +1,4 @@
-"""Small sets of pictures for tests: made from numbers, in every layout that people have."""
+"""Small sets of images for tests: made from numbers, in every supported layout."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tether.datasets.source import ImageData, Sample
+
 CAPTIONS = ["a red apple", "two grey geese", "a house, drawn", "stars & stripes", "a café at night"]
 Layout = Callable[[Path], Path]
 
 
 def picture(number: int, width: int = 72, height: int = 64) -> Image.Image:
-    """Coloured blocks of 8 pixels: a different picture for every number."""
+    """Colored blocks of 8 pixels: a different image for every number."""
     rng = np.random.default_rng(number)
     blocks = rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
     return Image.fromarray(blocks.repeat(8, axis=0).repeat(8, axis=1))
@@ -30,7 +32,7 @@ def png(image: Image.Image) -> bytes:
 
 
 def triples() -> list[tuple[Image.Image, Image.Image, str]]:
-    """Picture, condition and caption of five samples."""
+    """Image, condition and caption of five samples."""
     return [(picture(k), picture(100 + k).convert("L").convert("RGB"), words) for k, words in enumerate(CAPTIONS)]
 
 
@@ -98,6 +100,19 @@ LAYOUTS: dict[str, Layout] = {
 }
 
 
+def pixels(value: ImageData | None) -> np.ndarray:
+    if isinstance(value, Image.Image):
+        return np.asarray(value.convert("RGB"))
+    assert value is not None
+    with Image.open(io.BytesIO(value) if isinstance(value, bytes) else value) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def assert_same(one: Sample, other: Sample) -> None:
+    assert (one.key, one.caption) == (other.key, other.caption)
+    assert np.array_equal(pixels(one.image), pixels(other.image))
+
+
 @pytest.fixture(params=sorted(LAYOUTS))
 def laid_out(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """The five samples in one of the layouts."""
@@ -108,7 +123,7 @@ def laid_out(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """A folder of ten pictures with captions and no conditions."""
+    """A folder of ten images with captions and no conditions."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for k in range(10):
@@ -119,7 +134,7 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def mirrored(tmp_path: Path) -> Path:
-    """A folder whose conditions are the pictures themselves, so that either tells what was done to the other."""
+    """A folder whose conditions are the images themselves, so that either shows what was done to the other."""
     folder = tmp_path / "mirrored"
     folder.mkdir()
     for k in range(6):

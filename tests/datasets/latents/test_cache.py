@@ -1,4 +1,4 @@
-"""A cache holds what the encoders say of each crop, knows its encoders, mends itself, and ends in the same bytes."""
+"""A cache contains the encoders' outputs, is keyed by them, repairs itself, and ends in the same bytes."""
 
 from __future__ import annotations
 
@@ -8,33 +8,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from tether.base import Base
 from tether.datasets.build import build_dataset
-from tether.datasets.latents.cache import Cache, build_cache, check_cache
-from tether.datasets.latents.crops import may_flip
-from tether.datasets.latents.encode import encode_captions
+from tether.datasets.latents.cache import check_cache
 from tether.datasets.latents.samples import CachedSamples
 from tether.errors import TetherError
-from tether.images import fit_condition
 
-KILLED = Path(__file__).with_name("killed.py")
-CROPS = 3
+from .conftest import cached
 
-
-@pytest.fixture
-def data(mirrored: Path, tmp_path: Path) -> Path:
-    """Six pictures of 128x96 whose conditions are the pictures themselves."""
-    build_dataset(mirrored, tmp_path / "data", "anything", workers=0)
-    return tmp_path / "data"
-
-
-def cached(data: Path, base: Base, out: Path, seed: int = 0) -> Cache:
-    return build_cache(data, base, out, resolution=64, crops=CROPS, batch_size=4, seed=seed)
+KILLED = Path(__file__).parents[1] / "killed.py"
 
 
 def change(module: torch.nn.Module, by: float) -> None:
@@ -57,29 +42,6 @@ def test_latents_and_text_states_are_those_of_the_crops_and_captions(
         torch.testing.assert_close(sample["empty_text_states"], states[1], rtol=2e-3, atol=2e-3)
         assert sample["caption"] == f"number {number % 6 % 4}"
         assert sample["time_ids"][:2].tolist() == [96, 128]
-
-
-def test_a_caption_is_cut_where_the_tokenizer_says_no_length(tiny_base: Base) -> None:
-    tiny_base.tokenizer.model_max_length = int(1e30)
-    batch = encode_captions(tiny_base, ["a", " ".join(["abc"] * 40)], 1)
-    assert batch["states"].shape[:2] == (2, 24)
-
-
-@pytest.mark.parametrize(
-    "caption", ["a hand to the left", "Leftwards arrow", "a counter-clockwise arrow", "the waxing moon", "last quarter"]
-)
-def test_what_a_mirror_would_belie_is_not_mirrored(caption: str) -> None:
-    assert not may_flip("canny", caption)
-    assert may_flip("canny", "a quarter of a melon, brightly lit")
-    assert not may_flip("openpose", "a melon")
-
-
-def test_a_sample_shows_each_of_its_crops_once_in_as_many_epochs(
-    data: Path, tiny_base: Base, tmp_path: Path
-) -> None:
-    samples = CachedSamples(cached(data, tiny_base, tmp_path / "cache"), seed=5)
-    for index in range(len(samples)):
-        assert {samples.crop_of(index, epoch) for epoch in range(CROPS)} == set(range(CROPS))
 
 
 def test_another_encoder_finds_nothing_and_the_same_one_makes_nothing_again(
@@ -141,33 +103,3 @@ def test_a_cache_killed_at_any_moment_goes_on_to_the_same_bytes(tiny_folder: Pat
     assert told["unlike"] == []
     # For latents and for text: settings, two shards and their records, manifest; and the list of samples.
     assert told["moments"] == 2 * (2 * (1 + 2 * 2 + 1) + 1)
-
-
-def test_crops_of_one_seed_are_the_same_and_of_another_are_not(data: Path, tiny_base: Base, tmp_path: Path) -> None:
-    def crops(seed: int) -> np.ndarray:
-        samples = CachedSamples(cached(data, tiny_base, tmp_path / f"cache {seed}", seed=seed))
-        places = [(index, epoch) for epoch in range(CROPS) for index in range(len(samples))]
-        return np.stack([samples.sample(*place)["time_ids"].numpy() for place in places])
-
-    assert np.array_equal(crops(1), crops(1))
-    assert not np.array_equal(crops(1), crops(2))
-
-
-def test_the_place_of_a_mirrored_crop_is_that_in_the_mirrored_picture(
-    data: Path, mirrored: Path, tiny_base: Base, tmp_path: Path
-) -> None:
-    samples = CachedSamples(cached(data, tiny_base, tmp_path / "cache"))
-    pictures = {path.stem: Image.open(path).convert("RGB") for path in mirrored.glob("?.png")}
-    flips = 0
-    for number in range(CROPS * len(samples)):
-        sample = samples.sample(number % len(samples), number // len(samples))
-        *_, side, flip, _, _ = samples._latents.read("crops", number % len(samples))[sample["crop"]].tolist()
-        top, left = (round(float(place) * side / 64) for place in sample["time_ids"][2:4])
-        picture = pictures[Path(sample["name"]).stem]
-        if flip:
-            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        cut = fit_condition(picture.crop((left, top, left + side, top + side)), 64, 64, "stretch")
-        same = (np.asarray(cut) == sample["condition"].permute(1, 2, 0).numpy()).all(axis=2)
-        assert same.mean() > 0.8  # nearest pixels: mirrored before or after they are chosen, some are others
-        flips += flip
-    assert flips > 0

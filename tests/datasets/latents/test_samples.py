@@ -1,0 +1,50 @@
+"""Cached samples as training reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tether.base import Base
+from tether.datasets.latents.samples import CachedSamples
+from tether.images import fit_condition
+
+from .conftest import CROPS, cached
+
+
+def test_a_sample_shows_each_of_its_crops_once_in_as_many_epochs(data: Path, tiny_base: Base, tmp_path: Path) -> None:
+    samples = CachedSamples(cached(data, tiny_base, tmp_path / "cache"), seed=5)
+    for index in range(len(samples)):
+        assert {samples.crop_of(index, epoch) for epoch in range(CROPS)} == set(range(CROPS))
+
+
+def test_crops_of_one_seed_are_the_same_and_of_another_are_not(data: Path, tiny_base: Base, tmp_path: Path) -> None:
+    def crops(seed: int) -> np.ndarray:
+        samples = CachedSamples(cached(data, tiny_base, tmp_path / f"cache {seed}", seed=seed))
+        places = [(index, epoch) for epoch in range(CROPS) for index in range(len(samples))]
+        return np.stack([samples.sample(*place)["time_ids"].numpy() for place in places])
+
+    assert np.array_equal(crops(1), crops(1))
+    assert not np.array_equal(crops(1), crops(2))
+
+
+def test_the_place_of_a_mirrored_crop_is_that_in_the_mirrored_picture(
+    data: Path, mirrored: Path, tiny_base: Base, tmp_path: Path
+) -> None:
+    samples = CachedSamples(cached(data, tiny_base, tmp_path / "cache"))
+    pictures = {path.stem: Image.open(path).convert("RGB") for path in mirrored.glob("?.png")}
+    flips = 0
+    for number in range(CROPS * len(samples)):
+        sample = samples.sample(number % len(samples), number // len(samples))
+        *_, side, flip, _, _ = samples._latents.read("crops", number % len(samples))[sample["crop"]].tolist()
+        top, left = (round(float(place) * side / 64) for place in sample["time_ids"][2:4])
+        picture = pictures[Path(sample["name"]).stem]
+        if flip:
+            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        cut = fit_condition(picture.crop((left, top, left + side, top + side)), 64, 64, "stretch")
+        same = (np.asarray(cut) == sample["condition"].permute(1, 2, 0).numpy()).all(axis=2)
+        assert same.mean() > 0.8  # nearest pixels: mirrored before or after they are chosen, some are others
+        flips += flip
+    assert flips > 0
