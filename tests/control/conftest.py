@@ -10,6 +10,8 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
+from tether.control import Conditioning
+
 TEXT_WIDTH = 12
 
 _SD = {
@@ -62,29 +64,28 @@ def make_unet() -> Callable[..., UNet2DConditionModel]:
 
 @pytest.fixture
 def make_inputs() -> Callable[..., dict[str, Any]]:
-    """The arguments that `ControlNet.forward` and `predict_noise` share."""
+    """The arguments that `Control.signal` and `Denoiser.predict` share."""
 
     def make(unet: UNet2DConditionModel, batch: int = 2, size: tuple[int, int] = (16, 8)) -> dict[str, Any]:
         random = torch.Generator().manual_seed(1)
-        added: dict[str, Tensor] = {}
+        pooled, extras = None, dict[str, Tensor]()
         if unet.config["addition_embed_type"] == "text_time":
-            added["text_embeds"] = torch.randn(batch, 10, generator=random)
-            added["time_ids"] = torch.tensor([[128.0, 64.0, 0.0, 0.0, 128.0, 64.0]]).repeat(batch, 1)
+            pooled = torch.randn(batch, 10, generator=random)
+            extras["time_ids"] = torch.tensor([[128.0, 64.0, 0.0, 0.0, 128.0, 64.0]]).repeat(batch, 1)
         if unet.config["num_class_embeds"]:
-            added["class_labels"] = torch.arange(batch)
+            extras["class_labels"] = torch.arange(batch)
         width = unet.config["encoder_hid_dim"] or unet.config["cross_attention_dim"]
         return {
             "latents": torch.randn(batch, unet.config["in_channels"], *size, generator=random),
             "timestep": torch.randint(1000, (batch,), generator=random),
-            "text_states": torch.randn(batch, 7, width, generator=random),
-            "added_conditions": added or None,
+            "conditioning": Conditioning(torch.randn(batch, 7, width, generator=random), pooled, extras),
         }
 
     return make
 
 
 @pytest.fixture
-def randomise() -> Callable[[torch.nn.Module], None]:
+def randomize() -> Callable[[torch.nn.Module], None]:
     """Give every parameter a random value, the zero layers too: as if the module had been trained."""
 
     def fill(module: torch.nn.Module) -> None:

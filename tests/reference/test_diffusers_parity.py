@@ -30,7 +30,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 import tether
 from tether.base import Base, ControlNet
-from tether.control import predict_noise
+from tether.control import Conditioning
 from tether.formats.clip_vocabulary import clip_tokenizer
 from tether.sampling import make_scheduler
 
@@ -256,32 +256,33 @@ def assert_equal(ours: Tensor, expected: Tensor) -> None:
 
 
 @torch.no_grad()
-def test_residuals_and_the_denoisers_output(pair: Pair) -> None:
+def test_signal_and_the_denoisers_output(pair: Pair) -> None:
     side, width = pair.kind.side // 8, pair.base.unet.config["cross_attention_dim"]
     random = torch.Generator().manual_seed(1)
     noisy = torch.randn(2, 4, side, side, generator=random)
-    states = torch.randn(2, 77, width, generator=random)
+    text = Conditioning(torch.randn(2, 77, width, generator=random))
     pixels = torch.rand(2, 3, pair.kind.side, pair.kind.side, generator=random)
     added, t = None, torch.tensor([801, 21])
     if pair.kind.xl:
         ids = torch.tensor([[64.0, 64, 0, 0, 64, 64]]).expand(2, -1)
         added = {"text_embeds": torch.randn(2, 24, generator=random), "time_ids": ids}
-    down, middle = pair.theirs[0](noisy, t, states, pixels, added_cond_kwargs=added, return_dict=False)
+        text = Conditioning(text.tokens, added["text_embeds"], {"time_ids": ids})
+    down, middle = pair.theirs[0](noisy, t, text.tokens, pixels, added_cond_kwargs=added, return_dict=False)
     expected = pair.base.unet(
         noisy,
         t,
-        states,
+        text.tokens,
         down_block_additional_residuals=down,
         mid_block_additional_residual=middle,
         added_cond_kwargs=added,
     ).sample
     control = pair.controls[0]
-    residuals = control(noisy, t, states, control.encode(pixels), added)
-    assert len(residuals.down) == len(down)
-    for mine, its in zip([*residuals.down, residuals.middle], [*down, middle], strict=True):
+    signal = control(noisy, t, text, control.encode(pixels))
+    assert list(signal) == [*(f"skip.{k}" for k in range(len(down))), "middle"]
+    for mine, its in zip(signal.values(), [*down, middle], strict=True):
         assert_equal(mine, its)
-    assert_equal(predict_noise(pair.base.unet, noisy, t, states, residuals, added), expected)
-    plain = pair.base.unet(noisy, t, states, added_cond_kwargs=added).sample
+    assert_equal(pair.base.denoiser.predict(noisy, t, text, signal), expected)
+    plain = pair.base.unet(noisy, t, text.tokens, added_cond_kwargs=added).sample
     assert float((plain - expected).norm() / expected.norm()) > 1e-3, "the control must matter here"
 
 
