@@ -137,14 +137,14 @@ def test_a_converted_base_is_the_base_it_was(folder: Path, tmp_path: Path) -> No
     one, two = load_base(folder), load_base(tmp_path / "base.safetensors")
     pictures = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(2)) * 2 - 1
     texts = [base.encode_prompts(["a red (apple:1.2)"]) for base in (one, two)]
-    assert torch.equal(texts[0].states, texts[1].states)
+    assert torch.equal(texts[0].tokens, texts[1].tokens)
     latents = [base.encode_pictures(pictures) for base in (one, two)]
     assert torch.equal(*latents)
     added = None if texts[0].pooled is None else {"text_embeds": texts[0].pooled, "time_ids": torch.ones(1, 6)}
     inputs = (torch.randn(1, 4, 8, 8), 7)
     with torch.no_grad():
         outputs = [
-            base.unet(*inputs, encoder_hidden_states=texts[0].states, added_cond_kwargs=added).sample
+            base.unet(*inputs, encoder_hidden_states=texts[0].tokens, added_cond_kwargs=added).sample
             for base in (one, two)
         ]
     assert torch.equal(*outputs)

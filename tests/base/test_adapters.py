@@ -94,7 +94,7 @@ def test_an_embedding_adds_its_rows_as_a_word(form: str, tiny_base: Base, tmp_pa
     table = tiny_base.text_encoder.get_input_embeddings().weight
     assert len(ids) == 4
     torch.testing.assert_close(table[ids[1:]], rows)
-    plain, with_word = tiny_base.encode_prompts(["a b", f"a {word}"]).states
+    plain, with_word = tiny_base.encode_prompts(["a b", f"a {word}"]).tokens
     assert not torch.equal(plain, with_word)
 
 

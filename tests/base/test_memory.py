@@ -22,7 +22,7 @@ def test_the_picture_stays_the_same(tiny_base: Base) -> None:
 
 
 def test_sliced_attention_gives_the_same_noise(tiny_base: Base) -> None:
-    inputs = torch.randn(1, 4, 8, 8), torch.tensor(5), tiny_base.encode_prompts(["x"]).states
+    inputs = torch.randn(1, 4, 8, 8), torch.tensor(5), tiny_base.encode_prompts(["x"]).tokens
     before = tiny_base.unet(*inputs).sample
     slice_attention(tiny_base.unet)
     torch.testing.assert_close(tiny_base.unet(*inputs).sample, before, rtol=1e-4, atol=1e-5)

@@ -34,22 +34,14 @@ from tether.control import Conditioning
 from tether.formats.clip_vocabulary import clip_tokenizer
 from tether.sampling import make_scheduler
 
+from ..tiny import NOISE_SCHEDULE
+
 PROMPT, NEGATIVE = "a red cube on a grey floor", "blurry"
 STEPS, GUIDANCE = 10, 4.0
 SCHEDULERS = ["ddim", "dpmpp-2m", "unipc", "euler"]
 STRENGTHS, WINDOWS = [1.0, 0.5, 0.8], [(0.0, 1.0), (0.2, 1.0), (0.0, 0.6)]
 TOLERANCE = 1e-5
 
-NOISE_SCHEDULE = {
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "num_train_timesteps": 1000,
-    "prediction_type": "epsilon",
-    "clip_sample": False,
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
-}
 # Few groups: normalised over two numbers, as 32 groups would be in the smallest layers, rounding decides signs.
 TINY_UNET = {
     "norm_num_groups": 8,

@@ -6,55 +6,39 @@ Run as a program it trains in processes of their own, so that tests can kill the
 from __future__ import annotations
 
 import faulthandler
+import importlib.util
 import json
 import os
 import sys
 import traceback
 import weakref
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from types import ModuleType
+from typing import Any
 
 import torch
 from accelerate import DistributedType, PartialState
-from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from tether.base import Base, ControlNet
 from tether.training.batch import Batch
 from tether.training.config import TrainConfig
 from tether.training.events import Outcome
 from tether.training.trainer import Trainer
 
-WIDTH = 12
-SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
+
+def _load_tiny_models() -> ModuleType:
+    """`tests/tiny.py`, by path: this file also runs as a program."""
+    path = Path(__file__).parents[1] / "tiny.py"
+    spec = importlib.util.spec_from_file_location("tiny_models", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def make_base(seed: int = 0, widths: tuple[int, int] = (8, 16), **schedule: Any) -> Base:
-    """A denoiser of about 100 thousand parameters with its autoencoder; no text encoder: batches carry text states."""
-    torch.manual_seed(seed)
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=widths,
-        layers_per_block=1,
-        norm_num_groups=4,
-        cross_attention_dim=WIDTH,
-        attention_head_dim=2,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-    )
-    vae = AutoencoderKL(
-        block_out_channels=(4, 4, 4, 4),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        norm_num_groups=2,
-    )
-    text = torch.nn.Linear(2, 2)
-    return Base(unet, vae, cast(Any, text), cast(Any, SimpleNamespace()), SCHEDULE | schedule)
-
-
-def make_control(base: Base, seed: int = 1) -> ControlNet:
-    torch.manual_seed(seed)
-    return cast(ControlNet, ControlNet.from_unet(base.unet, hint_channels=(4, 4, 8, 8)))
+_models = _load_tiny_models()
+WIDTH, SCHEDULE = _models.TRAINING_WIDTH, _models.TRAINING_SCHEDULE
+make_base, make_control = _models.make_training_base, _models.make_control
 
 
 def batches(samples: range) -> Batch:

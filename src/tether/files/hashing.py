@@ -29,7 +29,7 @@ def hash_file(path: Path) -> str:
 
 
 def hash_modules(modules: Mapping[str, nn.Module]) -> str:
-    """SHA-256 over every parameter and buffer of named networks; tensors on "meta", which were released, are skipped."""
+    """SHA-256 over every parameter and buffer of named networks; tensors on "meta" (released) are skipped."""
     digest = hashlib.sha256()
     for prefix, module in modules.items():
         tensors = module.state_dict().items()
