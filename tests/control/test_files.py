@@ -145,7 +145,7 @@ def test_saving_changes_nothing_in_memory(tmp_path: Path) -> None:
 def test_a_folder_of_other_things_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "precious.txt").write_text("x")
-    with pytest.raises(TetherError, match="not replaced"):
+    with pytest.raises(TetherError, match="refusing to overwrite"):
         control_for().save(tmp_path / "models")
     assert [path.name for path in tmp_path.rglob("*")] == ["models", "precious.txt"]
 
