@@ -21,7 +21,7 @@ import torch
 from tether.base import load_base
 from tether.datasets.build import build_dataset
 from tether.datasets.latents.cache import build_cache
-from tether.datasets.manifest import hash_file
+from tether.files.hashing import hash_file
 
 
 def forked(work: Callable[[], object]) -> int:

@@ -19,8 +19,8 @@ from PIL import Image
 from tether.datasets import prepare
 from tether.datasets.build import build_dataset
 from tether.datasets.check import check_dataset, open_dataset
-from tether.datasets.manifest import hash_file
 from tether.errors import TetherError
+from tether.files.hashing import hash_file
 from tether.kinds import annotate
 
 from .conftest import as_folder, picture, png, triples

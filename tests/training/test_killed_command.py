@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tether.datasets.manifest import hash_file
+from tether.files.hashing import hash_file
 
 PICTURES, STEPS, KILLS, SHARE = 24, 12, 20, 3
 PHASES = ("data", "cache", "step", "checkpoint")

@@ -16,20 +16,25 @@ app = typer.Typer(help="Build, show and check training data.", no_args_is_help=T
 
 @app.command()
 def build(
-    source: Annotated[str, typer.Argument(help="Folder, tar, parquet, prompt.json, or a set: emoji3d, ...")],
-    out: Annotated[Path, typer.Argument(help="Folder to build in; an unfinished one is continued.")],
-    condition: Annotated[str, typer.Option(help="Kind of condition: canny, ...")] = "canny",
-    size: Annotated[int, typer.Option(help="Shorter side of larger pictures, in pixels.")] = 512,
+    source: Annotated[
+        str,
+        typer.Argument(help="Folder, .tar, .parquet, metadata.jsonl or prompt.json; or emoji3d, scenes or circles."),
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder to build in; an unfinished dataset there is continued.")],
+    condition: Annotated[
+        str, typer.Option(help="Kind of condition: canny, ...; scenes has exact depth, normal, seg and openpose too.")
+    ] = "canny",
+    size: Annotated[int, typer.Option(help="Shorter side in pixels; larger images are reduced to it.")] = 512,
     count: Annotated[
-        int | None, typer.Option(help="Samples that emoji3d, scenes or circles draw.", show_default=False)
+        int | None, typer.Option(help="Number of samples of emoji3d, scenes or circles.", show_default=False)
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Processes; one a core when left out.", show_default=False)
+        int | None, typer.Option(help="Processes; by default one a core. 0: none but this one.", show_default=False)
     ] = None,
 ) -> None:
-    """Annotate, check and pack pictures; bad ones are set aside with their reasons."""
+    """Annotate, check and pack images; unusable ones are listed with their reasons."""
     from tether.cli.progress import count_bar
-    from tether.datasets.build import build_dataset
+    from tether.datasets.build import QUARANTINE, build_dataset
 
     with count_bar("building") as on_progress:
         manifest = build_dataset(
@@ -37,18 +42,18 @@ def build(
         )
     print(f"{manifest.samples} samples in {len(manifest.shards)} shards in {out}")
     for reason, number in sorted(manifest.quarantined.items()):
-        print(f"{number} left out: {reason} (named in {out / 'quarantine.jsonl'})")
+        print(f"{number} left out: {reason} (listed in {out / QUARANTINE})")
 
 
 @app.command()
 def show(
     data: Annotated[Path, typer.Argument(help="A built dataset.")],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="PNG to write; DATA.png when left out.", show_default=False)
+        Path | None, typer.Option("--out", "-o", help="PNG to write; by default DATA.png.", show_default=False)
     ] = None,
     count: Annotated[int, typer.Option(help="Samples to show.", min=1)] = 12,
 ) -> None:
-    """Draw a contact sheet of pictures, conditions and captions."""
+    """Draw a contact sheet of images, conditions and captions."""
     from tether.datasets.check import show_dataset
     from tether.images import save_png
 
@@ -67,4 +72,4 @@ def check(data: Annotated[Path, typer.Argument(help="A built dataset.")]) -> Non
         first, *others = report.faults
         more = f" (and {len(others)} more)" if others else ""
         raise TetherError(f"{data}: {first}{more}; delete it and build it again")
-    print(f"{data}: {report.manifest.samples} samples, all as the manifest says")
+    print(f"{data}: {report.manifest.samples} samples, all as in the manifest")

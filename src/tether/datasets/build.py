@@ -32,9 +32,7 @@ from tether.datasets.manifest import (
     Parts,
     ShardRecord,
     difference,
-    hash_file,
     read_manifest,
-    write_file,
     write_manifest,
 )
 from tether.datasets.prepare import Preparation, Prepared, prepare
@@ -42,8 +40,10 @@ from tether.datasets.shards import write_tar
 from tether.datasets.source import Rejected, Source
 from tether.datasets.sources.open import BUILTIN, open_source
 from tether.errors import TetherError
+from tether.files.atomic import atomic_write, write_text
+from tether.files.hashing import hash_file
 
-__all__ = ["Progress", "build_dataset"]
+__all__ = ["QUARANTINE", "Progress", "build_dataset"]
 
 FORMAT = 1
 CHUNK = 8
@@ -198,7 +198,8 @@ def _make_shard(
     shard = None
     if good:
         path = out / f"shard-{number:05d}.tar"
-        write_file(path, lambda part: write_tar(part, good))
+        with atomic_write(path) as part:
+            write_tar(part, good)
         shard = ShardRecord.of(path, len(good)).model_dump()
     return {"shard": shard, "contents": contents, "quarantined": quarantined}
 
@@ -213,7 +214,7 @@ def _finish(out: Path, settings: dict[str, Any], records: list[dict[str, Any]]) 
         first = quarantined[0]
         raise TetherError(f"no usable sample ({counts}); the first, {first['key']}: {first['detail']}")
     lines = "".join(json.dumps(entry, ensure_ascii=False, sort_keys=True) + "\n" for entry in quarantined)
-    write_file(out / QUARANTINE, lambda part: part.write_text(lines, encoding="utf-8", errors="backslashreplace"))
+    write_text(out / QUARANTINE, lines, errors="backslashreplace")
     manifest = Manifest(
         settings=settings,
         samples=sum(shard.samples for shard in shards),

@@ -1,6 +1,6 @@
 """The content of a folder of shards: its manifest, and the records with which an interrupted run continues.
 
-Every file is written to a temporary name, flushed, and renamed, so it is never half written. A record of each finished
+Every file is written atomically (`tether.files.atomic`). A record of each finished
 shard is kept in `OUT/.parts/`, so that a killed run continues after the last complete shard. Once all shards exist,
 their records move into `OUT/manifest.json` and `.parts` is deleted.
 """
@@ -9,24 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tether.errors import TetherError
+from tether.files.atomic import remove_leftovers, write_text
+from tether.files.hashing import hash_file
 
 __all__ = [
     "Manifest",
     "Parts",
     "ShardRecord",
     "digest",
-    "hash_file",
     "read_manifest",
-    "write_file",
     "write_json",
     "write_manifest",
 ]
@@ -127,43 +125,14 @@ class Parts:
     def clear(folder: Path) -> None:
         """Deletes the records of a finished run, and temporary files."""
         shutil.rmtree(folder / PARTS, ignore_errors=True)
-        for path in folder.glob("*.part"):
-            path.unlink(missing_ok=True)
-
-
-def write_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file atomically: `write` makes a temporary file, which is then renamed to `path`.
-
-    Raises:
-        TetherError: if the disk is full or the folder cannot be written.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        write(part)
-        _flush(part)
-        os.replace(part, path)
-        _flush(path.parent)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise TetherError(f"cannot write {path}: {error.strerror or error}; finished files are kept") from None
-
-
-def _flush(path: Path) -> None:
-    """Waits until a file, or a folder's list of files, is on the disk (fsync)."""
-    if path.is_dir() and os.name == "nt":
-        return  # Windows cannot open folders
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        remove_leftovers(folder)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON with sorted keys, atomically."""
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     # File names need not be UTF-8: other bytes become \udcXX, which JSON reads back as the same bytes.
-    write_file(path, lambda part: part.write_text(text, encoding="utf-8", errors="backslashreplace"))
+    write_text(path, text, errors="backslashreplace")
 
 
 def _read_json(path: Path) -> Any | None:
@@ -210,9 +179,3 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> str:
 def digest(value: Any) -> str:
     """SHA-256 of a JSON value, in hexadecimal; independent of the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,8 +14,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tether.control.hint import HintVariant
-from tether.datasets.manifest import write_file
 from tether.errors import TetherError
+from tether.files.atomic import atomic_write
 
 __all__ = ["CONFIG", "TrainConfig"]
 
@@ -199,12 +199,8 @@ class TrainConfig(BaseModel):
             TetherError: where it cannot be written.
         """
         text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
-
-        def write(part: Path) -> None:
-            part.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path, parents=True) as part:
             part.write_text(text, encoding="utf-8")
-
-        write_file(path, write)
 
     def check_continues(self, before: TrainConfig) -> None:
         """Raises a TetherError where going on from `before` with this config would be another run."""

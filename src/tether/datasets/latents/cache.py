@@ -36,14 +36,14 @@ from tether.datasets.manifest import (
     Parts,
     ShardRecord,
     digest,
-    hash_file,
     read_manifest,
-    write_file,
     write_manifest,
 )
 from tether.datasets.shards import TarReader
 from tether.datasets.source import Rejected
 from tether.errors import TetherError
+from tether.files.atomic import atomic_write, write_text
+from tether.files.hashing import hash_file
 
 __all__ = ["SAMPLES", "Cache", "build_cache", "check_cache"]
 
@@ -211,14 +211,15 @@ class _Shards:
         record = ShardRecord(**saved) if saved else known.get(path.name)
         if record is None or record.fault(self.folder):
             tensors = make(rows)
-            write_file(path, lambda part: _save(tensors, part))
+            with atomic_write(path) as part:
+                _save(tensors, part)
             record = ShardRecord.of(path, len(rows))
             parts.save(number, record.model_dump())
         return record
 
     def _finish(self, count: int, shards: list[ShardRecord], files: dict[str, str]) -> None:
         for name, text in files.items():
-            write_file(self.folder / name, lambda part, text=text: part.write_text(text, "utf-8", "backslashreplace"))
+            write_text(self.folder / name, text, errors="backslashreplace")
         hashes = {name: hash_file(self.folder / name) for name in files}
         manifest = Manifest(settings=self.settings, samples=count, shards=tuple(shards), files=hashes)
         write_manifest(self.folder, manifest)

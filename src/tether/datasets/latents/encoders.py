@@ -6,11 +6,11 @@ import hashlib
 import json
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from tether.base import Base
+from tether.files.hashing import add_tensors
 
 __all__ = ["hash_text_encoders", "hash_vae"]
 
@@ -44,9 +44,7 @@ def _add_module(sha: Any, module: nn.Module) -> None:
     # Paths and library versions do not change what the weights compute.
     kept = {name: value for name, value in plain.items() if not name.startswith("_") and name not in _IGNORED}
     sha.update(json.dumps(kept, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(module.state_dict().items()):
-        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    add_tensors(sha, sorted(module.state_dict().items()))
 
 
 def _add_tokenizer(sha: Any, tokenizer: PreTrainedTokenizerBase) -> None:

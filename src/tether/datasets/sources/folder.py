@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tether.datasets.manifest import hash_file
 from tether.datasets.shards import IMAGE_SUFFIXES, decode_caption
 from tether.datasets.source import Rejected, Sample, Source
+from tether.files.hashing import hash_file
 
 __all__ = ["FolderSource", "is_image"]
 
