@@ -28,9 +28,9 @@ from tether.datasets.synthetic.emoji import BACKGROUNDS, caption, compose, is_he
 from tether.datasets.synthetic.scenes import COLORS, recolor, render, sample_scene
 from tether.datasets.synthetic.scenes import caption as scene_caption
 from tether.datasets.synthetic.scenes.source import HELD_OUT_SCENES
-from tether.evaluation.edges import edge_f1
 from tether.images import contact_sheet, from_pixels, save_png
 from tether.kinds.canny import edge_map
+from tether.kinds.edges import edge_f1
 
 SETTINGS = {
     "balanced": Injection(),

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tether.datasets import prepare
 from tether.datasets.build import build_dataset
 from tether.datasets.check import check_dataset, open_dataset
 from tether.errors import TetherError
 from tether.files.hashing import hash_file
-from tether.kinds import annotate
+from tether.kinds import canny
+from tether.kinds.canny import edge_map
 
 from .conftest import as_folder, picture, png, triples
 
@@ -119,14 +119,13 @@ def test_names_and_captions_that_are_no_utf8_stop_nothing(photos: Path, tmp_path
 def test_an_annotator_that_fails_costs_only_its_own_sample(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*_: object, **__: object) -> Image.Image:
-        raise cv2.error("OpenCV stumbled")
-
-    def some(kind: str, image: Image.Image, **options: float) -> Image.Image:
-        return (fails if image.getpixel((0, 0)) == bad else annotate)(kind, image, **options)
+    def some(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
+        if tuple(pixels[0, 0]) == bad:
+            raise cv2.error("OpenCV stumbled")
+        return edge_map(pixels, low, high)
 
     bad = picture(3).getpixel((0, 0))
-    monkeypatch.setattr(prepare, "annotate", some)
+    monkeypatch.setattr(canny, "edge_map", some)
     options = {"low": 100, "high": 200}
     assert build_dataset(photos, tmp_path / "out", "canny", options=options, workers=0).samples == 9
     assert quarantined(tmp_path / "out") == {"3.png": ("unreadable", "OpenCV stumbled")}

@@ -40,7 +40,7 @@ def test_lines_are_those_of_the_formula_at_the_released_settings() -> None:
         return sum(w * rows[:, k : k + 512] for k, w in enumerate(kernel))
 
     value = 2 * (blurred(5.0) - blurred(0.5)).min(axis=2)
-    lines = scribble_map(pixels, threshold=32, thickness=1, colour=0) > 0
+    lines = scribble_map(pixels, threshold=32, thickness=1, color=0) > 0
     assert lines.sum() > 1000
     # The two kernels are cut off at other lengths: nothing is asked of pixels that are a hair from the threshold.
     assert np.array_equal(lines[abs(value - 32) > 0.5], (value > 32)[abs(value - 32) > 0.5])

@@ -203,7 +203,7 @@ def test_shuffle_pools_over_space_and_the_others_do_not(tmp_path: Path) -> None:
     ],
 )
 def test_the_kind_is_guessed_from_the_names_people_know(name: str, kind: str | None) -> None:
-    from tether.control.files import guess_kind
+    from tether.kinds import guess_kind
 
     assert guess_kind(Path(name).name.removesuffix(".pth").removesuffix(".safetensors")) == kind
 

@@ -1,4 +1,4 @@
-"""`tether annotate`: a photo in, a condition image out."""
+"""`tether annotate`: an image in, a condition map out."""
 
 from __future__ import annotations
 
@@ -8,36 +8,65 @@ from typing import Annotated
 import typer
 
 from tether.errors import TetherError
-from tether.kinds import AS_THEY_ARE, annotator, annotator_names
-from tether.kinds import annotate as find
 
 __all__ = ["annotate"]
 
 
+def _list_kinds(wanted: bool) -> None:
+    """Prints the kinds, one a line, and ends the command."""
+    if not wanted:
+        return
+    from tether.kinds import kinds
+
+    for name, kind in kinds().items():
+        how = "the image itself" if kind.is_image else ", ".join(kind.annotators) or "ready-made maps only"
+        print(f"{name:16} {kind.summary} ({how})")
+        for annotator, found in kind.annotators.items():
+            for option, about in found.options.items():
+                values = f"{about.least:g} to {about.most:g}, by default {about.default:g}"
+                print(f"{'':16} {annotator} {option}: {about.help} ({values})")
+    raise typer.Exit
+
+
 def annotate(
-    kind: Annotated[str, typer.Argument(help=f"What to find: {', '.join(annotator_names())}.")],
-    image: Annotated[Path, typer.Argument(help="The photo.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="PNG to write.")],
+    kind: Annotated[str, typer.Argument(help="The kind of condition, such as canny or scribble; see --list.")],
+    image: Annotated[Path, typer.Argument(help="The image file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The PNG to write.")],
     option: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help="NAME=VALUE, an option of the annotator, as low=50. Repeatable.", show_default=False
+            "--set", help="NAME=VALUE: an option of the annotator, such as low=50. Repeatable.", show_default=False
         ),
     ] = None,
+    annotator: Annotated[
+        str | None, typer.Option(help="Which of the kind's annotators; by default the first.", show_default=False)
+    ] = None,
+    list_kinds: Annotated[
+        bool, typer.Option("--list", help="List all kinds and their options.", callback=_list_kinds, is_eager=True)
+    ] = False,
 ) -> None:
-    """Turn a photo into a condition image that a control understands."""
+    """Turn an image into a condition map for a control."""
     from tether.images import open_image, save_png
+    from tether.kinds import annotatable, make_map
 
-    if kind not in AS_THEY_ARE:
-        annotator(kind)  # so that a wrong kind is told before a wrong picture
+    annotatable(kind)  # reports an unknown kind before a bad image
+    save_png(make_map(kind, open_image(image), annotator, _parse_options(option or [])), out, {})
+    print(out)
+
+
+def _parse_options(texts: list[str]) -> dict[str, float]:
+    """Parses NAME=NUMBER.
+
+    Raises:
+        TetherError: for text of another form.
+    """
     options = {}
-    for text in option or []:
+    for text in texts:
         name, equals, value = text.partition("=")
         try:
             options[name] = float(value)
         except ValueError:
-            raise TetherError(f"{text!r} is no option: write NAME=NUMBER, as low=50") from None
+            raise TetherError(f"{text!r} is not a valid option: write NAME=NUMBER, such as low=50") from None
         if not equals:
-            raise TetherError(f"{text!r} is no option: write NAME=NUMBER, as low=50")
-    save_png(find(kind, open_image(image), **options), out, {})
-    print(out)
+            raise TetherError(f"{text!r} is not a valid option: write NAME=NUMBER, such as low=50")
+    return options

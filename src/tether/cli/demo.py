@@ -29,7 +29,8 @@ def demo(
     started = time.perf_counter()
     import tether
     from tether.cli.generate import draw, versions
-    from tether.images import contact_sheet, fit, fit_condition, open_image, save_png
+    from tether.images import contact_sheet, open_image, save_png
+    from tether.kinds import prepare
     from tether.sampling.request import ControlRequest, Request
 
     pipeline = tether.Pipeline(tether.load_base(), [tether.ControlNet.load("canny")])
@@ -40,14 +41,10 @@ def demo(
     drawing = time.perf_counter()
     for name, prompts in EXAMPLES:
         photo = open_image(Path(__file__).parents[1] / "examples" / name)
-        if name.startswith("doodle"):
-            photo = condition = fit_condition(photo, side, side, "crop")
-        else:
-            photo = fit(photo, side, side, "crop")
-            condition = tether.annotate("canny", photo)
-        row = [photo, condition]
+        prepared = prepare(photo, None if name.startswith("doodle") else "canny", (side, side))
+        row = [prepared.photo, prepared.condition]
         for prompt in prompts:
-            control = ControlRequest(ref="canny", condition=condition, source=name, sides=SIDES)
+            control = ControlRequest(ref="canny", condition=prepared.condition, source=name, sides=SIDES)
             request = Request(prompt=prompt, controls=[control], seed=seed, size=(side, side), versions=versions())
             row += draw(request, pipeline, out)
         rows.append(row)

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from tether.images import FitRule
     from tether.sampling import Pipeline, Step
     from tether.sampling.request import Request
 
@@ -347,6 +346,7 @@ def _fit_pictures(request: Request, size: tuple[int, int], pipeline: Pipeline, p
         TetherError: for a size that cannot be drawn, and photos for a control that does not say its kind.
     """
     from tether.images import fit
+    from tether.kinds import prepare
 
     pipeline.check_size(*size)  # before anything of that size is made
     request.size = size
@@ -359,28 +359,10 @@ def _fit_pictures(request: Request, size: tuple[int, int], pipeline: Pipeline, p
         kind = control.kind
         if k < photos and kind is None:
             raise TetherError(f"{entry.ref} does not say what its conditions are: annotate first, then use --condition")
-        source, entry.condition = _condition(entry.condition, kind if k < photos else None, size, request.fit)
-        shown.append([source, entry.condition])
+        prepared = prepare(entry.condition, kind if k < photos else None, size, fit=request.fit)
+        entry.condition = prepared.condition
+        shown.append([prepared.photo, prepared.condition])
     return shown
-
-
-def _condition(
-    picture: Image.Image, kind: str | None, size: tuple[int, int], fit_rule: FitRule
-) -> tuple[Image.Image, Image.Image]:
-    """A source and its condition, both fitted to a size; without a kind the source is the condition."""
-    from tether.images import fit, fit_condition, inner_size
-    from tether.kinds import annotate
-
-    if kind is None:
-        condition = fit_condition(picture, *size, fit_rule)
-        return condition, condition
-    # Fitted first: thin lines found in a large photo would not survive the reduction. Padded last: the edge of a
-    # white border is no line of the photo's.
-    if fit_rule == "pad":
-        picture = fit(picture, *inner_size(picture, *size), "stretch")
-    else:
-        picture = fit(picture, *size, fit_rule)
-    return picture, fit_condition(annotate(kind, picture), *size, "pad")
 
 
 def _one_of(option: str, value: str, choices: tuple[str, ...]) -> str:

@@ -17,7 +17,6 @@ is made differently for it (its residuals are averaged over space).
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -37,8 +36,9 @@ from tether.formats.measures import check_measures
 from tether.formats.names import to_diffusers
 from tether.formats.recognize import FAMILY_WORDS, Recognised, recognise
 from tether.formats.unet import control_pairs
+from tether.kinds import find_kind, guess_kind
 
-__all__ = ["NOTES", "SETTINGS", "UNSHAPED", "ControlPart", "control_of", "guess_kind", "is_control_folder"]
+__all__ = ["NOTES", "SETTINGS", "UNSHAPED", "ControlPart", "control_of", "is_control_folder"]
 
 NOTES = "tether.json"
 SETTINGS = "tether.config"
@@ -60,23 +60,6 @@ UNSHAPED = {
 }
 """The settings that may stand there."""
 DIFFERENCE = "difference"
-
-KINDS = (
-    ("canny", r"canny"),
-    ("depth", r"depth|midas|zoe"),
-    ("normal", r"normal(bae|map)?"),
-    ("mlsd", r"mlsd|hough"),
-    ("scribble", r"(fake)?scribble|sketch|doodle"),
-    ("softedge", r"softedge|hed|pidi(net)?"),
-    ("lineart-anime", r"s2lineart|lineart[ _-]anime|anime[ _-]lineart"),
-    ("lineart", r"lineart"),
-    ("seg", r"seg(mentation)?|ade20k"),
-    ("openpose", r"(open|dw)?pose"),
-    ("inpaint", r"inpaint(ing)?"),
-    ("ip2p", r"ip2p|pix2pix"),
-    ("tile", r"tile"),
-    ("shuffle", r"shuffle"),
-)
 
 
 @dataclass
@@ -125,14 +108,6 @@ class ControlPart:
         check_fits_network(self.network.state_dict(), self.tensors, self.what)
 
 
-def guess_kind(name: str) -> str | None:
-    """What a control's conditions are, from its name: "control_v11p_sd15_canny.pth" -> "canny"."""
-    for kind, pattern in KINDS:
-        if re.search(rf"(?<![a-z0-9])({pattern})(?![a-z0-9])", name.lower().replace("_", " ")):
-            return kind
-    return None
-
-
 def is_control_folder(folder: Path) -> bool:
     """Whether this is the folder of a control."""
     return not is_base_folder(folder) and (folder / "config.json").is_file()
@@ -162,7 +137,7 @@ def control_of(
     # The file's own name first: folders above it may be called after anything.
     part.kind = kind or part.kind or guess_kind(path.stem if path.is_file() else path.name) or guess_kind(name or "")
     part.cls = cls
-    if path.is_file() and part.kind == "shuffle":
+    if path.is_file() and find_kind(part.kind).pools_globally:
         part.config["global_pool_conditions"] = True
     vars(part).pop("network", None)  # made before all of this was known
     part.check()

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from tether import kinds
 from tether.datasets.source import ImageData, Rejected, Sample
 from tether.errors import TetherError
-from tether.images import fit, fit_condition, open_image, to_rgb
-from tether.kinds import annotate, annotator
+from tether.images import fit, open_image, to_rgb
 
 __all__ = ["Preparation", "Prepared", "encode", "prepare"]
 
@@ -71,7 +71,7 @@ class Preparation:
     def check_condition(self, ready_made: bool) -> None:
         """Raises a TetherError if samples without a condition could not be annotated."""
         if not ready_made:
-            annotate(self.condition, Image.new("RGB", (16, 16)), **(self.options or {}))
+            kinds.make_map(self.condition, Image.new("RGB", (16, 16)), None, self.options or {})
         elif self.options:
             raise TetherError("the source brings its own conditions: leave the annotator's options out")
 
@@ -92,12 +92,11 @@ def prepare(sample: Sample, how: Preparation) -> Prepared:
     scale = min(1.0, how.size / min(width, height))
     new = max(1, round(width * scale)), max(1, round(height * scale))
     if sample.condition is None:
-        image = fit(image, *new, "stretch")
-        condition = _annotate(image, how, content.hexdigest())
+        image, condition = _annotate(image, how, new, content.hexdigest())
     else:
         condition = _decode_condition(sample.condition, (width, height))
         content.update(condition.tobytes())
-        image, condition = fit(image, *new, "stretch"), fit_condition(condition, *new, "stretch")
+        image, condition = fit(image, *new, "stretch"), kinds.fit_map(condition, how.condition, new, "stretch")
     suffix = "jpg" if lossy else "png"
     return Prepared(sample.key, encode(image, suffix), suffix, encode(condition, "png"), caption, content.hexdigest())
 
@@ -138,15 +137,16 @@ def _decode_condition(data: ImageData, size: tuple[int, int]) -> Image.Image:
     return condition
 
 
-def _annotate(image: Image.Image, how: Preparation, content: str) -> Image.Image:
-    """The condition of an image: with random options if none are given and the kind can vary."""
-    draw = getattr(annotator(how.condition), f"random_{how.condition}", None) if how.options is None else None
-    if draw is None:
-        try:
-            return annotate(how.condition, image, **(how.options or {}))
-        except TetherError as error:
-            raise Rejected("not annotated", str(error)) from None
-    return Image.fromarray(draw(np.asarray(image), np.random.default_rng(int(content[:16], 16))))
+def _annotate(
+    image: Image.Image, how: Preparation, size: tuple[int, int], content: str
+) -> tuple[Image.Image, Image.Image]:
+    """An image and its condition at a size; with random options if none are given and the kind can vary."""
+    rng = np.random.default_rng(int(content[:16], 16))
+    try:
+        prepared = kinds.prepare(image, how.condition, size, fit="stretch", options=how.options, rng=rng)
+    except TetherError as error:
+        raise Rejected("not annotated", str(error)) from None
+    return prepared.photo, prepared.condition
 
 
 def encode(image: Image.Image, suffix: str) -> bytes:

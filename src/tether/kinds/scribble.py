@@ -1,63 +1,95 @@
-"""Scribbles by XDoG: thick white lines on black, where a picture is darker than what lies around.
+"""Scribbles by XDoG: thick white lines on black, where an image is darker than its surroundings.
 
-    D(x)    = G_5 * x - G_0.5 * x                        a difference of two Gaussians, of each colour channel
-    d       = min D + colour (max D - min D)             over the three channels
+    D(x)    = G_5 * x - G_0.5 * x                        a difference of two Gaussians, of each color channel
+    d       = min D + color (max D - min D)              over the three channels
     line    = 2 d > threshold
-    strokes = lines without specks, swept by a round pen of `thickness` pixels
+    strokes = lines without specks, dilated by a round pen of `thickness` pixels
 
-The difference of Gaussians as a way to draw is from Winnemöller, Kyprianidis and Olsen, "XDoG: An eXtended
+Drawing by a difference of Gaussians is from Winnemöller, Kyprianidis and Olsen, "XDoG: An eXtended
 difference-of-Gaussians compendium including advanced image stylization", Computers & Graphics 36(6), 2012. Deviations
 and threshold are those of `scribble_xdog` in ControlNet 1.1, which works at 512 pixels: here the deviations grow with
-the picture's shorter side, and are the same at 512. It takes the minimum over the channels, `colour` 0, and so misses
-where one saturated colour meets another, or white; `colour` 1 draws such edges too. The pen makes a scribble of the
+the image's shorter side, and are the same at 512. It takes the minimum over the channels, `color` 0, and so misses the
+edge between one saturated color and another, or white; `color` 1 draws such edges too. The pen makes a scribble of the
 lines: none is thinner than it.
 """
 
 from __future__ import annotations
 
-import cv2
-import numpy as np
+from typing import TYPE_CHECKING
 
+from tether.kinds.kind import Annotator, Kind
 from tether.kinds.option import Option
 
-__all__ = ["OPTIONS", "detect", "scribble_map"]
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+__all__ = ["KIND", "detect", "fidelity", "scribble_map"]
 
 OPTIONS = {
     "threshold": Option(32, 1, 255, "how much darker than its surroundings a line is"),
     "thickness": Option(3, 1, 32, "width of the pen in pixels"),
-    "colour": Option(1, 0, 1, "0 draws what is darker in red, green and blue, 1 what is darker in any of them"),
+    "color": Option(
+        1, 0, 1, "0 draws what is darker in red, green and blue, 1 what is darker in any of them", aliases=("colour",)
+    ),
 }
 FINE, COARSE, SIDE = 0.5, 5.0, 512
-"""Deviations of the two Gaussians in pixels of a picture whose shorter side has `SIDE` of them."""
+"""Standard deviations of the two Gaussians in pixels of an image whose shorter side is `SIDE`."""
 SPECK = 3e-5
-"""Lines of a smaller share of the picture's pixels are grain."""
+"""Lines of a smaller share of the image's pixels are noise."""
 
 
-def scribble_map(pixels: np.ndarray, threshold: float = 32, thickness: float = 3, colour: float = 1) -> np.ndarray:
-    """Strokes of uint8 `(H, W, 3)` RGB, uint8 `(H, W)`, 0 or 255."""
+def scribble_map(pixels: np.ndarray, threshold: float = 32, thickness: float = 3, color: float = 1) -> np.ndarray:
+    """Strokes of uint8 `(H, W, 3)` RGB: uint8 `(H, W)`, 0 or 255."""
+    import cv2
+    import numpy as np
+
     scale = min(pixels.shape[:2]) / SIDE
-    # In float32 throughout: the released code doubles in uint8, where the strongest lines wrap around to nothing.
+    # In float32 throughout: the original code doubles in uint8, where the strongest lines wrap around and vanish.
     values = pixels.astype(np.float32)
-    difference = _blur(values, COARSE * scale) - _blur(values, FINE * scale)
-    darker = (1 - colour) * difference.min(axis=2) + colour * difference.max(axis=2)
+    coarse = cv2.GaussianBlur(values, (0, 0), COARSE * scale)
+    difference = coarse - cv2.GaussianBlur(values, (0, 0), FINE * scale)
+    darker = (1 - color) * difference.min(axis=2) + color * difference.max(axis=2)
     lines = _without_specks(2 * darker > threshold, SPECK * darker.size)
     side = round(thickness)
     pen = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
     return cv2.dilate(lines, pen) * np.uint8(255)
 
 
-def detect(pixels: np.ndarray, threshold: float, thickness: float, colour: float) -> np.ndarray:
-    """Strokes as a condition, uint8 `(H, W, 3)`."""
-    return scribble_map(pixels, threshold, thickness, colour)[..., None].repeat(3, axis=2)
+def detect(pixels: np.ndarray, threshold: float, thickness: float, color: float) -> np.ndarray:
+    """Strokes as a condition map, uint8 `(H, W, 3)`."""
+    return scribble_map(pixels, threshold, thickness, color)[..., None].repeat(3, axis=2)
 
 
-def _blur(values: np.ndarray, deviation: float) -> np.ndarray:
-    return cv2.GaussianBlur(values, (0, 0), deviation)
+def fidelity(image: Image.Image, condition: Image.Image) -> float:
+    """`edge_f1` of the middle lines of an image's scribble at default options and of a condition's white strokes.
+
+    A condition of another size is resized to the image's.
+    """
+    import numpy as np
+
+    from tether.kinds.edges import edge_f1, middle_lines, white_pixels
+
+    found = scribble_map(np.asarray(image.convert("RGB")))
+    return edge_f1(middle_lines(found), middle_lines(white_pixels(condition, image.size)))
 
 
 def _without_specks(lines: np.ndarray, least: float) -> np.ndarray:
-    """Lines `(H, W)` as 0 and 1, those of fewer than `least` pixels left out."""
+    """Lines `(H, W)` as 0 and 1, without those of fewer than `least` pixels."""
+    import cv2
+    import numpy as np
+
     _, labels, about, _ = cv2.connectedComponentsWithStats(lines.astype(np.uint8), connectivity=8)
     kept = about[:, cv2.CC_STAT_AREA] >= least
-    kept[0] = False  # label 0 is where no line is
+    kept[0] = False  # label 0 is the background
     return kept[np.asarray(labels, np.int32)].astype(np.uint8)
+
+
+KIND = Kind(
+    "scribble",
+    "thick white strokes on black",
+    annotators={"xdog": Annotator(detect, OPTIONS)},
+    resize="lines",
+    metric=fidelity,
+    names=r"(fake)?scribble|sketch|doodle",
+)

@@ -21,6 +21,7 @@ from tether.base import Base, ControlNet
 from tether.control import Conditioning, Injection
 from tether.errors import TetherError
 from tether.images import FitRule, fit, fit_condition, from_pixels, to_condition, to_pixels
+from tether.kinds import find_kind
 from tether.sampling.loop import Inpainting, Step, denoise, initial_noise, start_from
 from tether.sampling.samplers import make_scheduler, set_steps
 from tether.sampling.step import Guidance, Steering, make_step
@@ -177,10 +178,10 @@ class Pipeline:
         """Fits and encodes each condition, once. Controls for inpainting are shown -1 where the mask is white."""
         hints = []
         for control, condition in zip(self.controls, conditions, strict=True):
-            pixels, span = to_condition(fit_condition(condition, *size, fit_rule)), (0.0, 1.0)
-            if control.kind == "inpaint" and mask is not None:
-                pixels, span = pixels.masked_fill(_white(fit(mask, *size, fit_rule)), -1.0), (-1.0, 1.0)
-            hints.append(control.encode(pixels.to(self.base.device, self.base.dtype), span))
+            pixels, kind = to_condition(fit_condition(condition, *size, fit_rule)), find_kind(control.kind)
+            if kind.needs_mask and mask is not None:
+                pixels = pixels.masked_fill(_white(fit(mask, *size, fit_rule)), kind.value_range[0])
+            hints.append(control.encode(pixels.to(self.base.device, self.base.dtype), kind.value_range))
         each = injections or [Injection()] * len(hints)
         return [Steering(*one) for one in zip(self.controls, hints, each, strict=True)]
 
@@ -230,7 +231,7 @@ class Pipeline:
                 f"{len(self.controls)} controls need as many injections, not {len(injections or [])}",
             ),
             (
-                mask is None and any(control.kind == "inpaint" for control in self.controls),
+                mask is None and any(find_kind(control.kind).needs_mask for control in self.controls),
                 "a control for inpainting needs to know where: give init and mask",
             ),
             (mask is not None and init is None, "a mask needs a picture: give init too"),

@@ -28,7 +28,7 @@ from accelerate.utils import set_seed
 from tether.base import Base, ControlNet, load_base
 from tether.base.base import cast_quietly
 from tether.errors import TetherError
-from tether.evaluation.obedience import obedience_metric
+from tether.evaluation import metric_of
 from tether.files.materialize import check_fits_network
 from tether.training.checkpoints import list_checkpoints, read_checkpoint
 from tether.training.config import CONFIG, TrainConfig
@@ -93,7 +93,7 @@ def train(
         watcher = PictureWatcher(
             base,
             data.validation,
-            obedience_metric(config.condition),
+            metric_of(config.condition),
             config.out / "samples",
             steps=config.watch_steps,
             guidance_scale=config.watch_guidance,

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 
 from tether.base import Base
 from tether.control import ControlNet
-from tether.evaluation.obedience import Obedience
+from tether.kinds import Metric
 from tether.sampling import Pipeline
 from tether.training.events import Look
 
@@ -60,7 +60,7 @@ class PictureWatcher:
         self,
         base: Base,
         samples: Sequence[ValidationSample],
-        metric: Obedience | None,
+        metric: Metric | None,
         folder: Path,
         *,
         steps: int = 10,

@@ -12,14 +12,13 @@ import numpy as np
 from PIL import Image
 
 from tether.datasets.sided import names_a_side
-from tether.images import fit, fit_condition
+from tether.images import fit
+from tether.kinds import fit_map, flip_map, flip_of, mirror
 
 __all__ = ["Crop", "may_flip", "random_crops"]
 
 LEAST_SHARE = 0.8
 """A crop's side is at least this share of the image's shorter one."""
-HANDED = ("normal", "pose", "hand", "keypoint")
-"""Kinds whose colors say left and right: the mirrored map is not the condition of the mirrored image."""
 
 
 @dataclass(frozen=True)
@@ -33,23 +32,25 @@ class Crop:
 
     def of_image(self, image: Image.Image, resolution: int) -> Image.Image:
         """The crop of an image, `resolution` pixels a side."""
-        return self._mirror(fit(image.crop(self._box), resolution, resolution, "stretch"))
+        cut = fit(image.crop(self._box), resolution, resolution, "stretch")
+        return cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self.flip else cut
 
     def of_condition(self, image: Image.Image, kind: str, resolution: int) -> Image.Image:
-        """The crop of a condition map; maps of only black and white stay so."""
-        return self._mirror(fit_condition(image.crop(self._box), resolution, resolution, "stretch"))
+        """The crop of a condition map, resized and mirrored by the rules of its kind."""
+        cut, flip = image.crop(self._box), flip_of(kind) if self.flip else None
+        if flip is not None and flip is not mirror:
+            cut = flip_map(cut, kind)  # before resizing, which would blend the colors that it exchanges
+        fitted = fit_map(cut, kind, (resolution, resolution), "stretch")
+        return fitted.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip is mirror else fitted
 
     @property
     def _box(self) -> tuple[int, int, int, int]:
         return self.left, self.top, self.left + self.side, self.top + self.side
 
-    def _mirror(self, image: Image.Image) -> Image.Image:
-        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self.flip else image
-
 
 def may_flip(kind: str, caption: str) -> bool:
     """Whether a mirrored sample is still valid: its condition can be mirrored, and its caption names no side."""
-    return not any(word in kind for word in HANDED) and not names_a_side(caption)
+    return flip_of(kind) is not None and not names_a_side(caption)
 
 
 def random_crops(

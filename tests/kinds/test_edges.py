@@ -1,3 +1,5 @@
+"""The agreement of edges and strokes, and the metrics made of it."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -5,9 +7,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from tether.errors import TetherError
-from tether.evaluation.edges import canny_obedience, edge_f1, middle_lines
-from tether.evaluation.obedience import obedience_metric
-from tether.kinds import annotate
+from tether.kinds import annotate, kind_of
+from tether.kinds.canny import fidelity
+from tether.kinds.edges import edge_f1, middle_lines
 
 
 def points(*at: tuple[int, int]) -> np.ndarray:
@@ -50,41 +52,41 @@ def test_edge_maps_of_other_sizes_are_refused() -> None:
         edge_f1(np.zeros((4, 4)), np.zeros((4, 5)))
 
 
-def test_a_map_of_another_size_is_brought_to_the_pictures_and_keeps_its_lines() -> None:
+def test_a_map_of_another_size_is_brought_to_the_images_and_keeps_its_lines() -> None:
     picture = boxes()[0]
     large = picture.resize((4 * picture.width, 4 * picture.height), Image.Resampling.LANCZOS)
-    assert canny_obedience(picture, annotate("canny", large)) > 0.9
+    assert fidelity(picture, annotate("canny", large)) > 0.9
 
 
-def boxes(colour: str = "black") -> list[Image.Image]:
+def boxes(color: str = "black") -> list[Image.Image]:
     """Two pictures of one box each, at different places."""
     pictures = []
     for box in ((10, 10, 40, 40), (70, 70, 110, 90)):
         picture = Image.new("RGB", (128, 128), "white")
-        ImageDraw.Draw(picture).rectangle(box, fill=colour)
+        ImageDraw.Draw(picture).rectangle(box, fill=color)
         pictures.append(picture)
     return pictures
 
 
 @pytest.mark.parametrize("kind", ["canny", "scribble"])
-def test_a_picture_obeys_its_own_edges_and_not_those_of_another(kind: str) -> None:
+def test_an_image_follows_its_own_edges_and_not_those_of_another(kind: str) -> None:
     pictures = boxes()
     condition = annotate(kind, pictures[0])
-    metric = obedience_metric(kind)
+    metric = kind_of(kind).metric
     assert metric is not None
     assert metric(pictures[0], condition) == 1.0
     assert metric(pictures[1], condition) == 0.0
 
 
 @pytest.mark.parametrize("kind", ["canny", "scribble"])
-def test_edges_between_colours_of_one_brightness_are_wanted_and_found_alike(kind: str) -> None:
-    """White and black differ in grey too; these two do not, and only their colours say where the box is."""
+def test_edges_between_colors_of_one_brightness_are_wanted_and_found_alike(kind: str) -> None:
+    """White and black differ in gray too; these two do not, and only their colors say where the box is."""
     picture = Image.new("RGB", (128, 128), (255, 0, 0))
     ImageDraw.Draw(picture).rectangle((30, 40, 80, 90), fill=(0, 130, 0))
     levels = np.asarray(picture.convert("L")).astype(int)
     assert np.ptp(levels) <= 1
     condition = annotate(kind, picture)
-    metric = obedience_metric(kind)
+    metric = kind_of(kind).metric
     assert metric is not None
     assert np.asarray(condition).any()
     assert metric(picture, condition) == 1.0
@@ -93,7 +95,7 @@ def test_edges_between_colours_of_one_brightness_are_wanted_and_found_alike(kind
 @pytest.mark.parametrize("pen", [1, 2, 5, 9])
 def test_how_thick_a_scribble_is_drawn_hardly_matters(pen: int) -> None:
     picture = boxes()[0]
-    metric = obedience_metric("scribble")
+    metric = kind_of("scribble").metric
     assert metric is not None
     assert metric(picture, annotate("scribble", picture, thickness=pen)) > 0.9
 
@@ -102,7 +104,7 @@ def test_thick_strokes_do_not_excuse_lines_that_lie_elsewhere() -> None:
     """A pen of 17 px covers 8 to either side; a picture whose lines lie 6 px off has other lines all the same."""
     condition = Image.new("RGB", (128, 128))
     ImageDraw.Draw(condition).line((0, 64, 127, 64), fill="white", width=17)
-    metric = obedience_metric("scribble")
+    metric = kind_of("scribble").metric
     assert metric is not None
     found = []
     for row in (64, 70):
@@ -122,7 +124,3 @@ def test_the_middle_of_a_bar_is_one_line_and_what_is_thin_stays_as_it_is() -> No
     assert np.array_equal(middle_lines(thin), thin)
     for whole in (np.zeros((5, 7)), np.ones((5, 7))):
         assert np.array_equal(middle_lines(whole), whole != 0)
-
-
-def test_a_kind_without_a_metric_has_none() -> None:
-    assert obedience_metric("no such kind") is None

@@ -1,13 +1,13 @@
-"""Do the edges, or the strokes, of a picture lie where the condition wanted them?
+"""How well two edge maps, or two maps of strokes, agree: the measure behind the metrics of line kinds.
 
-    precision = share of the picture's edge pixels with a wanted one within 2 px
-    recall    = share of the wanted edge pixels with one of the picture's within 2 px
+    precision = share of the found edge pixels with a wanted one within 2 px
+    recall    = share of the wanted edge pixels with a found one within 2 px
     F1        = 2 precision recall / (precision + recall)
 
-The tolerance, a Euclidean distance, forgives what the latents' 8 px grid cannot place.
+The tolerance, a Euclidean distance, allows for the 8 px grid of the latents.
 
-A picture's edges are found by the annotator that makes conditions. Strokes have a width, which says nothing about the
-picture, and the wider they were the easier they would be met: what is compared are their middle lines,
+Strokes have a width, which says nothing about the image, and wider strokes are easier to meet: what is compared are
+their middle lines,
 
     S = U_k (A - k B) less (A - k B) o B            erosion by k discs B, less its opening (Lantuéjoul's skeleton)
 """
@@ -20,10 +20,8 @@ from PIL import Image
 
 from tether.errors import TetherError
 from tether.images import fit_condition
-from tether.kinds.canny import edge_map
-from tether.kinds.scribble import scribble_map
 
-__all__ = ["canny_obedience", "edge_f1", "middle_lines", "scribble_obedience"]
+__all__ = ["edge_f1", "middle_lines", "white_pixels"]
 
 TOLERANCE = 2
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
@@ -33,15 +31,15 @@ def edge_f1(found: np.ndarray, wanted: np.ndarray, tolerance: int = TOLERANCE) -
     """F1 of two edge maps.
 
     Args:
-        found: `(H, W)`, true or non-zero where the picture has an edge.
-        wanted: `(H, W)`, where the condition has one.
+        found: `(H, W)`, true or non-zero on the image's edges.
+        wanted: `(H, W)`, the same for the condition's edges.
         tolerance: distance in pixels up to which two edge pixels match.
 
     Returns:
-        From 0 to 1; 1 where neither has an edge, 0 where only one of them has.
+        From 0 to 1; 1 when neither has an edge, 0 when only one of them has.
 
     Raises:
-        TetherError: where the sizes differ.
+        TetherError: when the sizes differ.
     """
     found, wanted = np.asarray(found) != 0, np.asarray(wanted) != 0
     if found.shape != wanted.shape or found.ndim != 2:
@@ -53,28 +51,11 @@ def edge_f1(found: np.ndarray, wanted: np.ndarray, tolerance: int = TOLERANCE) -
     return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
 
 
-def canny_obedience(picture: Image.Image, condition: Image.Image) -> float:
-    """`edge_f1` of a picture's Canny edges at the default thresholds and a condition, white edges on black.
-
-    A condition of another size is brought to the picture's.
-    """
-    return edge_f1(edge_map(np.asarray(picture.convert("RGB"))), _wanted(picture, condition))
-
-
-def scribble_obedience(picture: Image.Image, condition: Image.Image) -> float:
-    """`edge_f1` of the middle lines of a picture's scribble by default options and of a condition's white strokes.
-
-    A condition of another size is brought to the picture's.
-    """
-    found = scribble_map(np.asarray(picture.convert("RGB")))
-    return edge_f1(middle_lines(found), middle_lines(_wanted(picture, condition)))
-
-
 def middle_lines(strokes: np.ndarray) -> np.ndarray:
     """The skeleton of strokes `(H, W)`, true on their middle lines, which may have gaps of a pixel."""
     left = (np.asarray(strokes) != 0).astype(np.uint8)
     middle = np.zeros(left.shape, bool)
-    # A stroke that the frame cuts off goes on outside of it.
+    # A stroke that the border cuts off continues outside of it.
     while left.any() and not left.all():
         smaller = cv2.erode(left, _CROSS, borderType=cv2.BORDER_REPLICATE)
         middle |= (left > 0) & (cv2.dilate(smaller, _CROSS, borderType=cv2.BORDER_REPLICATE) == 0)
@@ -82,9 +63,9 @@ def middle_lines(strokes: np.ndarray) -> np.ndarray:
     return middle | (left > 0)
 
 
-def _wanted(picture: Image.Image, condition: Image.Image) -> np.ndarray:
-    """Where a condition is white, at the picture's size."""
-    return np.asarray(fit_condition(condition, *picture.size, "stretch").convert("L")) >= 128
+def white_pixels(condition: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    """Where a condition is white at a size (width, height), bool `(H, W)`."""
+    return np.asarray(fit_condition(condition, *size, "stretch").convert("L")) >= 128
 
 
 def _widened(edges: np.ndarray, radius: int) -> np.ndarray:

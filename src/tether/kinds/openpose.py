@@ -1,0 +1,94 @@
+"""Poses of bodies as OpenPose (1812.08008) draws them, one color a limb. Maps are given ready-made.
+
+The drawing is that of ControlNet: 17 limbs in the dimmed colors of `COLORS`, and on their ends the 18 joints of COCO in
+the full ones. Each color says left or right.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tether.kinds.kind import Kind, mirror
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["COLORS", "KIND", "flip"]
+
+COLORS = (
+    (255, 0, 0),
+    (255, 85, 0),
+    (255, 170, 0),
+    (255, 255, 0),
+    (170, 255, 0),
+    (85, 255, 0),
+    (0, 255, 0),
+    (0, 255, 85),
+    (0, 255, 170),
+    (0, 255, 255),
+    (0, 170, 255),
+    (0, 85, 255),
+    (0, 0, 255),
+    (85, 0, 255),
+    (170, 0, 255),
+    (255, 0, 255),
+    (255, 0, 170),
+    (255, 0, 85),
+)
+"""RGB of joint k; limb k has 60% of it."""
+DIM = 0.6
+JOINT_PAIRS = ((2, 5), (3, 6), (4, 7), (8, 11), (9, 12), (10, 13), (14, 15), (16, 17))
+"""Right and left: shoulder, elbow, wrist, hip, knee, ankle, eye, ear."""
+LIMB_PAIRS = ((0, 1), (2, 4), (3, 5), (6, 9), (7, 10), (8, 11), (13, 15), (14, 16))
+KNEES = {9: (7, 8), 12: (10, 11)}
+"""The joints whose colors the drawings of hands use too, and the limbs that end there."""
+TOLERANCE = 16
+"""Largest difference of a channel to a color of the table: of a map that was saved as JPEG, say."""
+REACH = 13
+"""Pixels, the diameter in which a knee has a limb."""
+
+
+def flip(pixels: np.ndarray) -> np.ndarray:
+    """The map `(H, W, 3)` of the mirrored pose: mirrored, with the colors of left and right exchanged.
+
+    Hands and faces keep their colors, which do not say left or right.
+    """
+    flipped = mirror(pixels).copy()
+    joints = [_is_color(flipped, color) for color in COLORS]
+    limbs = [_is_color(flipped, _dimmed(color)) for color in COLORS]
+    for knee, ends in KNEES.items():
+        joints[knee] &= _near(limbs[ends[0]] | limbs[ends[1]])
+    for pairs, found, colors in (
+        (JOINT_PAIRS, joints, COLORS),
+        (LIMB_PAIRS, limbs, [_dimmed(color) for color in COLORS]),
+    ):
+        for right, left in pairs:
+            flipped[found[right]], flipped[found[left]] = colors[left], colors[right]
+    return flipped
+
+
+def _dimmed(color: tuple[int, int, int]) -> tuple[int, int, int]:
+    return int(color[0] * DIM), int(color[1] * DIM), int(color[2] * DIM)
+
+
+def _is_color(pixels: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
+    """Where `(H, W, 3)` has a color, bool `(H, W)`."""
+    import numpy as np
+
+    return np.asarray((np.abs(pixels.astype(np.int16) - color) <= TOLERANCE).all(axis=2))
+
+
+def _near(where: np.ndarray) -> np.ndarray:
+    """True near the true pixels of `(H, W)`."""
+    import cv2
+
+    pen = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (REACH, REACH))
+    return cv2.dilate(where.astype("uint8"), pen) > 0
+
+
+KIND = Kind(
+    "openpose",
+    "poses of bodies, one color a limb",
+    flip=flip,
+    names=r"(open|dw)?pose",
+)

@@ -1,0 +1,14 @@
+"""Segmentation: one color a class, so resizing must not blend colors. Maps are given ready-made."""
+
+from __future__ import annotations
+
+from tether.kinds.kind import Kind
+
+__all__ = ["KIND"]
+
+KIND = Kind(
+    "seg",
+    "segmentation, one color a class",
+    resize="nearest",
+    names=r"seg(mentation)?|ade20k",
+)

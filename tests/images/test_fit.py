@@ -1,0 +1,71 @@
+"""Images and maps are fitted to a size without surprises."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tether.errors import TetherError
+from tether.images import FitRule, fit, fit_condition, to_condition
+
+
+@pytest.mark.parametrize("rule", ["stretch", "crop", "pad"])
+def test_pictures_of_every_mode_are_fitted_as_files_are_read(rule: FitRule) -> None:
+    """Transparent is white and 16 bits are scaled, however a picture came here."""
+    clear = Image.new("RGBA", (40, 20), (10, 20, 30, 0))
+    assert set(fit(clear, 16, 16, rule).getdata()) == {(255, 255, 255)}
+    half = Image.fromarray(np.full((20, 40), 32_896, np.uint16))
+    assert fit(half, 16, 16, rule).getpixel((8, 8)) == (128, 128, 128)
+    assert to_condition(half)[0, :, 8, 8].tolist() == pytest.approx([128 / 255] * 3)
+
+
+def test_a_map_of_pure_colors_keeps_them() -> None:
+    """Only what is black and white is kept so: a segmentation in primary colors is not."""
+    map_ = Image.new("RGB", (64, 64), (0, 0, 255))
+    map_.paste((255, 0, 0), (0, 0, 32, 64))
+    for side in (32, 128):
+        fitted = fit_condition(map_, side, side)
+        assert fitted.getpixel((side // 4, side // 2)) == (255, 0, 0)
+        assert fitted.getpixel((3 * side // 4, side // 2)) == (0, 0, 255)
+
+
+def test_the_three_rules_of_fitting() -> None:
+    wide = Image.new("RGB", (200, 100), (255, 0, 0))
+    wide.paste((0, 0, 255), (50, 0, 150, 100))
+    assert fit(wide, 50, 50, "crop").getpixel((0, 25)) == (0, 0, 255)
+    assert fit(wide, 50, 50, "stretch").getpixel((0, 25)) == (255, 0, 0)
+    padded = fit(wide, 50, 50, "pad")
+    assert padded.getpixel((25, 2)) == (255, 255, 255)
+    assert padded.getpixel((25, 25)) == (0, 0, 255)
+    assert {fit(wide, 40, 24, rule).size for rule in ("crop", "stretch", "pad")} == {(40, 24)}  # type: ignore[arg-type]
+    with pytest.raises(TetherError, match="crop"):
+        fit(wide, 50, 50, "squeeze")  # type: ignore[arg-type]
+
+
+def test_a_long_and_narrow_picture_is_cut_before_it_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow, made, resize = Image.new("L", (8192, 1)), [], Image.Image.resize
+    narrow.putpixel((4096, 0), 255)
+
+    def spy(self: Image.Image, size: tuple[int, int], *arguments: object, **named: object) -> Image.Image:
+        made.append(size)
+        return resize(self, size, *arguments, **named)
+
+    monkeypatch.setattr(Image.Image, "resize", spy)
+    cut = fit(narrow, 256, 256, "crop")
+    assert made == [(256, 256)]
+    assert cut.getpixel((250, 128)) > 200
+    assert cut.getpixel((5, 128)) < 60
+
+
+@pytest.mark.parametrize("factor", [2, 3, 5, 8])
+def test_lines_of_a_map_survive_when_it_is_reduced(factor: int) -> None:
+    side = 64 * factor
+    map_ = np.zeros((side, side, 3), np.uint8)
+    map_[side // 3] = 255
+    map_[:, side // 4] = 255
+    reduced = np.asarray(fit_condition(Image.fromarray(map_), 64, 64))[..., 0]
+    assert set(np.unique(reduced)) == {0, 255}
+    assert (reduced[64 // 3] == 255).all()
+    assert (reduced[:, 64 // 4] == 255).all()
+    assert (reduced == 255).sum() == 64 + 63
