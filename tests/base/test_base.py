@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 
 import pytest
 import torch
 
 import tether
+from tether.base import Base
 from tether.base.folder import _sample_size
 
 
@@ -35,3 +37,14 @@ def test_a_network_without_values_is_left_where_it_is() -> None:
 def test_old_folders_of_sd_1_were_trained_on_512_pixels(written: str | None, says: int, means: int) -> None:
     assert _sample_size({"_diffusers_version": written, "sample_size": says, "cross_attention_dim": 768}) == means
     assert _sample_size({"_diffusers_version": written, "sample_size": says, "cross_attention_dim": 32}) == says
+
+
+def test_the_denoiser_and_the_noise_process_are_made_once_and_follow_what_they_are_of(tiny_base: Base) -> None:
+    denoiser, noise = tiny_base.denoiser, tiny_base.noise
+    assert tiny_base.denoiser is denoiser
+    assert tiny_base.noise is noise
+    assert denoiser.spec.noise is noise
+    tiny_base.noise_schedule = tiny_base.noise_schedule | {"prediction_type": "v_prediction"}
+    assert tiny_base.prediction_type == tiny_base.denoiser.spec.noise.prediction_type == "v_prediction"
+    tiny_base.unet = copy.deepcopy(tiny_base.unet)
+    assert tiny_base.denoiser.network is tiny_base.unet

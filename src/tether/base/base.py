@@ -65,6 +65,8 @@ class Base:
     zero_empty_negative: bool = False
     source: Path | None = field(default=None, repr=False)
     execution_device: torch.device | None = field(default=None, repr=False)
+    _noise: NoiseProcess | None = field(default=None, init=False, repr=False, compare=False)
+    _denoiser: Denoiser | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for module in self.modules():
@@ -86,13 +88,21 @@ class Base:
 
     @property
     def noise(self) -> NoiseProcess:
-        """Its noise process."""
-        return noise_process(self.noise_schedule)
+        """The noise process of `noise_schedule`; made once, and again if the schedule changes."""
+        if self._noise is None or self._noise.schedule != self.noise_schedule:
+            self._noise = noise_process(self.noise_schedule)
+        return self._noise
 
     @property
     def denoiser(self) -> Denoiser:
-        """Its denoiser, over the network in `unet`."""
-        return UNetDenoiser(self.unet, self.noise, self.latent_factor)
+        """The denoiser around `unet`; made once, and again if `unet` or the noise schedule is replaced."""
+        if (
+            self._denoiser is None
+            or self._denoiser.network is not self.unet
+            or self._denoiser.spec.noise is not self.noise
+        ):
+            self._denoiser = UNetDenoiser(self.unet, self.noise, self.latent_factor)
+        return self._denoiser
 
     @property
     def device(self) -> torch.device:
@@ -117,15 +127,15 @@ class Base:
 
     @property
     def prediction_type(self) -> str:
-        """What the denoiser predicts: "epsilon" or "v_prediction"."""
-        return self.noise_schedule.get("prediction_type", "epsilon")
+        """What the denoiser predicts: a key of `tether.base.noise.PREDICTION_TYPES`."""
+        return self.noise.prediction_type
 
     def encode_prompts(self, prompts: list[str], clip_skip: int = 0) -> Conditioning:
         """B prompts -> text states `(B, T, D)`; see `tether.base.text.encode_prompts`."""
         return encode_prompts(self, prompts, clip_skip)
 
     @torch.no_grad()
-    def encode_pictures(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def encode_images(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Pixels `(B, 3, H, W)` in [-1, 1] -> latents `(B, 4, H/8, W/8)`, scaled as the denoiser wants them.
 
         Without a generator these are the posterior's means, with one a sample of it.
@@ -134,6 +144,9 @@ class Base:
         latents = posterior.mode() if generator is None else posterior.sample(generator)
         shift = self.vae.config.get("shift_factor") or 0.0
         return ((latents - shift) * self.vae.config["scaling_factor"]).to(self.dtype)
+
+    encode_pictures = encode_images
+    """The former name of `encode_images`."""
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:

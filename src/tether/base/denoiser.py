@@ -1,16 +1,15 @@
-"""The denoiser of a base: what predicts, where controls can act on it, and the noise process it was trained on.
+"""The denoiser of a base: the network that predicts, and the points where controls can add to it.
 
     prediction = predict(z_t, t, c_t, signal)
 
-`Denoiser` is the interface; `UNetDenoiser` is it for diffusers' `UNet2DConditionModel`. Samplers, training and engines
-use the interface and never a U-Net.
+`Denoiser` is the interface, and `UNetDenoiser` implements it with diffusers' `UNet2DConditionModel`. Samplers, training
+and engines use the interface only, so that a base with another network needs one class here.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -28,12 +27,12 @@ __all__ = ["Denoiser", "DenoiserSpec", "InjectionPoint", "UNetDenoiser"]
 
 @dataclass(frozen=True)
 class InjectionPoint:
-    """Where a control can add a tensor.
+    """A place in a denoiser where a control can add a tensor.
 
     Attributes:
         name: its name in a `Signal`.
-        channels: channels of the feature there.
-        scale: side of the latents divided by the side of the feature: 1 at the latents' size, 8 at an eighth of it.
+        channels: channels of the feature map there.
+        scale: side of the latents divided by the side of the feature map.
     """
 
     name: str
@@ -43,15 +42,18 @@ class InjectionPoint:
 
 @dataclass(frozen=True)
 class DenoiserSpec:
-    """What everything else needs to know of a denoiser.
+    """What samplers, training and controls need to know of a denoiser.
 
     Attributes:
         latent_channels: channels of z_t, and of the prediction.
-        input_channels: channels of its input: those of z_t, and for inpainting models mask and masked image too.
+        input_channels: channels of its input: those of z_t; for inpainting models also mask and masked image.
         latent_factor: image pixels per latent pixel along one side.
         text_width: D of the text states.
-        points: its injection points, in the encoder's order.
+        points: its injection points, in the order in which they are computed.
         noise: its noise process.
+        pooled_width: P of the pooled text states that it takes; None if it takes none.
+        uses_sizes: whether it takes SDXL's "time_ids" (arXiv:2307.01952): original size, crop, target size.
+        distilled_guidance: whether it takes the guidance scale as an input, as models distilled for few steps do.
     """
 
     latent_channels: int
@@ -60,14 +62,22 @@ class DenoiserSpec:
     text_width: int
     points: tuple[InjectionPoint, ...]
     noise: NoiseProcess
+    pooled_width: int | None = None
+    uses_sizes: bool = False
+    distilled_guidance: bool = False
+
+    @property
+    def inpaints(self) -> bool:
+        """Whether it takes z_t, a mask and the masked image's latents."""
+        return self.input_channels == 2 * self.latent_channels + 1
 
 
 class Denoiser(ABC):
-    """ε(z_t, t, c_t; θ) with a signal added at its injection points.
+    """ε(z_t, t, c_t; θ), or whatever its noise process has it predict, with a signal added at its injection points.
 
     Attributes:
         spec: see `DenoiserSpec`.
-        network: the module that computes it.
+        network: the module that computes the prediction.
     """
 
     spec: DenoiserSpec
@@ -87,44 +97,44 @@ class Denoiser(ABC):
             latents: z_t, `(B, input_channels, h, w)`.
             timestep: t; a number, a scalar tensor or `(B,)`.
             conditioning: c_t, of batch B.
-            signal: of one control, or the sum of several; None predicts exactly as the base alone.
+            signal: of one control, or the sum of several. With None, the prediction is exactly the base's.
 
         Raises:
-            TetherError: when the signal was made for another denoiser.
+            TetherError: if the signal was made for another denoiser.
         """
 
 
 class UNetDenoiser(Denoiser):
     """diffusers' conditional U-Net (figure 3 of arXiv:2302.05543).
 
-    Injection points: "skip.i" for skip connection i, "middle" for the output of the middle block (the points of a
-    ControlNet), and "block.i" for the output of encoder block i (those of a T2I-Adapter).
+    Its injection points are "skip.i" for skip connection i and "middle" for the output of the middle block, which
+    ControlNets use, and "block.i" for the output of encoder block i, which T2I-Adapters use (arXiv:2302.08453).
 
     Args:
-        unet: the network; used, not copied.
+        unet: the network; it is not copied.
         noise: its noise process.
-        latent_factor: of the base's autoencoder.
+        latent_factor: image pixels per latent pixel along one side.
     """
 
     def __init__(self, unet: UNet2DConditionModel, noise: NoiseProcess, latent_factor: int = 8) -> None:
         self.network: UNet2DConditionModel = unet
-        self.noise, self.latent_factor = noise, latent_factor
-
-    @cached_property
-    def spec(self) -> DenoiserSpec:  # type: ignore[override]
-        config = self.network.config
-        return DenoiserSpec(
+        config, points = unet.config, _points(unet)
+        uses_sizes = config["addition_embed_type"] == "text_time"
+        sizes = 6 * (config["addition_time_embed_dim"] or 0)
+        self.spec = DenoiserSpec(
             latent_channels=config["out_channels"],
             input_channels=config["in_channels"],
-            latent_factor=self.latent_factor,
+            latent_factor=latent_factor,
             text_width=config["encoder_hid_dim"] or config["cross_attention_dim"],
-            points=_points(self.network),
-            noise=self.noise,
+            points=points,
+            noise=noise,
+            pooled_width=config["projection_class_embeddings_input_dim"] - sizes if uses_sizes else None,
+            uses_sizes=uses_sizes,
+            distilled_guidance=bool(config["time_cond_proj_dim"]),
         )
-
-    @cached_property
-    def _channels(self) -> dict[str, int]:
-        return {point.name: point.channels for point in self.spec.points}
+        self._channels = {point.name: point.channels for point in points}
+        self._skips = [name for name in self._channels if name.startswith("skip.")]
+        self._blocks = [name for name in self._channels if name.startswith("block.")]
 
     def predict(
         self,
@@ -145,29 +155,24 @@ class UNetDenoiser(Denoiser):
         return self.network(latents, timestep, encoder_hidden_states=tokens, return_dict=False, **inputs)[0]
 
     def _residuals(self, latents: Tensor, signal: Signal) -> dict[str, Any]:
-        """The signal as diffusers' U-Net takes it."""
-        wrong = [name for name, tensor in signal.items() if self._channels.get(name) != tensor.shape[1]]
-        if wrong:
-            raise TetherError(
-                f"this signal fits another denoiser ({wrong[0]} has {signal[wrong[0]].shape[1]} channels, expected "
-                f"{self._channels.get(wrong[0], 'no such point')}): use the control with the base model it was made for"
-            )
+        """The signal as arguments of diffusers' U-Net."""
+        for name, tensor in signal.items():
+            if self._channels.get(name) != tensor.shape[1]:
+                raise TetherError(
+                    f"the signal fits another denoiser: it has {tensor.shape[1]} channels at {name}, expected "
+                    f"{self._channels.get(name, 'no signal there')}; use the control with the base it was made for"
+                )
         if not torch.is_autocast_enabled(latents.device.type):
             signal = signal.to(self.network.dtype)
+        # diffusers takes all skips and the middle, or none of them: points without a tensor get zeros.
+        zero = next(iter(signal.values())).new_zeros(1, 1, 1, 1)
         found: dict[str, Any] = {}
-        skips = [point for point in self.spec.points if point.name.startswith("skip.")]
-        blocks = [point for point in self.spec.points if point.name.startswith("block.")]
-        if any(name == "middle" or name.startswith("skip.") for name in signal):
-            # diffusers takes these all or none; a point without a tensor gets a zero, which adds nothing.
-            found["down_block_additional_residuals"] = tuple(signal.get(p.name, _zero(latents)) for p in skips)
-            found["mid_block_additional_residual"] = signal.get("middle", _zero(latents))
-        if any(name.startswith("block.") for name in signal):
-            found["down_intrablock_additional_residuals"] = [signal.get(p.name, _zero(latents)) for p in blocks]
+        if any(name in signal for name in (*self._skips, "middle")):
+            found["down_block_additional_residuals"] = tuple(signal.get(name, zero) for name in self._skips)
+            found["mid_block_additional_residual"] = signal.get("middle", zero)
+        if any(name in signal for name in self._blocks):
+            found["down_intrablock_additional_residuals"] = [signal.get(name, zero) for name in self._blocks]
         return found
-
-
-def _zero(like: Tensor) -> Tensor:
-    return like.new_zeros(1, 1, 1, 1)
 
 
 def _points(unet: Any) -> tuple[InjectionPoint, ...]:
