@@ -1,18 +1,46 @@
-"""Crops and flips."""
+"""Crops are squares of the image, the first in the middle, and image and condition are cut alike."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from tether.datasets.latents.crops import may_flip
+from tether.datasets.latents.crops import Crop, may_flip, random_crops
 
 
-@pytest.mark.parametrize(
-    "caption", ["a hand to the left", "Leftwards arrow", "a counter-clockwise arrow", "the waxing moon", "last quarter"]
-)
-def test_what_a_mirror_would_belie_is_not_mirrored(caption: str) -> None:
-    assert not may_flip("canny", caption)
+@pytest.mark.parametrize(("width", "height"), [(100, 80), (80, 100), (64, 64), (40, 90)])
+def test_crops_lie_in_the_image_and_are_not_enlarged_where_it_is_large_enough(width: int, height: int) -> None:
+    crops = random_crops(width, height, 64, 20, True, np.random.default_rng(0))
+    short = min(width, height)
+    assert crops[0] == Crop((width - short) // 2, (height - short) // 2, short, False)
+    for crop in crops:
+        assert min(crop.left, crop.top) >= 0
+        assert crop.left + crop.side <= width
+        assert crop.top + crop.side <= height
+        assert crop.side >= min(short, 64)
+    assert {crop.flip for crop in crops} == {False, True}
+
+
+def test_flips_can_be_left_out_without_changing_the_crops() -> None:
+    flipped, plain = (random_crops(100, 80, 64, 9, flips, np.random.default_rng(0)) for flips in (True, False))
+    assert not any(crop.flip for crop in plain)
+    assert [(c.left, c.top, c.side) for c in flipped] == [(c.left, c.top, c.side) for c in plain]
+
+
+def test_a_side_in_the_caption_forbids_the_flip() -> None:
+    assert not may_flip("canny", "a hand to the left")
     assert may_flip("canny", "a quarter of a melon, brightly lit")
     assert may_flip("openpose", "a melon")
     assert not may_flip("keypoints", "a melon")
     assert not may_flip("my-pose", "a melon")
+    assert may_flip("anything", "a melon")
+
+
+def test_image_and_condition_are_cut_and_mirrored_alike() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 100, 3), dtype=np.uint8))
+    for crop in random_crops(100, 80, 64, 6, True, np.random.default_rng(1)):
+        one, other = crop.of_image(image, 64), crop.of_condition(image, "anything", 64)
+        assert np.array_equal(np.asarray(one), np.asarray(other))
+    cut = np.asarray(image)[10:74, 20:84]
+    assert np.array_equal(np.asarray(Crop(20, 10, 64, True).of_image(image, 64)), cut[:, ::-1])

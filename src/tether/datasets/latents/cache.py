@@ -93,43 +93,43 @@ def build_cache(
             full.
     """
     manifest, reader = open_dataset(data)
-    resolution = base.sample_size if resolution is None else resolution
-    if resolution < 1 or resolution % base.latent_factor:
-        raise TetherError(f"resolution is {resolution}: give a multiple of {base.latent_factor}")
     if crops < 1 or batch_size < 1 or seed < 0:
         raise TetherError(f"crops is {crops}, batch_size {batch_size}, seed {seed}: give at least 1, 1 and 0")
     names, captions = _names_and_captions(reader)
     prompts = list(dict.fromkeys(["", *captions]))
     kind = str(manifest.settings["condition"])
+    side = _side(base, resolution)
     settings = {
         "format": FORMAT,
         "data": manifest.content,
         "condition": kind,
         "encoder": hash_vae(base),
-        "resolution": resolution,
+        "resolution": side,
         "crops": crops,
         "flips": flips,
         "seed": seed,
     }
 
     def cuts(index: int) -> list[Cut]:
-        return cut(reader, index, kind, resolution, crops, flips and may_flip(kind, captions[index]), seed)
+        return cut(reader, index, kind, side, crops, flips and may_flip(kind, captions[index]), seed)
 
     total = len(reader) + len(prompts)
     for_text = {"format": FORMAT, "captions": digest(prompts), "encoder": hash_text_encoders(base)}
     latents, text = _Shards.of(out, "latents", settings), _Shards.of(out, "text", for_text)
-    latents.fill(
-        len(reader),
-        lambda rows: encode_samples(base, rows, cuts, crops, batch_size),
-        _offset(on_progress, 0, total),
-        {SAMPLES: _lines(names, captions)},
-    )
-    text.fill(
-        len(prompts),
-        lambda rows: encode_captions(base, prompts[rows.start : rows.stop], batch_size),
-        _offset(on_progress, len(reader), total),
-    )
+    files = {SAMPLES: _lines(names, captions)}
+    report = _offset(on_progress, 0, total)
+    latents.fill(len(reader), lambda rows: encode_samples(base, rows, cuts, crops, batch_size), report, files)
+    report = _offset(on_progress, len(reader), total)
+    text.fill(len(prompts), lambda rows: encode_captions(base, prompts[rows.start : rows.stop], batch_size), report)
     return Cache(latents.folder, text.folder)
+
+
+def _side(base: Base, resolution: int | None) -> int:
+    """The side of the training images in pixels."""
+    side = base.sample_size if resolution is None else resolution
+    if side < 1 or side % base.latent_factor:
+        raise TetherError(f"resolution is {side}: give a multiple of {base.latent_factor}")
+    return side
 
 
 def _names_and_captions(reader: TarReader) -> tuple[list[str], list[str]]:
