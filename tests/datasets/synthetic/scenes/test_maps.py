@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from tether.datasets.latents.crops import Crop, may_flip
 from tether.datasets.synthetic.scenes import CLASS_NAMES, MannequinSpec, Scene, SolidSpec, project, render, sample_scene
 from tether.datasets.synthetic.scenes.mannequin import joints
 from tether.datasets.synthetic.scenes.maps import (
@@ -19,6 +21,7 @@ from tether.datasets.synthetic.scenes.maps import (
     pose_map,
     seg_map,
 )
+from tether.kinds import kind_of
 
 from .geometry import BALL, BALL_CENTER, CAMERA, SIZE, Array, directions, scene_of, to_camera, to_pixels
 
@@ -152,3 +155,50 @@ def mirrored_keypoints(scene: Scene) -> Scene:
 def agreement(one: Array, other: Array) -> float:
     """Share of pixels that differ by at most a level."""
     return float((np.abs(one.astype(int) - other.astype(int)) <= 1).all(axis=2).mean())
+
+
+SOLIDS = [seed for seed in range(60) if not sample_scene(seed).mannequins][:8]
+
+
+@pytest.mark.parametrize("kind", ["depth", "normal", "seg"])
+def test_the_flip_rule_gives_the_map_of_the_mirrored_scene(kind: str) -> None:
+    for seed in SOLIDS:
+        scene = render(sample_scene(seed), 96, samples=1)
+        flip = kind_of(kind).flip
+        assert flip is not None
+        # A ray on an edge may meet either side of it.
+        assert agreement(flip(MAPS[kind](scene)), MAPS[kind](mirrored(scene))) > 0.99
+
+
+@pytest.mark.parametrize("seed", [1, 3, 6, 10, 13, 21, 48])
+def test_the_flip_rule_of_poses_exchanges_left_and_right(seed: int) -> None:
+    scene = render(sample_scene(seed), 256, samples=1)
+    flip = kind_of("openpose").flip
+    assert flip is not None
+    flipped, expected = flip(pose_map(scene)), pose_map(mirrored_keypoints(scene))
+    drawn = flipped.any(axis=2) | expected.any(axis=2)
+    # Where limbs cross, the later one is on top, and that is another one after the exchange.
+    assert (flipped[drawn] == expected[drawn]).all(axis=1).mean() > 0.95
+    assert agreement(flipped, expected) > 0.995
+
+
+def test_a_flipped_crop_has_the_normals_of_the_mirrored_image(ball: Scene) -> None:
+    condition = Image.fromarray(normal_map(ball))
+    plain, flipped = (
+        np.asarray(Crop(20, 20, 96, flip).of_condition(condition, "normal", 96)) for flip in (False, True)
+    )
+    assert np.array_equal(flipped[..., 0], 255 - plain[:, ::-1, 0])
+    assert np.array_equal(flipped[..., 1:], plain[:, ::-1, 1:])
+
+
+def test_a_resized_crop_of_classes_has_no_new_colors() -> None:
+    scene = render(sample_scene(5), 96, samples=1)
+    condition = Image.fromarray(seg_map(scene))
+    cut = np.asarray(Crop(3, 5, 83, True).of_condition(condition, "seg", 64))
+    assert {tuple(color) for color in cut.reshape(-1, 3)} <= set(CLASS_COLORS.values())
+
+
+@pytest.mark.parametrize(("kind", "may"), [("depth", True), ("normal", True), ("seg", True), ("openpose", True)])
+def test_samples_of_exact_kinds_may_be_mirrored_unless_the_caption_names_a_side(kind: str, may: bool) -> None:
+    assert may_flip(kind, "a red cube and a blue sphere, 3d scene") == may
+    assert not may_flip(kind, "a red cube left of a blue sphere, 3d scene")
