@@ -71,7 +71,14 @@ def test_a_damaged_dataset_fails_the_check(photos: Path, tmp_path: Path) -> None
     [
         (["build", "{}/nowhere", "{}/out"], "nowhere does not exist: give a folder, a file, or one of emoji3d, scenes"),
         (["build", "{}/photos", "{}/out", "--condition", "cany"], "'cany'.*did you mean canny"),
-        (["build", "{}/photos", "{}/out", "--condition", "depth"], "'?depth'?.*choose one of canny, scribble"),
+        (
+            ["build", "{}/photos", "{}/out", "--condition", "depth"],
+            "depth has no annotator, and the source has no depth maps: give a source with condition images",
+        ),
+        (
+            ["build", "scenes", "{}/out", "--condition", "mlsd"],
+            "choose one of canny, scribble, depth, normal, openpose",
+        ),
         (["build", "{}/photos", "{}/out", "--count", "2"], "count applies only to emoji3d, scenes, circles"),
         (["build", "{}/photos", "{}/out", "--size", "4"], "size is 4 and min_side 64: give at least 8"),
         (["build", "circles", "{}/out", "--count", "0"], "a count of at least 1, not 512 and 0"),

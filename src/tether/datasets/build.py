@@ -95,7 +95,7 @@ def build_dataset(
         raise TetherError(f"shard_size is {shard_size} and workers {workers}: give at least 1 and 0")
     how = Preparation(condition, options, size, min_side)
     source = _opened(source, out, size, count)
-    how.check_condition(source.brings(condition))
+    how.check_condition(source)
     settings = _settings(source, how, shard_size)
     if (finished := _finished(out, settings)) is not None:
         return finished

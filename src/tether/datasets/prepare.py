@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from tether import kinds
-from tether.datasets.source import ImageData, Rejected, Sample
+from tether.datasets.source import ImageData, Rejected, Sample, Source
 from tether.errors import TetherError
 from tether.images import fit, open_image, to_rgb
 
@@ -68,12 +68,20 @@ class Preparation:
         if self.size < 8 or self.min_side < 1:
             raise TetherError(f"size is {self.size} and min_side {self.min_side}: give at least 8 and 1 pixels")
 
-    def check_condition(self, ready_made: bool) -> None:
-        """Raises a TetherError if samples without a condition could not be annotated."""
-        if not ready_made:
-            kinds.make_map(self.condition, Image.new("RGB", (16, 16)), None, self.options or {})
-        elif self.options:
-            raise TetherError("the source brings its own conditions: leave the annotator's options out")
+    def check_condition(self, source: Source) -> None:
+        """Raises a TetherError if the source's samples neither have conditions of the kind nor can be annotated."""
+        if source.brings(self.condition):
+            if self.options:
+                raise TetherError("the source brings its own conditions: leave the annotator's options out")
+            return
+        kind = kinds.kind_of(self.condition)
+        if not kind.annotators and not kind.is_image:
+            possible = [*kinds.annotator_names(), *sorted(source.exact_conditions)]
+            raise TetherError(
+                f"{self.condition} has no annotator, and the source has no {self.condition} maps: give a source with "
+                f"condition images, or choose one of {', '.join(possible)}"
+            )
+        kinds.make_map(self.condition, Image.new("RGB", (16, 16)), None, self.options or {})
 
 
 def prepare(sample: Sample, how: Preparation) -> Prepared:

@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 
 from tether.datasets.synthetic.scenes.render import CLASS_NAMES, Scene
+from tether.kinds.openpose import COLORS, DIM
 
-__all__ = ["CLASS_COLORS", "JOINT_COLORS", "LIMBS", "MAPS", "depth_map", "normal_map", "pose_map", "seg_map"]
+__all__ = ["CLASS_COLORS", "LIMBS", "MAPS", "depth_map", "normal_map", "pose_map", "seg_map"]
 
 Array = np.ndarray
 
@@ -49,30 +50,9 @@ LIMBS = (
     (0, 15),
     (15, 17),
 )
-"""Pairs of joints (numbers in `mannequin.JOINTS`) that OpenPose's drawing connects, in the order of its colors."""
+"""Pairs of joints (numbers in `mannequin.JOINTS`) that OpenPose's drawing connects. Limb k has the dimmed color of joint k
+(`tether.kinds.openpose`)."""
 
-JOINT_COLORS = (
-    (255, 0, 0),
-    (255, 85, 0),
-    (255, 170, 0),
-    (255, 255, 0),
-    (170, 255, 0),
-    (85, 255, 0),
-    (0, 255, 0),
-    (0, 255, 85),
-    (0, 255, 170),
-    (0, 255, 255),
-    (0, 170, 255),
-    (0, 85, 255),
-    (0, 0, 255),
-    (85, 0, 255),
-    (170, 0, 255),
-    (255, 0, 255),
-    (255, 0, 170),
-    (255, 0, 85),
-)
-"""RGB of joint k; limb k is drawn in the same color at 60% brightness (ControlNet 1.1's `draw_bodypose`)."""
-LIMB_BRIGHTNESS = 0.6
 STICK_WIDTH = 4 / 512
 """Radius of a joint, and half the width of a limb, as a share of the image's side."""
 SHIFT = 4
@@ -111,10 +91,10 @@ def _draw_pose(canvas: Array, keypoints: Array) -> None:
     """Draws one skeleton, `(18, 3)`: x and y in pixels (0, 0 is the outer corner), and 1 if the joint is visible."""
     radius = max(1.0, STICK_WIDTH * len(canvas))
     places = keypoints[:, :2] - 0.5  # OpenCV's 0, 0 is the center of the first pixel
-    for (start, end), color in zip(LIMBS, JOINT_COLORS, strict=False):
+    for (start, end), color in zip(LIMBS, COLORS, strict=False):
         if keypoints[start, 2] and keypoints[end, 2]:
-            _draw_limb(canvas, places[start], places[end], radius, tuple(int(c * LIMB_BRIGHTNESS) for c in color))
-    for place, seen, color in zip(places, keypoints[:, 2], JOINT_COLORS, strict=True):
+            _draw_limb(canvas, places[start], places[end], radius, tuple(int(c * DIM) for c in color))
+    for place, seen, color in zip(places, keypoints[:, 2], COLORS, strict=True):
         if seen:
             center = [round(float(value) * 2**SHIFT) for value in place]
             cv2.circle(canvas, center, round(radius * 2**SHIFT), color, -1, cv2.LINE_8, SHIFT)
