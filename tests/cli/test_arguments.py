@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tether.cli.arguments import parse_control, parse_sides, parse_size, parse_weighting
-from tether.cli.generate import free_path, slug
+from tether.cli.output import free_path, slug
 from tether.errors import TetherError
 
 
@@ -115,7 +115,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["generate", "x", "--base", "/no/such/base", "--size", "abc"], "abc"),
         (["generate", "x", "--base", "/no/such/base", "--size", "0"], "'0' is no size"),
         (["generate", b"caf\xe9".decode(errors="surrogateescape")], "caf?"),
-        (["generate", "x", "--size", "64x64", "--lora", ""], "is no LoRA"),
+        (["generate", "x", "--size", "64x64", "--lora", ""], "is not a LoRA"),
         (["generate", "x", "--device", "gpu0"], "no device 'gpu0'"),
         (["generate", "x", "--base", "/no/such/base", "--sides", "left"], "left"),
         (["generate", "x", "--base", "/no/such/base", "--weighting", "1,x"], "1,x"),

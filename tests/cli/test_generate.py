@@ -103,7 +103,7 @@ def test_a_repeated_picture_that_differs_is_said_to(tiny_folder: Path, tmp_path:
     save_png(Image.new("RGB", (64, 64)), other, read_metadata(path))
     result = CliRunner().invoke(app, ["generate", "--again", str(other), "-o", str(tmp_path / "again")])
     assert result.exit_code == 0
-    assert "other.png: the picture differs: it was drawn by other weights, or with tether-control" in result.stderr
+    assert "other.png: the image differs: it was made with other weights, or with tether-control" in result.stderr
 
 
 def test_a_size_that_cannot_be_drawn_is_refused_before_pictures_of_it_are_made(

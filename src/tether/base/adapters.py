@@ -60,7 +60,7 @@ def add_lora(base: Base, ref: str | Path, strength: float = 1.0) -> None:
         if not pipeline.get_list_adapters():
             raise ValueError("none of its tensors belong to this kind of base")
         _warn_of_layers_left_out(base, checkpoint)
-        pipeline.fuse_lora(lora_scale=strength)
+        pipeline.fuse_lora(lora_scale=strength, safe_fusing=True)  # new tensors: a copy may share the old
     except (ValueError, KeyError, RuntimeError, TypeError, AttributeError, IndexError) as error:
         line = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise TetherError(f"{checkpoint.path} does not fit the base {base.name}: {line[:200]}") from None

@@ -13,7 +13,6 @@ __all__ = [
     "ControlArgument",
     "as_utf8",
     "parse_control",
-    "parse_lora",
     "parse_seeds",
     "parse_sides",
     "parse_size",
@@ -70,14 +69,6 @@ def parse_seeds(text: str) -> int | list[int]:
         raise TetherError(f"{text!r} is no seed: write a number from 0, or numbers with commas between")
     seeds = [int(part) for part in text.split(",")]
     return seeds if len(seeds) > 1 else seeds[0]
-
-
-def parse_lora(text: str) -> tuple[str, float]:
-    """Reads `REF[:STRENGTH]`, as style.safetensors:0.8."""
-    match = re.fullmatch(rf"(.+?)(?::(-?{NUMBER}))?", text)
-    if match is None:
-        raise TetherError(f"{text!r} is no LoRA: write REF[:STRENGTH], as style.safetensors:0.8")
-    return match[1], float(match[2] or 1)
 
 
 def parse_weighting(text: str) -> str | list[float]:

@@ -1,12 +1,15 @@
-"""`tether demo`: the main job on the shipped weights, from pictures that no training saw."""
+"""`tether demo`: the main job on the shipped weights, from images that no training saw."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from tether.sampling import Request
 
 __all__ = ["demo"]
 
@@ -16,41 +19,49 @@ EXAMPLES: list[tuple[str, list[str]]] = [
     ("lock.webp", ["a lock, 3d emoji", "a handbag, 3d emoji", "a bell, 3d emoji, pink background"]),
     ("doodle.png", ["a red apple, 3d emoji", "a peach, 3d emoji", "a green apple, flat emoji"]),
 ]
-"""Picture and prompts. The emoji are held out of every training; doodle.png is a ready condition."""
+"""Image and prompts. The emoji are held out of every training; doodle.png is a ready-made condition."""
 SIDES = 0.6
-"""The unconditional side's share of the control: at 1 lines are followed less, words hardly better (its model card)."""
+"""The unconditional branch's share of the control: at 1 lines are followed less, words hardly better (see its model
+card)."""
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path("out/demo"),
-    seed: Annotated[int, typer.Option(help="Seed of every picture.")] = 7,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the images.")] = Path("out/demo"),
+    seed: Annotated[int, typer.Option(help="Seed of every image.")] = 7,
 ) -> None:
-    """Draw a sheet of pictures: several prompts over each of four sets of lines, in under a minute."""
+    """Generate a sheet of images: several prompts over each of four sets of lines, in under a minute."""
     started = time.perf_counter()
-    import tether
-    from tether.cli.generate import draw, versions
-    from tether.images import contact_sheet, open_image, save_png
-    from tether.kinds import prepare
-    from tether.sampling.request import ControlRequest, Request
+    from tether.cli.generate import drawn_with_progress
+    from tether.cli.output import write_drawn
+    from tether.images import contact_sheet, save_png
+    from tether.sampling import Session
 
-    pipeline = tether.Pipeline(tether.load_base(), [tether.ControlNet.load("canny")])
-    side = pipeline.base.sample_size
+    session = Session()
+    requests = [session.prepare(_request(name, seed)) for name, _ in EXAMPLES]
     print(f"loaded the base and the canny control in {time.perf_counter() - started:.1f} s")
-
-    rows, labels = [], []
     drawing = time.perf_counter()
-    for name, prompts in EXAMPLES:
-        photo = open_image(Path(__file__).parents[1] / "examples" / name)
-        prepared = prepare(photo, None if name.startswith("doodle") else "canny", (side, side))
-        row = [prepared.photo, prepared.condition]
+    rows = []
+    for request, (_, prompts) in zip(requests, EXAMPLES, strict=True):
+        (control,) = request.controls
+        row = [control.photo or control.condition, control.condition]
         for prompt in prompts:
-            control = ControlRequest(ref="canny", condition=prepared.condition, source=name, sides=SIDES)
-            request = Request(prompt=prompt, controls=[control], seed=seed, size=(side, side), versions=versions())
-            row += draw(request, pipeline, out)
+            ((one,), _) = drawn_with_progress(session, request.model_copy(update={"prompt": prompt}))
+            write_drawn(one, prompt, out)
+            row.append(one.image)
         rows.append(row)
-        labels.append(prompts)
-    count = sum(len(prompts) for prompts in labels)
+    count = sum(len(prompts) for _, prompts in EXAMPLES)
     seconds = time.perf_counter() - drawing
     sheet = out / "sheet.png"
-    save_png(contact_sheet(rows, labels=[["source", "condition", *prompts] for prompts in labels]), sheet, {})
-    print(f"{count} pictures in {seconds:.1f} s ({seconds / count:.2f} s each); the sheet: {sheet}")
+    labels = [["source", "condition", *prompts] for _, prompts in EXAMPLES]
+    save_png(contact_sheet(rows, labels=labels), sheet, {})
+    print(f"{count} images in {seconds:.1f} s ({seconds / count:.2f} s each); the sheet: {sheet}")
+
+
+def _request(name: str, seed: int) -> Request:
+    """A request over one of the examples, without its prompt."""
+    from tether.images import open_image
+    from tether.sampling import ControlRequest, Request
+
+    image = open_image(Path(__file__).parents[1] / "examples" / name)
+    given: dict[str, Any] = {"condition": image} if name == "doodle.png" else {"photo": image}
+    return Request(prompt="", seed=seed, controls=[ControlRequest(ref="canny", source=name, sides=SIDES, **given)])

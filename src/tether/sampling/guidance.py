@@ -1,10 +1,35 @@
-"""Classifier-free guidance (Ho and Salimans 2022)."""
+"""Classifier-free guidance (arXiv:2207.12598)."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor
 
-__all__ = ["classifier_free_guidance"]
+from tether.control.conditioning import Conditioning
+
+__all__ = ["Guidance", "classifier_free_guidance"]
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """The text of a run and the scale of classifier-free guidance.
+
+    Attributes:
+        conditional: the encoded prompts, of batch B.
+        unconditional: the encoded negative prompts, of batch B; None for no guidance.
+        scale: s.
+    """
+
+    conditional: Conditioning
+    unconditional: Conditioning | None = None
+    scale: float = 1.0
+
+    def stacked(self) -> Conditioning:
+        """[unconditional, conditional], of batch 2B; the conditional alone, of batch B, without guidance."""
+        if self.unconditional is None:
+            return self.conditional
+        return Conditioning.guided(self.unconditional, self.conditional)
 
 
 def classifier_free_guidance(prediction: Tensor, scale: float) -> Tensor:

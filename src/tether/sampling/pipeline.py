@@ -1,34 +1,40 @@
-"""Pipeline: a prompt, conditions and a seed in; pictures out.
+"""Pipeline: a prompt, conditions and a seed in; images out.
 
-    condition --HintEncoder, once--> hint --> ControlNet --Injection--> residuals --> locked denoiser --> decode
+    condition --encode, once--> hint --Control--> signal --Injection--> locked denoiser --scheduler--> decode
 
-Text-to-image, image-to-image (`init`) and inpainting (`init` and `mask`) are the same loop started elsewhere.
+Text-to-image, image-to-image (`init`) and inpainting (`init` and `mask`) are the same loop with another start.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from numbers import Integral
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import interpolate
 
-from tether.base import Base, ControlNet
-from tether.control import Conditioning, Injection
+from tether.base import Base
+from tether.control import Injection
+from tether.control.control import Control
 from tether.errors import TetherError
-from tether.images import FitRule, fit, fit_condition, from_pixels, to_condition, to_pixels
-from tether.kinds import find_kind
-from tether.sampling.loop import Inpainting, Step, denoise, initial_noise, start_from
-from tether.sampling.samplers import make_scheduler, set_steps
-from tether.sampling.step import Guidance, Steering, make_step
+from tether.images import FitRule, fit, from_pixels, to_condition
+from tether.kinds import find_kind, fit_map
+from tether.sampling.checks import check_base, check_controls, check_size
+from tether.sampling.engines import Engine, engine
+from tether.sampling.inpaint import white_of
+from tether.sampling.loop import Step, denoise
+from tether.sampling.prompts import guidance_of
+from tether.sampling.request import Request
+from tether.sampling.samplers import make_scheduler, set_steps, step_arguments
+from tether.sampling.start import initial_noise, start_of
+from tether.sampling.step import Steering, make_step
 
 __all__ = ["Pipeline"]
 
-MAX_SIDE = 4096
+_DEFAULT = Request(prompt="")
+_OLD_NAMES = {"strength": "denoising_strength", "fit_rule": "fit"}
 
 
 class Pipeline:
@@ -36,235 +42,182 @@ class Pipeline:
 
     Args:
         base: the locked model.
-        controls: any number of controls that fit the base; moved in place to its device and dtype, and out of
-            training mode.
+        controls: any number of controls that fit the base; moved in place to its device and dtype, and out of training
+            mode.
+        engine: what computes denoiser and controls: a name of `tether.sampling.engines`, or an `Engine`.
 
     Raises:
-        TetherError: when a control does not fit the base.
+        TetherError: when a control does not fit the base, or the engine is unknown.
     """
 
-    def __init__(self, base: Base, controls: Sequence[ControlNet] = ()) -> None:
+    def __init__(self, base: Base, controls: Sequence[Control] = (), *, engine: str | Engine = _DEFAULT.engine) -> None:
         for control in controls:
             control.check_fits(base)
         self.base = base
         self.controls = [control.to(base.device, base.dtype).eval() for control in controls]
+        self.engine = _engine(engine)
 
-    @torch.no_grad()
     def __call__(
         self,
         prompt: str,
         conditions: Sequence[Image.Image] = (),
         *,
         seed: int | Sequence[int] = 0,
-        count: int = 1,
-        negative_prompt: str = "",
-        steps: int = 20,
-        guidance_scale: float = 5.0,
-        scheduler: str = "dpmpp-2m",
+        count: int = _DEFAULT.count,
+        negative_prompt: str = _DEFAULT.negative_prompt,
+        steps: int = _DEFAULT.steps,
+        guidance_scale: float = _DEFAULT.guidance_scale,
+        scheduler: str = _DEFAULT.scheduler,
         injections: Sequence[Injection] | None = None,
-        size: tuple[int, int] | None = None,
-        fit_rule: FitRule = "crop",
+        size: tuple[int, int] | None = _DEFAULT.size,
+        fit: FitRule = _DEFAULT.fit,
         init: Image.Image | None = None,
-        strength: float = 0.6,
+        denoising_strength: float = _DEFAULT.denoising_strength,
         mask: Image.Image | None = None,
-        clip_skip: int = 0,
+        clip_skip: int = _DEFAULT.clip_skip,
         output: Literal["pil", "latents"] = "pil",
         on_step: Callable[[Step], None] | None = None,
+        **older_names: Any,
     ) -> list[Image.Image] | Tensor:
-        """Draws pictures.
+        """Generates images. Defaults and valid values are those of `tether.sampling.request.Request`.
 
         Args:
-            prompt: what to draw; `(words:1.2)` weighs words, and it may be longer than the text encoder's window.
-            conditions: one condition image a control, in the controls' order; fitted to the size by `fit_rule`.
-            seed: of the first picture, picture k has seed + k; or one seed a picture.
-            count: number of pictures, when `seed` is one number.
-            negative_prompt: what to keep away from.
-            steps: denoising steps, 1 to 1000; 1 to 50 by "lcm". Above 100, counts that a scheduler cannot spread are
-                refused.
-            guidance_scale: s of classifier-free guidance; at 1 or less there is none.
+            prompt: what to generate; `(words:1.2)` weights words, and it may be longer than the text encoder's window.
+            conditions: one condition map a control, in the order of the controls; fitted to the size.
+            seed: of the first image, image k has seed + k; or one seed an image.
+            count: number of images, when `seed` is one number.
+            negative_prompt: what to avoid.
+            steps: denoising steps.
+            guidance_scale: s of classifier-free guidance; no guidance at 1 or less.
             scheduler: a name of `tether.sampling.SCHEDULERS`.
-            injections: one a control: strength, weighting, window, mask; full strength when left out.
-            size: width and height in pixels, multiples of 8; the base's own square when left out.
-            fit_rule: how conditions, `init` and `mask` of another size are fitted: "stretch", "crop" or "pad".
-            init: a picture to start from (image-to-image).
-            strength: how much of `init` is drawn anew, in (0, 1]; with a mask, in the masked part.
-            mask: white where `init` is drawn anew, black where it stays (inpainting).
-            clip_skip: last layers of the text encoder to leave out.
-            output: "pil", or "latents" for the clean latents `(B, 4, h, w)`.
+            injections: one a control: strength, weighting, CFG branches, window, mask; by default full strength.
+            size: width and height in pixels, multiples of 8; by default the base's own square.
+            fit: how conditions, `init` and `mask` of another shape are fitted: "stretch", "crop" or "pad".
+            init: an image to start from (image-to-image).
+            denoising_strength: how much of `init` is generated anew, in (0, 1]; with a mask, of the masked part.
+            mask: white where `init` is generated anew, black where it is kept (inpainting).
+            clip_skip: number of last layers of the text encoder to leave out.
+            output: "pil", or "latents" for the clean latents `(B, C, h, w)`.
             on_step: called after each step with a `Step`.
+            older_names: `strength` for `denoising_strength`, `fit_rule` for `fit`.
 
         Returns:
-            The pictures, RGB, or the latents. The same arguments on the same machine give the same bytes.
+            The images, RGB, or the latents. The same arguments on the same machine give the same bytes.
 
         Raises:
-            TetherError: for arguments that are wrong, and where the numbers overflow, in one line.
+            TetherError: for arguments that are wrong, and when decoding gives NaN or Inf, in one line.
         """
         one = isinstance(seed, Integral)
-        seeds = [int(seed) + k for k in range(count)] if one else [int(each) for each in seed]  # type: ignore
-        width, height = size or (self.base.sample_size, self.base.sample_size)
-        self._check(seeds, steps, guidance_scale, (width, height), conditions, injections, init, mask, strength)
-        sampler = make_scheduler(scheduler, self.base.noise_schedule)
-        set_steps(sampler, scheduler, steps, self.base.device)
+        values = {
+            "prompt": prompt,
+            "negative_prompt": negative_prompt,
+            "seed": int(seed) if one else [int(each) for each in seed],  # type: ignore[arg-type, union-attr]
+            "count": count if one else len(seed),  # type: ignore[arg-type]
+            "steps": steps,
+            "guidance_scale": guidance_scale,
+            "scheduler": scheduler,
+            "size": size,
+            "fit": fit,
+            "init": init,
+            "denoising_strength": denoising_strength,
+            "mask": mask,
+            "clip_skip": clip_skip,
+        }
+        request = Request(**values | _renamed(older_names))
+        latents = self.latents(request, conditions, injections, on_step)
+        return latents if output == "latents" else self.decode(latents)
 
-        guided = guidance_scale > 1
-        texts = [negative_prompt, prompt] if guided else [prompt]
-        encoded = self.base.encode_prompts(texts, clip_skip)
-        sides = [encoded.row(k, len(seeds)) for k in range(len(texts))]
-        if guided and not negative_prompt and self.base.zero_empty_negative:
-            sides[0] = sides[0].zeros()
-        sides = [self._with_sizes(side, (width, height)) for side in sides]
-
-        generators = [torch.Generator().manual_seed(one) for one in seeds]
-        factor = self.base.latent_factor
-        channels = self.base.vae.config["latent_channels"]
-        noise = initial_noise(generators, (channels, height // factor, width // factor), self.base)
-        start, inpainting = 0, None
-        if init is None:
-            latents = noise * sampler.init_noise_sigma
-        else:
-            picture = to_pixels(fit(init, width, height, fit_rule))
-            start = start_from(sampler, steps, strength)
-            known = self.base.encode_pictures(picture).expand(len(seeds), -1, -1, -1)
-            first = sampler.timesteps[start * sampler.order :][:1]
-            whole = start == 0 and mask is not None
-            latents = noise * sampler.init_noise_sigma if whole else sampler.add_noise(known, noise, first)
-            if mask is not None:
-                inpainting = self._inpainting(picture, known, fit(mask, width, height, fit_rule))
-
-        extra = None
-        if inpainting is not None and inpainting.masked is not None:
-            extra = torch.cat([inpainting.mask, inpainting.masked], dim=1)
-        step = make_step(
-            self.base.denoiser,
-            self._steering(conditions, injections, (width, height), fit_rule, mask),
-            Guidance(sides[-1], sides[0] if guided else None, guidance_scale),
-            len(sampler.timesteps[start * sampler.order :]),
-            extra_channels=extra,
-        )
-        latents = denoise(
-            step,
-            latents,
-            sampler,
-            self.base.noise,
-            generators=generators,
-            start=start,
-            inpainting=inpainting,
-            noise=noise,
-            on_step=on_step,
-        )
-        if output == "latents":
-            return latents
-        # One by one: decoding is the moment of the highest memory.
-        return [from_pixels(_finite(self.base.decode_latents(_finite(one[None]))))[0] for one in latents]
-
-    def check_size(self, width: int, height: int) -> None:
-        """Refuses a size, in pixels, that cannot be drawn.
+    def run(self, request: Request, on_step: Callable[[Step], None] | None = None) -> list[Image.Image]:
+        """Generates a request's batch with this pipeline's base and controls.
 
         Raises:
-            TetherError: for sides that are no multiples of the latents' factor, or above 4,096.
+            TetherError: when a control has a photo that is not annotated yet, and as `__call__`.
         """
-        factor = self.base.latent_factor
-        if any(side % factor or not factor <= side <= MAX_SIDE for side in (width, height)):
-            raise TetherError(f"width and height must be multiples of {factor} up to {MAX_SIDE}, not {width}x{height}")
+        conditions = []
+        for entry in request.controls:
+            if entry.condition is None:
+                raise TetherError(f"control {entry.ref} has a photo, not a condition: prepare the request first")
+            conditions.append(entry.condition)
+        injections = [entry.injection() for entry in request.controls]
+        return self.decode(self.latents(request, conditions, injections, on_step))
 
-    def _steering(
+    @torch.no_grad()
+    def latents(
         self,
+        request: Request,
         conditions: Sequence[Image.Image],
-        injections: Sequence[Injection] | None,
-        size: tuple[int, int],
-        fit_rule: FitRule,
-        mask: Image.Image | None,
-    ) -> list[Steering]:
-        """Fits and encodes each condition, once. Controls for inpainting are shown -1 where the mask is white."""
-        hints = []
-        for control, condition in zip(self.controls, conditions, strict=True):
-            pixels, kind = to_condition(fit_condition(condition, *size, fit_rule)), find_kind(control.kind)
-            if kind.needs_mask and mask is not None:
-                pixels = pixels.masked_fill(_white(fit(mask, *size, fit_rule)), kind.value_range[0])
-            hints.append(control.encode(pixels.to(self.base.device, self.base.dtype), kind.value_range))
-        each = injections or [Injection()] * len(hints)
-        return [Steering(*one) for one in zip(self.controls, hints, each, strict=True)]
+        injections: Sequence[Injection] | None = None,
+        on_step: Callable[[Step], None] | None = None,
+    ) -> Tensor:
+        """The clean latents `(B, C, h, w)` of a request's batch; its `controls` are not used."""
+        base, size = self.base, request.size or (self.base.sample_size, self.base.sample_size)
+        injections = [Injection()] * len(self.controls) if injections is None else injections
+        check_controls(self.controls, conditions, injections, request)
+        check_base(base, request)
+        check_size(base, size)
+        scheduler = make_scheduler(request.scheduler, base.noise_schedule)
+        set_steps(scheduler, request.scheduler, request.steps, base.device)
+        guidance = guidance_of(request, base, size)
 
-    def _inpainting(self, picture: Tensor, known: Tensor, mask: Image.Image) -> Inpainting:
-        """The mask at the latents' size, and what a denoiser made for inpainting is shown of the picture."""
-        white = _white(mask).to(self.base.device, self.base.dtype)
-        small = interpolate(white, known.shape[-2:])
-        masked = None
-        if self.base.unet.config["in_channels"] == 2 * known.shape[1] + 1:
-            masked = self.base.encode_pictures(picture * (white.to(picture.device) < 0.5))
-            masked = masked.expand_as(known)
-        return Inpainting(small.expand(len(known), -1, -1, -1), known, masked)
+        generators = [torch.Generator().manual_seed(seed) for seed in request.seeds]
+        noise = initial_noise(generators, size, base)
+        start = start_of(request, base, size, scheduler, noise)
+        timesteps = scheduler.timesteps[start.skipped * scheduler.order :]
+        step = make_step(
+            base.denoiser,
+            [
+                Steering(control, self._hint(control, condition, request, size), injection)
+                for control, condition, injection in zip(self.controls, conditions, injections, strict=True)
+            ],
+            guidance,
+            len(timesteps),
+            engine=self.engine,
+            extra_channels=start.inpainting and start.inpainting.extra_channels,
+        )
+        return denoise(
+            step,
+            start.latents,
+            scheduler,
+            base.noise,
+            start=start.skipped,
+            arguments=step_arguments(request.scheduler, generators),
+            after=start.inpainting and start.inpainting.keep_known(scheduler, noise, timesteps),
+            on_step=on_step,
+        )
 
-    def _with_sizes(self, side: Conditioning, size: tuple[int, int]) -> Conditioning:
-        """The conditioning with SDXL's sizes (original, crop corner, target), where the base uses them."""
-        if self.base.unet.config.get("addition_embed_type") != "text_time":
-            return Conditioning(side.tokens)
-        if side.pooled is None:
-            raise TetherError(f"{self.base.name} needs pooled text states, which its text encoder does not give")
-        width, height = size
-        ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=self.base.dtype, device=self.base.device)
-        return side.with_extras(time_ids=ids.expand(len(side), -1))
+    def decode(self, latents: Tensor) -> list[Image.Image]:
+        """Latents `(B, C, h, w)` -> B images, one by one: decoding is the moment of the highest memory use.
 
-    def _check(
-        self,
-        seeds: list[int],
-        steps: int,
-        guidance_scale: float,
-        size: tuple[int, int],
-        conditions: Sequence[Image.Image],
-        injections: Sequence[Injection] | None,
-        init: Image.Image | None,
-        mask: Image.Image | None,
-        strength: float,
-    ) -> None:
-        problems: list[tuple[bool, str]] = [
-            (not seeds, "count must be 1 or more"),
-            (any(not 0 <= s < 2**63 for s in seeds), "a seed must be from 0 to 2**63 - 1"),
-            (not 1 <= steps <= 1000, f"steps must be from 1 to 1000, not {steps}"),
-            (not math.isfinite(guidance_scale), f"guidance must be a number, not {guidance_scale}"),
-            (
-                len(conditions) != len(self.controls),
-                f"{len(self.controls)} controls need as many conditions, not {len(conditions)}",
-            ),
-            (
-                injections is not None and len(injections) != len(self.controls),
-                f"{len(self.controls)} controls need as many injections, not {len(injections or [])}",
-            ),
-            (
-                mask is None and any(find_kind(control.kind).needs_mask for control in self.controls),
-                "a control for inpainting needs to know where: give init and mask",
-            ),
-            (mask is not None and init is None, "a mask needs a picture: give init too"),
-            (not 0 < strength <= 1, f"strength must be above 0 and at most 1, not {strength}"),
-            (
-                init is not None and int(steps * strength) < 1,
-                f"{steps} steps at strength {strength} leave nothing to draw: raise one of them",
-            ),
-            (
-                self.base.unet.config["in_channels"] == 9 and mask is None,
-                f"{self.base.name} is made for inpainting: give init and mask",
-            ),
-            (
-                bool(self.base.unet.config.get("time_cond_proj_dim")),
-                f"{self.base.name} is a distilled base that is told its guidance, which is not known here: use the "
-                "plain base, for lcm with its LoRA",
-            ),
-        ]
-        taken, latents = self.base.unet.config["in_channels"], self.base.vae.config["latent_channels"]
-        unknown = taken not in (latents, 2 * latents + 1)
-        problems.append((unknown, f"{self.base.name} takes {taken} channels: neither latents nor those and a mask"))
-        for wrong, line in problems:
-            if wrong:
-                raise TetherError(line)
-        self.check_size(*size)
+        Raises:
+            TetherError: when the numbers are NaN or Inf.
+        """
+        return [from_pixels(_finite(self.base.decode_latents(_finite(one[None]))))[0] for one in latents]
+
+    def _hint(self, control: Control, condition: Image.Image, request: Request, size: tuple[int, int]) -> Tensor:
+        """Fits and encodes a condition. Controls for inpainting see the lowest value where the mask is white."""
+        kind = find_kind(control.kind)
+        pixels = to_condition(fit_map(condition, control.kind, size, request.fit))
+        if kind.needs_mask and request.mask is not None:
+            pixels = pixels.masked_fill(white_of(fit(request.mask, *size, request.fit)), kind.value_range[0])
+        pixels = pixels.to(self.base.device, self.base.dtype)
+        if kind.value_range == (0.0, 1.0):
+            return control.encode(pixels)
+        return control.encode(pixels, kind.value_range)  # type: ignore[call-arg]
+
+
+def _engine(named: str | Engine) -> Engine:
+    return engine(named) if isinstance(named, str) else named
+
+
+def _renamed(older: dict[str, Any]) -> dict[str, Any]:
+    """Arguments under older names, under those of today."""
+    unknown = sorted(older.keys() - _OLD_NAMES.keys())
+    if unknown:
+        raise TypeError(f"Pipeline() got an unexpected keyword argument {unknown[0]!r}")
+    return {_OLD_NAMES[name]: value for name, value in older.items()}
 
 
 def _finite(numbers: Tensor) -> Tensor:
     if not numbers.isfinite().all():
-        raise TetherError("the picture overflowed to numbers that are none: use float32 or bfloat16, or less guidance")
+        raise TetherError("decoding produced NaN or Inf: use float32 or bfloat16, or a lower guidance_scale")
     return numbers
-
-
-def _white(mask: Image.Image) -> Tensor:
-    """Where a mask is white, bool `(1, 1, H, W)`."""
-    return to_condition(mask.convert("L").convert("RGB"))[:, :1] >= 0.5

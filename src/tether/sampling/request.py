@@ -1,7 +1,8 @@
-"""A generation request as data: everything a picture was made from, small enough to travel inside its PNG.
+"""A generation request as data: everything an image is made from, small enough to travel inside its PNG.
 
-Conditions, the picture to start from and the mask are kept as PNGs already fitted to the size, so a request needs no
-other file to be run again.
+A request is validated when it is made, and its defaults are the defaults of the whole package. Prepared
+(`tether.sampling.session`), its conditions, initial image and masks are fitted to its size, so that it needs no other
+image to be run again.
 """
 
 from __future__ import annotations
@@ -9,157 +10,283 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-from collections.abc import Callable
+import json
+import re
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from PIL import Image
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from tether.control import Injection
 from tether.errors import TetherError
 from tether.images import open_image, read_metadata
-from tether.sampling.loop import Step
-from tether.sampling.pipeline import Pipeline
+from tether.sampling.engines import check_engine
+from tether.sampling.samplers import check_sampler
 
-__all__ = ["METADATA_KEY", "ControlRequest", "Request", "read_request"]
+__all__ = ["METADATA_KEY", "ControlRequest", "Request", "parse_lora", "read_request", "request_text"]
 
 METADATA_KEY = "tether"
 
 
-def _picture_in(value: Any) -> Any:
+def _decoded(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
         return open_image(io.BytesIO(base64.b64decode(value, validate=True)))
     except (binascii.Error, TetherError) as error:
-        raise ValueError(f"not a picture: {error}") from None
+        raise ValueError(f"not an image in base64: {error}") from None
 
 
-def _picture_out(picture: Image.Image) -> str:
+def _encoded(picture: Image.Image) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-Picture = Annotated[Image.Image, BeforeValidator(_picture_in), PlainSerializer(_picture_out)]
-"""A PIL picture that is a base64 PNG in JSON."""
+def _checked_lora(text: str) -> str:
+    parse_lora(text)
+    return text
 
 
-class ControlRequest(BaseModel):
-    """One control of a request.
+Picture = Annotated[Image.Image, BeforeValidator(_decoded), PlainSerializer(_encoded)]
+"""A PIL image; in JSON, a PNG in base64."""
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class _Model(BaseModel):
+    """Frozen, without unknown keys. What is wrong is a `TetherError` in one line."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    def __init__(self, **values: Any) -> None:
+        # NumPy's numbers as Python's: pydantic does not take them.
+        plain = {k: v.item() if type(v).__module__ == "numpy" else v for k, v in values.items()}
+        try:
+            super().__init__(**plain)
+        except ValidationError as error:
+            raise TetherError(self._line(error)) from None
+
+    @classmethod
+    def _line(cls, error: ValidationError) -> str:
+        """The first of pydantic's errors in one line."""
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            close = get_close_matches(where, cls.model_fields, n=1)
+            return f"unknown key {where!r}: " + (f"did you mean {close[0]}?" if close else "leave it out")
+        line = first["msg"].removeprefix("Value error, ")
+        given = f", not {first['input']!r}" if isinstance(first["input"], (int, float, str)) else ""
+        return f"{where}: {line[:1].lower()}{line[1:]}{given[:60]}" if where else line
+
+    @model_serializer(mode="wrap")
+    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the fields of `_later` that have their defaults: files of older versions have none of them."""
+        fields = type(self).model_fields
+        defaults = {name: fields[name].get_default(call_default_factory=True) for name in self._later()}
+        values = handler(self).items()
+        return {name: value for name, value in values if name not in defaults or getattr(self, name) != defaults[name]}
+
+    @classmethod
+    def _later(cls) -> tuple[str, ...]:
+        return ()
+
+
+class ControlRequest(_Model):
+    """One control of a request: with a condition map that is ready, or with a photo to annotate.
 
     Attributes:
         ref: what `ControlNet.load` opens: a shipped kind, a path, a hub id.
-        condition: the condition image, fitted to the request's size.
-        source: where the condition came from; for people, never opened again.
-        strength, weighting, sides, window: see `tether.Injection`.
+        condition: the condition map.
+        photo: an image to make the condition map from.
+        kind: the kind of map to make; by default the control's own.
+        annotator: the annotator of that kind; by default its first.
+        options: the annotator's options.
+        source: the file name of condition or photo; for people, never opened.
+        strength, weighting, sides, window, mask: see `tether.Injection`. The mask is an image, white where the control
+            acts.
     """
 
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
-
     ref: str
-    condition: Picture
+    condition: Picture | None = None
+    photo: Picture | None = None
+    kind: str | None = None
+    annotator: str | None = None
+    options: dict[str, float] = Field(default_factory=dict)
     source: str = ""
     strength: float = 1.0
     weighting: str | list[float] = "balanced"
     sides: Literal["both", "conditional"] | float | None = None
     window: tuple[float, float] = (0.0, 1.0)
+    mask: Picture | None = None
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        if (self.condition is None) == (self.photo is None):
+            raise TetherError(f"control {self.ref}: give either a condition (a ready map) or a photo to annotate")
+        if self.photo is None and (self.kind or self.annotator or self.options):
+            raise TetherError(f"control {self.ref}: kind, annotator and options are for a photo, not for a ready map")
+        self.injection()
+        return self
 
     def injection(self) -> Injection:
-        """The same as an `Injection`; a `TetherError` where a value is out of range."""
+        """How the control is injected.
+
+        Raises:
+            TetherError: when a value is out of range.
+        """
         weighting: Any = self.weighting  # a name is checked there
-        return Injection(strength=self.strength, weighting=weighting, sides=self.sides, window=self.window)
+        return Injection(self.strength, weighting, self.sides, self.window, self.mask)
+
+    def without_photo(self) -> Self:
+        """The same with its condition alone."""
+        return self.model_copy(update={"photo": None, "kind": None, "annotator": None, "options": {}})
+
+    @classmethod
+    def _later(cls) -> tuple[str, ...]:
+        return ("photo", "kind", "annotator", "options", "mask")
 
 
-class Request(BaseModel):
-    """A batch of pictures to draw; see `Pipeline.__call__` for what the values mean.
+class Request(_Model):
+    """A batch of images to generate.
 
-    `prediction_type` is what the base predicts where it is wrong or silent about that.
-    `loras` are REF or REF:STRENGTH, `seed` is the first of `count` seeds or a list of them all.
-    `low_memory` is whether it was drawn so: in tiles, which are not the same to the byte; `device` where it was drawn.
-    `index` is the place, in the batch, of the picture that carries the request: a picture is repeated to the byte by
-    drawing its whole batch again, because arithmetic on another batch size rounds differently.
+    Attributes:
+        prompt: what to generate; `(words:1.2)` weights words, and it may be longer than the text encoder's window.
+        negative_prompt: what to avoid.
+        base: what `load_base` opens: "tether" (shipped), a diffusers folder, a single file, a hub id.
+        vae: another autoencoder for the base.
+        loras: LoRA files for the base, each REF or REF:STRENGTH.
+        embeddings: textual-inversion embeddings for the base.
+        dtype: of weights and computation.
+        prediction_type: what the base predicts, when its files are wrong or silent about it.
+        clip_skip: number of last layers of the text encoder to leave out.
+        controls: any number of controls.
+        seed: of the first image, image k has seed + k; or one seed an image.
+        count: number of images.
+        index: the place in the batch of the image that carries the request. An image is repeated to the byte by
+            generating its whole batch again, because arithmetic on another batch size rounds differently.
+        steps: denoising steps, 1 to 1000; 1 to 50 with "lcm". Above 100, counts that a scheduler cannot spread are
+            refused.
+        guidance_scale: s of classifier-free guidance; no guidance at 1 or less.
+        scheduler: a name of `tether.sampling.SCHEDULERS`.
+        size: width and height in pixels, multiples of 8; by default the base's own square.
+        fit: how images of another shape are fitted to the size: "stretch", "crop" or "pad".
+        init: an image to start from (image-to-image).
+        denoising_strength: how much of `init` is generated anew, in (0, 1]; with a mask, of the masked part.
+        mask: white where `init` is generated anew, black where it is kept (inpainting).
+        low_memory: whether to decode in tiles, which do not give the same bytes, and one image at a time.
+        device: where to compute.
+        engine: what computes denoiser and controls.
+        versions: of the packages that the bytes of the image depend on.
+
+    Raises:
+        TetherError: when a value is out of range, or values do not go together.
     """
-
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
     prompt: str
     negative_prompt: str = ""
     base: str = "tether"
     vae: str | None = None
-    loras: list[str] = Field(default_factory=list)
+    loras: list[Annotated[str, AfterValidator(_checked_lora)]] = Field(default_factory=list)
     embeddings: list[str] = Field(default_factory=list)
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     prediction_type: Literal["epsilon", "v_prediction"] | None = None
     clip_skip: int = Field(default=0, ge=0, le=10)
     controls: list[ControlRequest] = Field(default_factory=list)
-    seed: int | list[int] = 0
+    seed: Seed | list[Seed] = 0
     count: int = Field(default=1, ge=1)
     index: int = Field(default=0, ge=0)
-    steps: int = 20
-    guidance_scale: float = 5.0
+    steps: int = Field(default=20, ge=1, le=1000)
+    guidance_scale: float = Field(default=5.0, allow_inf_nan=False)
     scheduler: str = "dpmpp-2m"
     size: tuple[int, int] | None = None
     fit: Literal["stretch", "crop", "pad"] = "crop"
     init: Picture | None = None
-    strength: float = 0.6
+    denoising_strength: float = Field(
+        default=0.6, gt=0, le=1, validation_alias=AliasChoices("denoising_strength", "strength")
+    )
     mask: Picture | None = None
     low_memory: bool = False
     device: str = "cpu"
+    engine: str = "eager"
     versions: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _has_one_seed_a_picture(self) -> Request:
+    def _checked(self) -> Self:
+        check_sampler(self.scheduler)
+        check_engine(self.engine)
         if len(self.seeds) != self.count or self.index >= self.count:
-            raise ValueError(f"count is {self.count}, with {len(self.seeds)} seeds and index {self.index}")
+            raise TetherError(f"count is {self.count}, with {len(self.seeds)} seeds and index {self.index}")
+        if self.mask is not None and self.init is None:
+            raise TetherError("mask needs an image to inpaint: give init too")
+        if self.init is not None and int(self.steps * self.denoising_strength) < 1:
+            raise TetherError(
+                f"{self.steps} steps at denoising_strength {self.denoising_strength} leave nothing to draw: "
+                "raise one of them"
+            )
         return self
 
     @property
     def seeds(self) -> list[int]:
-        """One seed a picture."""
+        """One seed an image."""
         return [self.seed + k for k in range(self.count)] if isinstance(self.seed, int) else self.seed
 
-    def run(self, pipeline: Pipeline, on_step: Callable[[Step], None] | None = None) -> list[Image.Image]:
-        """Draws the batch with a pipeline that holds this request's base and controls."""
-        pictures = pipeline(
-            self.prompt,
-            [control.condition for control in self.controls],
-            seed=self.seed,
-            count=self.count,
-            negative_prompt=self.negative_prompt,
-            steps=self.steps,
-            guidance_scale=self.guidance_scale,
-            scheduler=self.scheduler,
-            injections=[control.injection() for control in self.controls],
-            size=self.size,
-            fit_rule=self.fit,
-            init=self.init,
-            strength=self.strength,
-            mask=self.mask,
-            clip_skip=self.clip_skip,
-            on_step=on_step,
-        )
-        assert isinstance(pictures, list)
-        return pictures
-
     def metadata(self, index: int) -> dict[str, str]:
-        """PNG text for picture `index` of the batch."""
-        return {METADATA_KEY: self.model_copy(update={"index": index}).model_dump_json()}
+        """PNG text for image `index` of the batch; of a photo only the condition made from it is written."""
+        controls = [entry if entry.condition is None else entry.without_photo() for entry in self.controls]
+        return {METADATA_KEY: self.model_copy(update={"index": index, "controls": controls}).model_dump_json()}
+
+    @classmethod
+    def _later(cls) -> tuple[str, ...]:
+        return ("engine",)
 
 
-def read_request(path: Path) -> Request:
-    """The request inside a PNG that Tether wrote.
+def request_text(path: Path) -> str:
+    """The JSON of the request inside a PNG.
 
     Raises:
-        TetherError: when the file cannot be read or carries no valid request.
+        TetherError: when the file cannot be read, or carries no request.
     """
     text = read_metadata(path).get(METADATA_KEY)
     if text is None:
-        raise TetherError(f"{path} carries no Tether request: only PNGs written by `tether generate` can be repeated")
+        raise TetherError(f"{path} carries no Tether request: only PNGs written by Tether can be repeated")
+    return text
+
+
+def read_request(path: Path) -> Request:
+    """The request inside a PNG that Tether wrote, also by an older version.
+
+    Raises:
+        TetherError: when the file cannot be read, or carries no valid request.
+    """
+    text = request_text(path)
     try:
-        return Request.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = "".join(f"{part}: " for part in first["loc"])
-        raise TetherError(f"{path} carries a request that does not read: {where}{first['msg']}") from None
+        return Request(**json.loads(text))
+    except (TetherError, TypeError, ValueError, RecursionError) as error:
+        line = str(error).splitlines()[0]
+        raise TetherError(f"{path} carries a request that is not valid: {line}") from None
+
+
+def parse_lora(text: str) -> tuple[str, float]:
+    """Reads REF[:STRENGTH], for example style.safetensors:0.8.
+
+    Raises:
+        TetherError: when the text has another form.
+    """
+    match = re.fullmatch(r"(.+?)(?::(-?\d*\.?\d+))?", text)
+    if match is None:
+        raise TetherError(f"{text!r} is not a LoRA: write REF[:STRENGTH], for example style.safetensors:0.8")
+    return match[1], float(match[2] or 1)

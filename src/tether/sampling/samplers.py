@@ -1,7 +1,13 @@
-"""The samplers, by the names people know. The implementations are diffusers'."""
+"""The samplers by name. The implementations are diffusers' schedulers.
+
+A new sampler is one entry of `SCHEDULERS`. Its class needs what diffusers' schedulers share: `from_config`,
+`set_timesteps`, `timesteps`, `order`, `init_noise_sigma`, `scale_model_input`, `step` and `add_noise`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,23 +17,40 @@ from diffusers import (
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     LCMScheduler,
-    SchedulerMixin,
     UniPCMultistepScheduler,
 )
 
 from tether.errors import TetherError
 
-__all__ = ["SCHEDULERS", "make_scheduler", "set_steps"]
+__all__ = ["SCHEDULERS", "Sampler", "check_sampler", "make_scheduler", "set_steps", "step_arguments"]
 
-SCHEDULERS: dict[str, tuple[type[SchedulerMixin], dict[str, Any]]] = {
-    "ddim": (DDIMScheduler, {"clip_sample": False}),  # latents are no pixels in [-1, 1]
-    "dpmpp-2m": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}),
-    "unipc": (UniPCMultistepScheduler, {}),
-    "euler": (EulerDiscreteScheduler, {}),
-    "euler-a": (EulerAncestralDiscreteScheduler, {}),
-    "lcm": (LCMScheduler, {}),
+
+@dataclass(frozen=True)
+class Sampler:
+    """One sampler.
+
+    Attributes:
+        scheduler: a diffusers scheduler class.
+        settings: what Tether sets in its config.
+        takes_generator: whether its `step` has an argument `generator`, for the noise that it adds.
+    """
+
+    scheduler: Any
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    takes_generator: bool = True
+
+
+SCHEDULERS: dict[str, Sampler] = {
+    "ddim": Sampler(DDIMScheduler, {"clip_sample": False}),  # arXiv:2010.02502; latents are not pixels in [-1, 1]
+    "dpmpp-2m": Sampler(  # arXiv:2211.01095
+        DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}
+    ),
+    "unipc": Sampler(UniPCMultistepScheduler, takes_generator=False),  # arXiv:2302.04867
+    "euler": Sampler(EulerDiscreteScheduler),  # arXiv:2206.00364, algorithm 2 without the correction
+    "euler-a": Sampler(EulerAncestralDiscreteScheduler),
+    "lcm": Sampler(LCMScheduler),  # arXiv:2310.04378
 }
-"""Name -> diffusers class and what Tether sets on it."""
+"""Name -> sampler."""
 
 TRAINING_KEYS = (
     "num_train_timesteps",
@@ -41,50 +64,59 @@ TRAINING_KEYS = (
     "rescale_betas_zero_snr",
     "timestep_spacing",
 )
-"""What describes the noise that a base was trained on; everything else in a saved schedule describes its sampler."""
+"""The settings of a saved schedule that describe the noise a base was trained on; the others describe its sampler."""
+
+_SAFE_STEPS = 100
+_LEAST_FIRST = 0.85  # of all timesteps; with 10 steps, "leading" spacing leaves out the last tenth
 
 
-_SURE_STEPS = 100
-_LEAST_FIRST = 0.85  # of all timesteps; a tenth of them is what 10 steps of "leading" leave out
+def check_sampler(name: str) -> None:
+    """Raises a TetherError where there is no sampler of this name."""
+    if name not in SCHEDULERS:
+        raise TetherError(f"unknown scheduler {name!r}: choose one of {', '.join(SCHEDULERS)}")
 
 
-def make_scheduler(name: str, noise_schedule: dict[str, Any]) -> Any:
+def make_scheduler(name: str, noise_schedule: Mapping[str, Any]) -> Any:
     """A fresh scheduler for one run.
 
     Args:
         name: a key of `SCHEDULERS`.
-        noise_schedule: the base's schedule, as its `scheduler_config.json` has it.
+        noise_schedule: the base's schedule, as in its `scheduler_config.json`.
 
     Raises:
-        TetherError: where the name is unknown.
+        TetherError: when the name is unknown.
     """
-    if name not in SCHEDULERS:
-        raise TetherError(f"unknown scheduler {name!r}: choose one of {', '.join(SCHEDULERS)}")
-    scheduler_class, options = SCHEDULERS[name]
+    check_sampler(name)
+    sampler = SCHEDULERS[name]
     trained_on = {key: noise_schedule[key] for key in TRAINING_KEYS if key in noise_schedule}
-    return scheduler_class.from_config({**trained_on, **options})  # type: ignore[attr-defined]
+    return sampler.scheduler.from_config({**trained_on, **sampler.settings})
+
+
+def step_arguments(name: str, generators: Sequence[torch.Generator]) -> dict[str, Any]:
+    """The further arguments of a scheduler's `step`: the generators, one an image, where it takes them."""
+    return {"generator": list(generators)} if SCHEDULERS[name].takes_generator else {}
 
 
 def set_steps(scheduler: Any, name: str, steps: int, device: torch.device) -> None:
     """Spreads steps over a scheduler's timesteps.
 
     Args:
-        scheduler: of `make_scheduler`; changed in place.
+        scheduler: from `make_scheduler`; changed in place.
         name: its name there, for messages.
         steps: how many.
         device: where its timesteps are put.
 
     Raises:
-        TetherError: where they are more than it can spread: those of "leading" spacing then crowd or begin far below
-            the last timestep, which is where pure noise belongs.
+        TetherError: when it cannot spread that many: with "leading" spacing they then crowd, or start far below the
+            last timestep, which is where pure noise belongs.
     """
     most = scheduler.config.get("original_inference_steps", steps)
     if steps > most:
         raise TetherError(f"{name} takes from 1 to {most} steps, not {steps}")
     scheduler.set_timesteps(steps, device=device)
     first, total = float(scheduler.timesteps[0]), scheduler.config.num_train_timesteps
-    if steps > _SURE_STEPS and not _LEAST_FIRST * total <= first < total:
+    if steps > _SAFE_STEPS and not _LEAST_FIRST * total <= first < total:
         raise TetherError(
             f"{name} cannot spread {steps} steps over this base's {total} timesteps (the first would be {first:.0f}): "
-            f"take {_SURE_STEPS} or fewer"
+            f"use {_SAFE_STEPS} or fewer"
         )

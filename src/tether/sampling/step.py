@@ -1,16 +1,19 @@
-"""One denoising step as a function: (z_t, t, i) -> the guided prediction. Guidance, CFG branches and windows live here.
+"""One denoising step as a function: (z_t, t, i) -> the guided prediction. CFG branches and windows live here alone.
 
     r = Σ_k injection_k(signal_k(z_t, t, c_t, hint_k))         over the controls that are active at step i
     ε = ε_uc + s (ε_c - ε_uc),  [ε_uc, ε_c] = ε_θ(z_t, t, c_t; r)         classifier-free guidance, arXiv:2207.12598
 
 The text of both CFG branches is stacked once a run. A control that acts on the conditional branch alone is run on that
-half of the batch alone; a control that is not active is not run.
+half of the batch alone; a control that is not active is not run; one whose signal does not depend on the step
+(`per_step` is False) is run once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor
@@ -22,9 +25,9 @@ from tether.control.injection import Injection
 from tether.control.signal import Signal
 from tether.errors import TetherError
 from tether.sampling.engines import Eager, Engine
-from tether.sampling.guidance import classifier_free_guidance
+from tether.sampling.guidance import Guidance, classifier_free_guidance
 
-__all__ = ["Guidance", "Predict", "Steering", "make_step", "total_signal"]
+__all__ = ["Predict", "Steering", "make_step"]
 
 Predict = Callable[[Tensor, Tensor, int], Tensor]
 """(latents `(B, C, h, w)`, timestep, step index) -> prediction `(B, C, h, w)`."""
@@ -36,34 +39,13 @@ class Steering:
 
     Attributes:
         control: the control.
-        hint: what its `encode` gave, of batch B or 1.
+        hint: the output of its `encode`, of batch B or 1.
         injection: strength, weighting, CFG branches, window and mask.
     """
 
     control: Control
     hint: Tensor
     injection: Injection = field(default_factory=Injection)
-
-
-@dataclass(frozen=True)
-class Guidance:
-    """The text of a run and the scale of classifier-free guidance.
-
-    Attributes:
-        conditional: the prompts, of batch B.
-        unconditional: the negative prompts, of batch B; None leaves guidance out.
-        scale: s.
-    """
-
-    conditional: Conditioning
-    unconditional: Conditioning | None = None
-    scale: float = 1.0
-
-    def stacked(self) -> Conditioning:
-        """[unconditional, conditional], of batch 2B; the conditional alone, of batch B, without guidance."""
-        if self.unconditional is None:
-            return self.conditional
-        return Conditioning.guided(self.unconditional, self.conditional)
 
 
 def make_step(
@@ -87,88 +69,82 @@ def make_step(
             inpainting model. Controls see the latents alone.
 
     Raises:
-        TetherError: when a mask does not fit the batch.
+        TetherError: when a mask or a hint does not fit the batch.
     """
-    batch = len(guidance.conditional)
     for one in steering:
-        _check_mask(one.injection, batch)
-    for one in steering:
+        _check_batch(one, len(guidance.conditional))
         denoiser = one.control.wrap(denoiser)
     denoiser, controls = (engine or Eager()).prepare(denoiser, [one.control for one in steering])
-    text = guidance.stacked()
-    runs = [_Run(control, one, guidance, text) for control, one in zip(controls, steering, strict=True)]
+    stacked = guidance.stacked()
+    runs = [_Run(control, one, guidance, stacked) for control, one in zip(controls, steering, strict=True)]
 
     def step(latents: Tensor, timestep: Tensor, index: int) -> Tensor:
-        signal = total_signal([run for run in runs if run.injection.is_active(index, total_steps)], latents, timestep)
+        active = [run for run in runs if run.injection.is_active(index, total_steps)]
+        signal = _total_signal(active, latents, timestep)
         if extra_channels is not None:
             latents = torch.cat([latents, extra_channels], dim=1)
         if guidance.unconditional is None:
-            return denoiser.predict(latents, timestep, text, signal)
-        prediction = denoiser.predict(torch.cat([latents, latents]), timestep, text, signal)
+            return denoiser.predict(latents, timestep, stacked, signal)
+        prediction = denoiser.predict(_twice(latents), timestep, stacked, signal)
         return classifier_free_guidance(prediction, guidance.scale)
 
     return step
 
 
 class _Run:
-    """One control of a run: which CFG branches it acts on, and its signal where that is the same at every step."""
+    """One control of a run: which CFG branches it acts on, and its signal if that is the same at every step."""
 
     def __init__(self, control: Control, steering: Steering, guidance: Guidance, stacked: Conditioning) -> None:
         self.control, self.hint, self.injection = control, steering.hint, steering.injection
-        self.conditional, self.stacked = guidance.conditional, stacked
+        self.per_step = steering.control.per_step
         self.guided = guidance.unconditional is not None
         self.sides = self.injection.acts_on(steering.control.pools_globally)
+        self.on_both = self.guided and self.sides != "conditional"
+        self.conditioning = stacked if self.on_both else guidance.conditional
         self.kept: Signal | None = None
 
-    def on_both(self) -> bool:
-        """Whether it is run on both CFG branches."""
-        return self.guided and self.sides != "conditional"
-
     def __call__(self, latents: Tensor, timestep: Tensor) -> Signal:
-        """The injected signal: of batch 2B where it acts on both CFG branches, else of batch B."""
+        """The injected signal: of batch 2B if it acts on both CFG branches, else of batch B."""
         if self.kept is not None:
             return self.kept
-        if self.on_both():
-            hint = self.hint if len(self.hint) == 1 else torch.cat([self.hint, self.hint])
-            signal = self.control(torch.cat([latents, latents]), _twice(timestep), self.stacked, hint)
-            signal = self.injection.apply(signal)
-            if self.sides != "both":
-                signal = signal.first_half_scaled(float(self.sides))
-        else:
-            signal = self.injection.apply(self.control(latents, timestep, self.conditional, self.hint))
-        if not self.control.per_step:
+        hint = self.hint
+        if self.on_both:
+            latents = _twice(latents)
+            timestep = timestep if timestep.numel() == 1 else _twice(timestep)
+            hint = hint if len(hint) == 1 else _twice(hint)
+        signal = self.injection.apply(self.control(latents, timestep, self.conditioning, hint))
+        if self.on_both and self.sides != "both":
+            signal = signal.first_half_scaled(float(self.sides))
+        if not self.per_step:
             self.kept = signal
         return signal
 
 
-def total_signal(runs: Sequence[_Run], latents: Tensor, timestep: Tensor) -> Signal | None:
+def _total_signal(runs: Sequence[_Run], latents: Tensor, timestep: Tensor) -> Signal | None:
     """The sum of the controls' signals, of the denoiser's batch; None without controls.
 
-    The order of additions is that of the controls, those on both CFG branches first.
+    Those on both CFG branches are added first, then those on the conditional branch, each in the order of the controls.
     """
-    both = [run(latents, timestep) for run in runs if run.on_both()]
-    conditional = [run(latents, timestep) for run in runs if not run.on_both()]
-    parts = [_sum(both)] if both else []
-    if conditional:
-        alone = _sum(conditional)
-        parts.append(alone.after_zeros() if runs[0].guided else alone)
-    return _sum(parts) if parts else None
+    timestep = torch.as_tensor(timestep)
+    both = [run(latents, timestep) for run in runs if run.on_both]
+    conditional = [run(latents, timestep) for run in runs if not run.on_both]
+    if not conditional:
+        return reduce(add, both) if both else None
+    alone = reduce(add, conditional)
+    if not runs[0].guided:
+        return alone
+    alone = alone.after_zeros()
+    return reduce(add, both) + alone if both else alone
 
 
-def _sum(signals: Sequence[Signal]) -> Signal:
-    total = signals[0]
-    for signal in signals[1:]:
-        total = total + signal
-    return total
+def _twice(tensor: Tensor) -> Tensor:
+    """The batch for both CFG branches."""
+    return torch.cat([tensor, tensor])
 
 
-def _twice(timestep: Tensor) -> Tensor:
-    if not isinstance(timestep, Tensor) or timestep.numel() == 1:
-        return timestep
-    return torch.cat([timestep, timestep])
-
-
-def _check_mask(injection: Injection, batch: int) -> None:
-    mask = injection.mask
+def _check_batch(steering: Steering, batch: int) -> None:
+    mask = steering.injection.mask
     if isinstance(mask, Tensor) and len(mask) not in (1, batch):
-        raise TetherError(f"mask has a batch of {len(mask)}; for these latents it must be 1 or {batch}")
+        raise TetherError(f"mask has a batch of {len(mask)}; expected 1 or {batch}, the batch of the latents")
+    if isinstance(steering.hint, Tensor) and len(steering.hint) not in (1, batch):
+        raise TetherError(f"hint has a batch of {len(steering.hint)}; expected 1 or {batch}, the batch of the latents")

@@ -7,6 +7,6 @@ or as they are). It never sees the sampling loop.
 from __future__ import annotations
 
 from tether.sampling.engines.eager import Eager
-from tether.sampling.engines.engine import Engine, engine, engines, register
+from tether.sampling.engines.engine import Engine, check_engine, engine, engines, register
 
-__all__ = ["Eager", "Engine", "engine", "engines", "register"]
+__all__ = ["Eager", "Engine", "check_engine", "engine", "engines", "register"]

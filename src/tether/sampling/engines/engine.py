@@ -10,7 +10,7 @@ from tether.base.denoiser import Denoiser
 from tether.control.control import Control
 from tether.errors import TetherError
 
-__all__ = ["Engine", "engine", "engines", "register"]
+__all__ = ["Engine", "check_engine", "engine", "engines", "register"]
 
 
 class Engine(ABC):
@@ -47,12 +47,17 @@ def engines() -> list[str]:
     return sorted(_ENGINES)
 
 
+def check_engine(name: str) -> None:
+    """Raises a TetherError when there is no engine of this name."""
+    if name not in _ENGINES:
+        raise TetherError(f"unknown engine {name!r}: choose one of {', '.join(engines())}")
+
+
 def engine(name: str) -> Engine:
     """An engine by name.
 
     Raises:
         TetherError: when there is none of that name.
     """
-    if name not in _ENGINES:
-        raise TetherError(f"unknown engine {name!r}: choose one of {', '.join(engines())}")
+    check_engine(name)
     return _ENGINES[name]()

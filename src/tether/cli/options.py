@@ -1,0 +1,152 @@
+"""The options of `tether generate`, each with its help beside it.
+
+An option that is not given is None: its default is that of `tether.sampling.request.Request`, which the command line
+reads only when it runs. What `--help` shows as defaults is held equal to those by a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
+from inspect import Parameter, Signature
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+import typer
+
+__all__ = ["GenerateOptions", "with_options"]
+
+Values = TypeVar("Values")
+
+
+def with_options(cls: type[Values]) -> Callable[[Callable[[typer.Context, Values], None]], Callable[..., None]]:
+    """Decorator: a command `(context, values) -> None` whose options are the fields of a dataclass.
+
+    Args:
+        cls: a dataclass; each field is annotated as typer's parameters are.
+    """
+    hints = get_type_hints(cls, include_extras=True)
+    kind = Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [Parameter("context", kind, annotation=typer.Context)]
+    parameters += [
+        Parameter(one.name, kind, default=one.default, annotation=hints[one.name])
+        for one in fields(cls)  # type: ignore[arg-type]
+    ]
+
+    def decorate(function: Callable[[typer.Context, Values], None]) -> Callable[..., None]:
+        @wraps(function)
+        def command(context: typer.Context, **values: Any) -> None:
+            function(context, cls(**values))
+
+        command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {one.name: one.annotation for one in parameters}
+        return command
+
+    return decorate
+
+
+def _older(name: str) -> Any:
+    """A hidden option under an older name."""
+    return typer.Option(name, hidden=True)
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """What `tether generate` takes."""
+
+    prompt: Annotated[str | None, typer.Argument(help="What to generate.", show_default=False)] = None
+    control: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="KIND=IMAGE[:STRENGTH][@START-END]: annotate IMAGE and steer by it. KIND is a shipped control or the "
+            "path of one. Repeatable.",
+            show_default=False,
+        ),
+    ] = None
+    condition: Annotated[
+        list[str] | None,
+        typer.Option(help="The same with a ready-made condition map instead of a photo. Repeatable."),
+    ] = None
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the images.")] = Path("out")
+    seed: Annotated[
+        str | None,
+        typer.Option(help="Seed of the first image, image k has seed + k; or one an image: 7,21,4.", show_default="0"),
+    ] = None
+    count: Annotated[int | None, typer.Option(help="Number of images.", min=1, max=1000, show_default="1")] = None
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.", min=1, max=1000, show_default="20")] = None
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="Scale of classifier-free guidance.", show_default="5.0")
+    ] = None
+    negative_prompt: Annotated[str | None, typer.Option(help="What to avoid.")] = None
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="ddim, dpmpp-2m, unipc, euler, euler-a or lcm.", show_default="dpmpp-2m"),
+    ] = None
+    weighting: Annotated[
+        str | None,
+        typer.Option(
+            help="Weights of the control's layers: balanced, conditional, cfg-rw, released, diffusers, or numbers with "
+            "commas between.",
+            show_default="balanced",
+        ),
+    ] = None
+    sides: Annotated[
+        str | None,
+        typer.Option(
+            help="CFG branches that the control acts on, by default the weighting's: both, conditional, or a share "
+            "from 0 to 1 for the unconditional branch; less follows lines closer, and near 0 words less.",
+        ),
+    ] = None
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT, multiples of 8; by default the base's own.")] = None
+    fit: Annotated[
+        str | None,
+        typer.Option(help="How images of another shape are fitted: stretch, crop or pad.", show_default="crop"),
+    ] = None
+    init: Annotated[Path | None, typer.Option(help="Image to start from (image-to-image).")] = None
+    denoising_strength: Annotated[
+        float | None,
+        typer.Option(help="How much of --init is generated anew, above 0 and up to 1.", show_default="0.6"),
+    ] = None
+    mask: Annotated[
+        Path | None, typer.Option(help="White where --init is generated anew, black where it is kept (inpainting).")
+    ] = None
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="The base: tether (shipped), a diffusers folder, a single file, or a name on the hub.",
+            show_default="tether",
+        ),
+    ] = None
+    vae: Annotated[str | None, typer.Option(help="Another autoencoder for the base.")] = None
+    prediction_type: Annotated[
+        str | None,
+        typer.Option(help="epsilon or v_prediction, when the base's files are wrong or silent about it."),
+    ] = None
+    clip_skip: Annotated[
+        int | None,
+        typer.Option(help="Number of last layers of the text encoder to leave out.", min=0, max=10, show_default="0"),
+    ] = None
+    lora: Annotated[list[str] | None, typer.Option(help="REF[:STRENGTH]: a LoRA for the base. Repeatable.")] = None
+    embedding: Annotated[
+        list[str] | None, typer.Option(help="A textual-inversion embedding; its word is printed. Repeatable.")
+    ] = None
+    grid: Annotated[
+        bool,
+        typer.Option("--grid", help="Also write a contact sheet: source (not with --again), condition, results."),
+    ] = False
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON an image.")] = False
+    again: Annotated[Path | None, typer.Option(help="Repeat a PNG that Tether wrote, to the byte.")] = None
+    preview: Annotated[
+        Path | None, typer.Option(help="A PNG of what is being generated, rewritten after every step.")
+    ] = None
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, mps, ...; by default cpu, with --again the image's own.")
+    ] = None
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.", show_default="float32")] = None
+    low_memory: Annotated[
+        bool, typer.Option("--low-memory", help="One image at a time, in tiles; on a GPU, one network at a time.")
+    ] = False
+    older_guidance: Annotated[float | None, _older("--guidance")] = None
+    older_denoise: Annotated[float | None, _older("--denoise")] = None
+    older_negative: Annotated[str | None, _older("--negative")] = None

@@ -1,0 +1,178 @@
+"""Opened bases and controls, kept for the next request.
+
+LoRA and embeddings change a base. They are applied to a copy of it whose weights share memory with the base until they
+are changed, so that the base itself stays as it was, to the bit.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, replace
+from typing import Generic, TypeVar
+
+import torch
+from torch import nn
+
+from tether.base import Base, ControlNet, load_base
+from tether.base.adapters import add_embedding, add_lora
+from tether.base.memory import reduce_memory
+from tether.control.control import Control
+from tether.errors import TetherError
+from tether.sampling.request import Request, parse_lora
+
+__all__ = ["BaseKey", "Opened", "Opener", "Recent", "check_device", "copy_on_write"]
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+
+class Recent(Generic[Key, Value]):
+    """A mapping that keeps the values that were used last.
+
+    Args:
+        most: how many of them, at least 1.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = max(most, 1)
+        self.values: OrderedDict[Key, Value] = OrderedDict()
+
+    def get(self, key: Key, make: Callable[[], Value]) -> Value:
+        """The value of a key, made where it is not kept; the one used longest ago then goes."""
+        if key not in self.values:
+            made = make()
+            while len(self.values) >= self.most:
+                self.values.popitem(last=False)
+            self.values[key] = made
+        self.values.move_to_end(key)
+        return self.values[key]
+
+
+@dataclass(frozen=True)
+class BaseKey:
+    """What a base is opened with."""
+
+    ref: str
+    vae: str | None
+    dtype: str
+    prediction_type: str | None
+    device: str
+    low_memory: bool
+    loras: tuple[str, ...]
+    embeddings: tuple[str, ...]
+
+    @staticmethod
+    def of(request: Request) -> BaseKey:
+        """What a request's base is opened with."""
+        return BaseKey(
+            request.base,
+            request.vae,
+            request.dtype,
+            request.prediction_type,
+            request.device,
+            request.low_memory,
+            tuple(request.loras),
+            tuple(request.embeddings),
+        )
+
+    @property
+    def adapted(self) -> bool:
+        """Whether LoRA or embeddings are applied."""
+        return bool(self.loras or self.embeddings)
+
+
+@dataclass
+class Opened:
+    """A base with the controls that were opened for it; a control may share weights with its base.
+
+    Attributes:
+        base: the base.
+        controls: by reference.
+    """
+
+    base: Base
+    controls: Recent[str, Control] = field(default_factory=lambda: Recent(8))
+
+
+class Opener:
+    """Opens bases and controls, and keeps those used last.
+
+    Args:
+        most: how many bases to keep.
+        notify: called with a line about what was opened, for people.
+    """
+
+    def __init__(self, most: int, notify: Callable[[str], None]) -> None:
+        self.notify = notify
+        self.opened: Recent[BaseKey, Opened] = Recent(most)
+
+    def base(self, key: BaseKey) -> Base:
+        """A base, with its LoRA and embeddings.
+
+        Raises:
+            TetherError: as `load_base`, `add_lora` and `add_embedding`.
+        """
+        return self._opened(key).base
+
+    def control(self, ref: str, key: BaseKey) -> Control:
+        """A control for a base.
+
+        Raises:
+            TetherError: as `ControlNet.load`, and when it does not fit the base.
+        """
+        opened = self._opened(key)
+        base = opened.base
+        # On the device of the weights, not of the computation, so that an untrained control can share them.
+        device = base.unet.device
+        return opened.controls.get(ref, lambda: ControlNet.load(ref, base=base, dtype=base.dtype, device=device))
+
+    def _opened(self, key: BaseKey) -> Opened:
+        return self.opened.get(key, lambda: Opened(self._make(key)))
+
+    def _make(self, key: BaseKey) -> Base:
+        if key.adapted and not key.low_memory:
+            base = copy_on_write(self.base(replace(key, loras=(), embeddings=())))
+        else:
+            base = self._load(key)  # with low memory, the unchanged base is not kept
+        for text in key.loras:
+            add_lora(base, *parse_lora(text))
+        for ref in key.embeddings:
+            self.notify(f"{ref}: write {add_embedding(base, ref)}")
+        return reduce_memory(base, key.device) if key.low_memory else base
+
+    def _load(self, key: BaseKey) -> Base:
+        check_device(key.device)
+        base = load_base(
+            key.ref,
+            vae=key.vae,
+            device="cpu" if key.low_memory else key.device,
+            dtype=getattr(torch, key.dtype),
+            prediction_type=key.prediction_type,
+        )
+        if base.family != "bundled":
+            self.notify(f"{key.ref}: {base.words}")
+        return base
+
+
+def check_device(device: str) -> None:
+    """Raises a TetherError when this machine does not have a device."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise TetherError(f"there is no device {device!r} here: choose another with --device") from None
+
+
+def copy_on_write(base: Base) -> Base:
+    """A copy of a base with modules and tokenizers of its own, whose tensors share memory with the base's.
+
+    What changes the copy must write new tensors, as `add_lora` and `add_embedding` do.
+    """
+    shared: dict[int, object] = {}
+    for module in base.modules():
+        for parameter in module.parameters():
+            shared[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+        for buffer in module.buffers():
+            shared[id(buffer)] = buffer.detach()
+    return copy.deepcopy(base, shared)

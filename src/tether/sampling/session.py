@@ -1,0 +1,154 @@
+"""Session: requests in, images with metadata out. Command line and servers are thin over it.
+
+    session = Session()
+    request = session.prepare(Request(prompt="a red apple", controls=[{"ref": "canny", "photo": photo}]))
+    for drawn in session.run(request):
+        save_png(drawn.image, path, drawn.metadata)
+
+A session keeps the bases and controls that were used last. It runs one request at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from PIL import Image
+
+from tether.errors import TetherError
+from tether.images import fit
+from tether.kinds import annotatable, fit_map, prepare
+from tether.sampling.checks import check_size
+from tether.sampling.loop import Step
+from tether.sampling.opening import BaseKey, Opener, check_device
+from tether.sampling.pipeline import Pipeline
+from tether.sampling.request import ControlRequest, Request
+
+__all__ = ["Cancelled", "Drawn", "Session", "one_at_a_time"]
+
+PACKAGES = ("tether-control", "torch", "diffusers")
+"""The packages that the bytes of an image depend on."""
+
+
+class Cancelled(TetherError):
+    """A run was cancelled between two steps."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One image of a run.
+
+    Attributes:
+        image: RGB.
+        seed: the seed of the image.
+        metadata: PNG text from which `tether generate --again` repeats the image.
+    """
+
+    image: Image.Image
+    seed: int
+    metadata: dict[str, str]
+
+
+class Session:
+    """Runs requests.
+
+    Args:
+        bases: how many opened bases to keep, each with its controls. A base with LoRA or embeddings counts as one of
+            its own; it shares the weights that it did not change.
+        notify: called with a line about each base and embedding that was opened, for people.
+    """
+
+    def __init__(self, *, bases: int = 2, notify: Callable[[str], None] = lambda line: None) -> None:
+        self._opener = Opener(bases, notify)
+
+    def prepare(self, request: Request) -> Request:
+        """A request that needs no other image: photos are annotated, everything is fitted to the size.
+
+        The size of the base, and the kind of a control that has a photo, come from the opened base and control.
+
+        Raises:
+            TetherError: when the request cannot be drawn.
+        """
+        check_device(request.device)
+        for entry in request.controls:
+            if entry.kind is not None:
+                annotatable(entry.kind)
+        base = self._opener.base(BaseKey.of(request))
+        size = request.size or (base.sample_size, base.sample_size)
+        check_size(base, size)  # before any image of that size is made
+        images = {"init": request.init, "mask": request.mask}
+        fitted = {name: image and fit(image, *size, request.fit) for name, image in images.items()}
+        controls = [self._prepared(entry, request, size) for entry in request.controls]
+        versions = request.versions or {name: version(name) for name in PACKAGES}
+        return request.model_copy(update={**fitted, "size": size, "controls": controls, "versions": versions})
+
+    def open(self, request: Request) -> Pipeline:
+        """The pipeline of a request, from kept bases and controls where they are kept.
+
+        Raises:
+            TetherError: when base, control, LoRA or embedding cannot be opened, or do not go together.
+        """
+        check_device(request.device)
+        key = BaseKey.of(request)
+        base = self._opener.base(key)
+        controls = [self._opener.control(entry.ref, key) for entry in request.controls]
+        return Pipeline(base, controls, engine=request.engine)
+
+    def run(
+        self,
+        request: Request,
+        *,
+        on_step: Callable[[Step], None] | None = None,
+        cancel: Callable[[], bool] | None = None,
+    ) -> list[Drawn]:
+        """Generates the images of a request, prepared or not; with `low_memory`, one at a time.
+
+        Args:
+            request: the request.
+            on_step: called after each step.
+            cancel: asked before the first step and after each; True ends the run.
+
+        Raises:
+            Cancelled: when `cancel` gives True.
+            TetherError: when the request cannot be drawn.
+        """
+
+        def after_step(step: Step | None) -> None:
+            if cancel is not None and cancel():
+                raise Cancelled("cancelled: no image was made")
+            if on_step is not None and step is not None:
+                on_step(step)
+
+        after_step(None)
+        listening = None if cancel is None and on_step is None else after_step
+        request = self.prepare(request)
+        pipeline = self.open(request)
+        return [
+            Drawn(image, part.seeds[index], part.metadata(index))
+            for part in one_at_a_time(request)
+            for index, image in enumerate(pipeline.run(part, listening))
+        ]
+
+    def _prepared(self, entry: ControlRequest, request: Request, size: tuple[int, int]) -> ControlRequest:
+        """The control with its condition at the size, and the photo that it was made from."""
+        changes: dict[str, object] = {"mask": entry.mask and fit(entry.mask, *size, request.fit)}
+        kind = entry.kind or self._opener.control(entry.ref, BaseKey.of(request)).kind
+        if entry.condition is not None:
+            changes["condition"] = fit_map(entry.condition, kind, size, request.fit)
+        elif kind is None or entry.photo is None:
+            raise TetherError(
+                f"control {entry.ref} does not say what its conditions are: annotate the photo first, then use "
+                "--condition"
+            )
+        else:
+            made = prepare(entry.photo, kind, size, fit=request.fit, annotator=entry.annotator, options=entry.options)
+            changes |= {"photo": made.photo, "condition": made.condition}
+        return entry.model_copy(update=changes)
+
+
+def one_at_a_time(request: Request) -> list[Request]:
+    """With `low_memory`, the images of a request as requests of their own; else the request."""
+    if not request.low_memory or request.count == 1:
+        return [request]
+    return [request.model_copy(update={"seed": seed, "count": 1, "index": 0}) for seed in request.seeds]

@@ -1,0 +1,81 @@
+"""Where the denoising loop starts: from noise, or from an image noised part of the way (image-to-image, inpainting).
+
+Every image has a random generator of its own, so that it does not depend on the others in its batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tether.base import Base
+from tether.images import fit, to_pixels
+from tether.sampling.inpaint import Inpainting, inpainting_of
+from tether.sampling.request import Request
+
+__all__ = ["Start", "initial_noise", "skipped_steps", "start_of"]
+
+
+@dataclass(frozen=True)
+class Start:
+    """The start of a run.
+
+    Attributes:
+        latents: `(B, C, h, w)`, noised to the level of the first timestep that runs.
+        skipped: number of steps before it that do not run.
+        inpainting: what to keep of an image; None without a mask.
+    """
+
+    latents: Tensor
+    skipped: int = 0
+    inpainting: Inpainting | None = None
+
+
+def initial_noise(generators: Sequence[torch.Generator], size: tuple[int, int], base: Base) -> Tensor:
+    """Standard normal `(B, C, h, w)` for images of a size (width, height), each from its own generator, drawn on the
+    CPU in float32."""
+    width, height = (side // base.latent_factor for side in size)
+    shape = (base.vae.config["latent_channels"], height, width)
+    noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+    return noise.to(base.device, base.dtype)
+
+
+def skipped_steps(scheduler: Any, steps: int, denoising_strength: float) -> int:
+    """How many of the first steps image-to-image skips: the last `int(steps * denoising_strength)` steps run.
+
+    Args:
+        scheduler: its timesteps are set; it is given the index of the first one that runs.
+        steps: the number of all steps.
+        denoising_strength: in (0, 1].
+    """
+    skipped = steps - min(int(steps * denoising_strength), steps)
+    if skipped and hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(skipped * scheduler.order)
+    return skipped
+
+
+def start_of(request: Request, base: Base, size: tuple[int, int], scheduler: Any, noise: Tensor) -> Start:
+    """The start of a request's run.
+
+    Args:
+        request: `init`, `mask`, `denoising_strength`, `fit` and `steps` count.
+        base: encodes `init`.
+        size: width and height in pixels.
+        scheduler: its timesteps are set.
+        noise: from `initial_noise`.
+    """
+    if request.init is None:
+        return Start(noise * scheduler.init_noise_sigma)
+    pixels = to_pixels(fit(request.init, *size, request.fit))
+    skipped = skipped_steps(scheduler, request.steps, request.denoising_strength)
+    known = base.encode_pictures(pixels).expand(len(noise), -1, -1, -1)
+    first = scheduler.timesteps[skipped * scheduler.order :][:1]
+    whole = skipped == 0 and request.mask is not None
+    latents = noise * scheduler.init_noise_sigma if whole else scheduler.add_noise(known, noise, first)
+    if request.mask is None:
+        return Start(latents, skipped)
+    return Start(latents, skipped, inpainting_of(base, pixels, known, fit(request.mask, *size, request.fit)))
