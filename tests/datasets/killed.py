@@ -1,10 +1,10 @@
-"""Kills a build or a cache at every moment at which a file gets its name, goes on, and compares the bytes.
+"""Kills a build or a cache at every moment at which a file is renamed into place, continues it, and compares the bytes.
 
     python killed.py build SOURCE OUT [TINY_BASE]
     python killed.py cache DATASET OUT TINY_BASE
 
 Each run is a fork of this process, which has imported everything and computed nothing. Prints {"moments": how many,
-"unlike": moments after which the finished folder was not byte for byte that of a run that was left alone}.
+"unlike": moments after which the finished folder differed from that of an uninterrupted run}.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ Reason = Literal[
     "empty caption",
     "condition unreadable",
     "condition size",
+    "empty condition",
     "not annotated",
 ]
 

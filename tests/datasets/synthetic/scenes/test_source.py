@@ -34,5 +34,5 @@ def test_a_sample_has_the_exact_map_of_the_kind_asked_for_and_the_same_image_for
 
 def test_a_scene_without_a_mannequin_is_not_a_pose_sample() -> None:
     source = open_source("scenes", size=64, count=2)
-    with pytest.raises(Rejected, match="no mannequin"):
+    with pytest.raises(Rejected, match="empty condition: the scene has no mannequin"):
         source.sample(0, "openpose")

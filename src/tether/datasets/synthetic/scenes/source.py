@@ -39,7 +39,7 @@ class Scenes(Source):
     def sample(self, index: int, kind: str | None = None) -> Sample:
         spec = sample_scene(index)
         if kind == "openpose" and not spec.mannequins:
-            raise Rejected("not annotated", "the scene has no mannequin, so its pose map would be empty")
+            raise Rejected("empty condition", "the scene has no mannequin")
         words = caption(spec, np.random.default_rng([1, index]))
         scene = render(spec, self.size)
         condition = Image.fromarray(MAPS[kind](scene)) if kind in MAPS else None
