@@ -79,7 +79,7 @@ def make_base(tiny: bool) -> Any:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from tether.base import Base
+    from tether.base import Base, TextEncoders
     from tether.formats.clip_vocabulary import clip_tokenizer
     from tether.formats.families import family_settings
 
@@ -97,8 +97,9 @@ def make_base(tiny: bool) -> Any:
     return Base(
         UNet2DConditionModel.from_config(settings["unet"] | unet),  # type: ignore[arg-type]
         AutoencoderKL.from_config(settings["vae"] | vae),  # type: ignore[arg-type]
-        CLIPTextModel(CLIPTextConfig(vocab_size=49408, **text, **ends)),
-        clip_tokenizer("<|endoftext|>"),
+        TextEncoders(
+            (clip_tokenizer("<|endoftext|>"), CLIPTextModel(CLIPTextConfig(vocab_size=49408, **text, **ends)))
+        ),
         settings["scheduler"],
         name="random weights",
         family="sd1",

@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from tether.base import Base, ControlNet
+from tether.base import Base, ControlNet, TextEncoders
 from tether.control import Conditioning
 
 NOISE_SCHEDULE: dict[str, Any] = {
@@ -189,7 +189,7 @@ def make_training_base(seed: int = 0, widths: tuple[int, int] = (8, 16), **sched
         norm_num_groups=2,
     )
     text = torch.nn.Linear(2, 2)
-    return Base(unet, vae, cast(Any, text), cast(Any, SimpleNamespace()), TRAINING_SCHEDULE | schedule)
+    return Base(unet, vae, TextEncoders((SimpleNamespace(), text)), TRAINING_SCHEDULE | schedule)
 
 
 def make_control(base: Base, seed: int = 1) -> ControlNet:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
-from tether.base import Base
+from tether.base import Base, TextEncoders
+from tether.base.adapters import MultiwordTokenizer
 from tether.base.text import parse_weights
 from tether.errors import TetherError
 
@@ -73,10 +76,99 @@ def test_where_the_tokenizer_says_no_length_the_encoders_window_is_taken(tiny_ba
     expected = tiny_base.encode_prompts(["a red cube"]).tokens
     silent = copy.deepcopy(tiny_base.tokenizer)
     silent.model_max_length = int(1e30)  # what transformers takes for "not said"
-    base = dataclasses.replace(tiny_base, tokenizer=silent)
+    base = dataclasses.replace(tiny_base, text=TextEncoders((silent, tiny_base.text_encoder)))
     assert torch.equal(base.encode_prompts(["a red cube"]).tokens, expected)
 
 
 def test_a_prompt_without_end_is_refused(tiny_base: Base) -> None:
     with pytest.raises(TetherError, match="shorten"):
         tiny_base.encode_prompts(["a " * 1000])
+
+
+@pytest.fixture
+def two_encoders(tiny_base: Base) -> TextEncoders:
+    """As SDXL's: the second is wider, and has a projection."""
+    torch.manual_seed(1)
+    config = tiny_base.text_encoder.config.to_dict() | {"hidden_size": 48, "projection_dim": 24}
+    second = CLIPTextModelWithProjection(CLIPTextConfig(**config)).eval()
+    return TextEncoders((tiny_base.tokenizer, tiny_base.text_encoder), (tiny_base.tokenizer, second))
+
+
+def test_two_encoders_give_their_second_to_last_states_side_by_side_and_the_seconds_pooled(
+    two_encoders: TextEncoders, tiny_base: Base
+) -> None:
+    ids = tiny_base.tokenizer(["a red cube"], padding="max_length", max_length=24, return_tensors="pt").input_ids
+    first, second = (part.encoder(ids, output_hidden_states=True) for part in two_encoders.parts)
+    found = two_encoders.encode(["a red cube"])
+    expected = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
+    torch.testing.assert_close(found.tokens, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.pooled, second.text_embeds, rtol=1e-5, atol=1e-6)
+    with pytest.raises(TetherError, match="clip_skip must be from 0 to 0"):
+        two_encoders.encode(["a red cube"], clip_skip=1)
+
+
+def test_encoders_that_split_a_prompt_into_different_numbers_of_chunks_fit_together(two_encoders: TextEncoders) -> None:
+    tokenizer = two_encoders.parts[0].tokenizer
+    two_encoders.parts[0].tokenizer = MultiwordTokenizer(tokenizer, {"cube": ["abcdefghijk"] * 4})
+    found = two_encoders.encode(["a cube", ""])
+    assert found.tokens.shape == (2, 3 * 24, 32 + 48)
+    assert found.pooled is not None
+    assert found.pooled.shape == (2, 24)
+
+
+class Letters:
+    """A tokenizer as T5's: no start, an end, zeros for padding."""
+
+    model_max_length, bos_token_id, eos_token_id, pad_token_id = 12, None, 1, 0
+
+    def __call__(self, text: str, **_: object) -> SimpleNamespace:
+        return SimpleNamespace(input_ids=[2 + ord(letter) % 32 for letter in text])
+
+
+@pytest.fixture
+def t5() -> TextEncoders:
+    torch.manual_seed(2)
+    config = T5Config(vocab_size=40, d_model=16, d_kv=4, d_ff=32, num_layers=3, num_heads=4)
+    return TextEncoders((Letters(), T5EncoderModel(config).eval()))
+
+
+@pytest.mark.parametrize("clip_skip", [0, 1])
+def test_t5_sees_no_padding_and_gives_no_pooled_states(t5: TextEncoders, clip_skip: int) -> None:
+    encoder = t5.parts[0].encoder
+    alone = encoder(torch.tensor([[*Letters()("red").input_ids, 1]]), output_hidden_states=True).hidden_states
+    expected = alone[-1] if clip_skip == 0 else encoder.encoder.final_layer_norm(alone[-1 - clip_skip])
+    found = t5.encode(["red", "", "a red cube"], clip_skip)
+    assert found.pooled is None
+    assert found.tokens.shape == (3, 12, 16)
+    torch.testing.assert_close(found.tokens[:1, :4], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_t5_takes_long_and_weighted_prompts(t5: TextEncoders) -> None:
+    plain = t5.encode(["abcdefghijk" + "lmn", "x"]).tokens
+    assert plain.shape == (2, 24, 16)  # 11 and 3 letters, each with the end
+    weighted = t5.encode(["abcdefghijk" + "(lmn:1.5)", "x"]).tokens
+    assert torch.equal(weighted[0, :12], plain[0, :12])
+    assert not torch.allclose(weighted[0, 12:], plain[0, 12:], atol=1e-3)
+
+
+def test_t5_without_a_limit_has_the_window_that_it_was_trained_on(t5: TextEncoders) -> None:
+    t5.parts[0].tokenizer.model_max_length = int(1e30)
+    assert t5.window == 512
+
+
+def test_clip_and_t5_together_are_refused(t5: TextEncoders, tiny_base: Base) -> None:
+    both = TextEncoders((tiny_base.tokenizer, tiny_base.text_encoder), (Letters(), t5.parts[0].encoder))
+    with pytest.raises(TetherError, match="CLIP and T5 in one base are not supported yet"):
+        both.encode(["x"])
+
+
+def test_a_base_reads_and_replaces_its_encoders_by_their_old_names(two_encoders: TextEncoders, tiny_base: Base) -> None:
+    assert tiny_base.text_encoder_2 is None
+    assert tiny_base.tokenizer_2 is None
+    base = dataclasses.replace(tiny_base, text=two_encoders)
+    assert base.text_encoder_2 is two_encoders.parts[1].encoder
+    other = copy.deepcopy(base.tokenizer)
+    base.tokenizer_2 = other
+    assert two_encoders.parts[1].tokenizer is other
+    assert two_encoders.parts[0].tokenizer is not other
+    assert base.modules() == [base.unet, base.vae, base.text_encoder, base.text_encoder_2]

@@ -29,7 +29,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 import tether
-from tether.base import Base, ControlNet
+from tether.base import Base, ControlNet, TextEncoders
 from tether.control import Conditioning
 from tether.formats.clip_vocabulary import clip_tokenizer
 from tether.sampling import make_scheduler
@@ -96,18 +96,15 @@ class Kind:
         blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
         ends = {"bos_token_id": 49406, "eos_token_id": 49407, "vocab_size": 49408}
         schedule = NOISE_SCHEDULE | ({"prediction_type": "v_prediction"} if self.v_prediction else {})
-        second = None
+        pairs: list[Any] = [(clip_tokenizer(), CLIPTextModel(CLIPTextConfig(**self.text, **ends)))]
         if self.xl:
             big = TINY_TEXT | {"hidden_size": 48, "projection_dim": 24, "hidden_act": "gelu"}
-            second = CLIPTextModelWithProjection(CLIPTextConfig(**big, **ends))
+            pairs.append((clip_tokenizer("!"), CLIPTextModelWithProjection(CLIPTextConfig(**big, **ends))))
         return Base(
             UNet2DConditionModel(**self.unet),
             AutoencoderKL(**self.vae, **blocks),  # type: ignore[arg-type]
-            CLIPTextModel(CLIPTextConfig(**self.text, **ends)),
-            clip_tokenizer(),
+            TextEncoders(*pairs),
             schedule,
-            text_encoder_2=second,
-            tokenizer_2=clip_tokenizer("!") if self.xl else None,
             family="sdxl" if self.xl else "custom",
             zero_empty_negative=self.xl,
         )

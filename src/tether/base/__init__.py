@@ -4,6 +4,7 @@ from tether.base.base import Base
 from tether.base.denoiser import Denoiser, DenoiserSpec, InjectionPoint, UNetDenoiser
 from tether.base.load import load_base
 from tether.base.noise import NoiseProcess, noise_process
+from tether.base.text import TextEncoders
 from tether.control.opened import ControlNet
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "DenoiserSpec",
     "InjectionPoint",
     "NoiseProcess",
+    "TextEncoders",
     "UNetDenoiser",
     "load_base",
     "noise_process",

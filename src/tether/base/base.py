@@ -7,18 +7,17 @@ diffusers and transformers give them, and the few operations that everything els
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tether.base.denoiser import Denoiser, UNetDenoiser
 from tether.base.noise import NoiseProcess, noise_process
-from tether.base.text import encode_prompts
+from tether.base.text import TextEncoders
 from tether.control.conditioning import Conditioning
 
 __all__ = ["Base", "cast_quietly"]
@@ -29,6 +28,18 @@ def cast_quietly(module: nn.Module, dtype: torch.dtype) -> None:
     nn.Module.to(module, dtype=dtype)
 
 
+def _text_part(index: int, attribute: str) -> Any:
+    """A property for the tokenizer or the encoder of one of a base's text encoders."""
+
+    def get(base: Base) -> Any:
+        return getattr(base.text.parts[index], attribute) if index < len(base.text.parts) else None
+
+    def put(base: Base, value: Any) -> None:
+        setattr(base.text.parts[index], attribute, value)
+
+    return property(get, put)
+
+
 @dataclass
 class Base:
     """The parts of a latent diffusion model, all of them locked (no parameter asks for a gradient).
@@ -36,12 +47,10 @@ class Base:
     Attributes:
         unet: the denoiser.
         vae: the autoencoder.
-        text_encoder: CLIP-style text encoder.
-        tokenizer: the text encoder's tokenizer.
+        text: its text encoders, each with its tokenizer. `text_encoder`, `tokenizer`, `text_encoder_2` and
+            `tokenizer_2` read and replace those of the first and the second one (None if there is no second).
         noise_schedule: what a diffusers scheduler is configured with: `beta_start`, `beta_end`,
             `beta_schedule`, `num_train_timesteps`, `prediction_type`, ...
-        text_encoder_2: SDXL's second text encoder.
-        tokenizer_2: its tokenizer.
         name: how messages call this base.
         words: what it is, for people, and how that is known.
         family: "bundled", "sd1", "sd2", "sdxl", or "custom".
@@ -54,11 +63,8 @@ class Base:
 
     unet: UNet2DConditionModel
     vae: AutoencoderKL
-    text_encoder: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    text: TextEncoders
     noise_schedule: dict[str, Any]
-    text_encoder_2: PreTrainedModel | None = None
-    tokenizer_2: PreTrainedTokenizerBase | None = None
     name: str = "base"
     words: str = ""
     family: str = "custom"
@@ -68,14 +74,18 @@ class Base:
     _noise: NoiseProcess | None = field(default=None, init=False, repr=False, compare=False)
     _denoiser: Denoiser | None = field(default=None, init=False, repr=False, compare=False)
 
+    text_encoder = _text_part(0, "encoder")
+    tokenizer = _text_part(0, "tokenizer")
+    text_encoder_2 = _text_part(1, "encoder")
+    tokenizer_2 = _text_part(1, "tokenizer")
+
     def __post_init__(self) -> None:
         for module in self.modules():
             module.requires_grad_(False).eval()
 
     def modules(self) -> list[nn.Module]:
         """The networks, in a fixed order."""
-        parts = [self.unet, self.vae, self.text_encoder, self.text_encoder_2]
-        return [part for part in parts if part is not None]
+        return [self.unet, self.vae, *self.text.networks]
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """Moves or casts every network in place and returns the base; one without values, on "meta", stays there."""
@@ -131,8 +141,9 @@ class Base:
         return self.noise.prediction_type
 
     def encode_prompts(self, prompts: list[str], clip_skip: int = 0) -> Conditioning:
-        """B prompts -> text states `(B, T, D)`; see `tether.base.text.encode_prompts`."""
-        return encode_prompts(self, prompts, clip_skip)
+        """B prompts -> tokens `(B, T, D)` in the base's dtype, on its device; see `TextEncoders.encode`."""
+        encoded = self.text.encode(prompts, clip_skip, device=self.device)
+        return replace(encoded, tokens=encoded.tokens.to(self.dtype))
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:

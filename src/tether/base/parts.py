@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from tether.base.base import Base
+from tether.base.text import TextEncoders
 from tether.errors import TetherError
 from tether.files.materialize import check_fits_network, land
 from tether.formats.measures import check_measures
@@ -170,10 +171,14 @@ class Parts:
         dtypes = dict.fromkeys(self.networks(), dtype)
         if dtype == torch.float16 and self.text_encoder_2 is not None and self.vae.config.get("force_upcast", True):
             dtypes["vae"] = torch.float32
+        networks = {name: part.land(dtypes[name]) for name, part in self.networks().items()}
+        pairs = [(self.tokenizer, networks["text_encoder"])]
+        if "text_encoder_2" in networks:
+            pairs.append((self.tokenizer_2, networks["text_encoder_2"]))
         return Base(
-            **{name: part.land(dtypes[name]) for name, part in self.networks().items()},
-            tokenizer=self.tokenizer,
-            tokenizer_2=self.tokenizer_2,
+            networks["unet"],
+            networks["vae"],
+            TextEncoders(*pairs),
             noise_schedule=self.scheduler,
             name=name,
             words="; ".join([self.words, *self.notes]),
