@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tether.annotators.canny import random_canny
+from tether.datasets.scenes import caption, render, sample_scene
 
 import tether
 from grounding import covered
-from tether.annotators.canny import random_canny
-from tether.datasets.scenes import caption, render, sample_scene
 
 HERE = Path(__file__).parent
 COUNTS = {"3d emoji": 6, "flat emoji": 3, "other emoji": 5, "scenes": 10}

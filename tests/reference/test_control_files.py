@@ -178,36 +178,6 @@ def test_shuffle_pools_over_space_and_the_others_do_not(tmp_path: Path) -> None:
         assert part.network.pools_globally is pools
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        ("control_sd15_canny.pth", "canny"),
-        ("control_v11f1p_sd15_depth.pth", "depth"),
-        ("control_v11p_sd15_normalbae.pth", "normal"),
-        ("control_v11p_sd15_softedge.pth", "softedge"),
-        ("control_sd15_hed.pth", "softedge"),
-        ("control_v11p_sd15_scribble.pth", "scribble"),
-        ("control_v11p_sd15_mlsd.pth", "mlsd"),
-        ("control_v11p_sd15_lineart.pth", "lineart"),
-        ("control_v11p_sd15s2_lineart_anime.pth", "lineart-anime"),
-        ("control_v11p_sd15_openpose.pth", "openpose"),
-        ("control_v11p_sd15_seg.pth", "seg"),
-        ("control_v11p_sd15_inpaint.pth", "inpaint"),
-        ("control_v11e_sd15_ip2p.pth", "ip2p"),
-        ("control_v11e_sd15_shuffle.pth", "shuffle"),
-        ("control_v11f1e_sd15_tile.pth", "tile"),
-        ("diffusers/controlnet-canny-sdxl-1.0", "canny"),
-        ("thibaud/controlnet-sd21-openpose-diffusers", "openpose"),
-        ("my-own-control.safetensors", None),
-        ("segway.safetensors", None),
-    ],
-)
-def test_the_kind_is_guessed_from_the_names_people_know(name: str, kind: str | None) -> None:
-    from tether.kinds import guess_kind
-
-    assert guess_kind(Path(name).name.removesuffix(".pth").removesuffix(".safetensors")) == kind
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["sd1", "sd2"])
 def test_diffusers_opens_the_same_file_of_true_size(family: str, tmp_path: Path) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import threading
-from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image, PngImagePlugin
 
 from tether.errors import TetherError
+from tether.files.atomic import atomic_write
 from tether.images.read import MAX_TEXT
 
 __all__ = ["save_png"]
@@ -36,16 +34,5 @@ def save_png(image: Image.Image, path: Path | str, metadata: dict[str, str] | No
         length += len(value.encode())
     if length > MAX_TEXT:
         raise TetherError(f"{path} cannot be written: its text has {length:,} bytes, the limit is {MAX_TEXT:,}")
-    part = path.with_name(f".{path.name[:40]}.{os.getpid()}.{threading.get_ident()}.part")
-    try:
-        with part.open("wb") as file:
-            image.save(file, "PNG", pnginfo=info)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise TetherError(f"{path} cannot be written: {reason}") from None
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+    with atomic_write(path) as part:
+        image.save(part, "PNG", pnginfo=info)

@@ -1,7 +1,7 @@
 """Poses of bodies as OpenPose (1812.08008) draws them, one color a limb. Maps are given ready-made.
 
-The drawing is that of ControlNet: 17 limbs in the dimmed colors of `COLORS`, and on their ends the 18 joints of COCO in
-the full ones. Each color says left or right.
+The drawing is that of ControlNet 1.1 (`draw_bodypose`): 17 limbs, and on their ends the 18 joints of COCO, which have
+the same colors at full brightness. Each color says left or right.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from tether.kinds.kind import Kind, mirror
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["COLORS", "KIND", "flip"]
+__all__ = ["JOINT_COLORS", "KIND", "LIMB_COLORS", "flip"]
 
-COLORS = (
+JOINT_COLORS = (
     (255, 0, 0),
     (255, 85, 0),
     (255, 170, 0),
@@ -35,8 +35,9 @@ COLORS = (
     (255, 0, 170),
     (255, 0, 85),
 )
-"""RGB of joint k; limb k has 60% of it."""
-DIM = 0.6
+"""RGB of joint k."""
+LIMB_COLORS = tuple((int(0.6 * r), int(0.6 * g), int(0.6 * b)) for r, g, b in JOINT_COLORS[:17])
+"""RGB of limb k: the color of joint k at 60% brightness."""
 JOINT_PAIRS = ((2, 5), (3, 6), (4, 7), (8, 11), (9, 12), (10, 13), (14, 15), (16, 17))
 """Right and left: shoulder, elbow, wrist, hip, knee, ankle, eye, ear."""
 LIMB_PAIRS = ((0, 1), (2, 4), (3, 5), (6, 9), (7, 10), (8, 11), (13, 15), (14, 16))
@@ -54,21 +55,14 @@ def flip(pixels: np.ndarray) -> np.ndarray:
     Hands and faces keep their colors, which do not say left or right.
     """
     flipped = mirror(pixels).copy()
-    joints = [_is_color(flipped, color) for color in COLORS]
-    limbs = [_is_color(flipped, _dimmed(color)) for color in COLORS]
-    for knee, ends in KNEES.items():
-        joints[knee] &= _near(limbs[ends[0]] | limbs[ends[1]])
-    for pairs, found, colors in (
-        (JOINT_PAIRS, joints, COLORS),
-        (LIMB_PAIRS, limbs, [_dimmed(color) for color in COLORS]),
-    ):
+    joints = [_is_color(flipped, color) for color in JOINT_COLORS]
+    limbs = [_is_color(flipped, color) for color in LIMB_COLORS]
+    for knee, (thigh, calf) in KNEES.items():
+        joints[knee] &= _near(limbs[thigh] | limbs[calf])
+    for pairs, found, colors in ((JOINT_PAIRS, joints, JOINT_COLORS), (LIMB_PAIRS, limbs, LIMB_COLORS)):
         for right, left in pairs:
             flipped[found[right]], flipped[found[left]] = colors[left], colors[right]
     return flipped
-
-
-def _dimmed(color: tuple[int, int, int]) -> tuple[int, int, int]:
-    return int(color[0] * DIM), int(color[1] * DIM), int(color[2] * DIM)
 
 
 def _is_color(pixels: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:

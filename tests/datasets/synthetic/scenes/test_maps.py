@@ -21,7 +21,7 @@ from tether.datasets.synthetic.scenes.maps import (
     seg_map,
 )
 from tether.kinds import kind_of
-from tether.kinds.openpose import COLORS
+from tether.kinds.openpose import JOINT_COLORS
 
 from .geometry import BALL, BALL_CENTER, CAMERA, SIZE, Array, directions, scene_of, to_camera, to_pixels
 
@@ -110,8 +110,8 @@ def test_joints_have_their_colors_where_they_project_and_limbs_theirs_between_th
     canvas = pose_map(person)
     places = project(joints(PERSON), CAMERA, DRAWN)[:, :2]
     for k, (x, y) in enumerate(places):
-        assert tuple(canvas[int(y), int(x)]) == COLORS[k]
-    for (start, end), color in zip(LIMBS, COLORS, strict=False):
+        assert tuple(canvas[int(y), int(x)]) == JOINT_COLORS[k]
+    for (start, end), color in zip(LIMBS, JOINT_COLORS, strict=False):
         x, y = (places[start] + places[end]) / 2
         if (np.hypot(*(places - (x, y)).T) > 8).all():  # no joint covers the middle
             assert tuple(canvas[int(y), int(x)]) == tuple(int(c * 0.6) for c in color)
@@ -127,8 +127,8 @@ def test_hidden_joints_and_their_limbs_are_not_drawn() -> None:
     assert len(hidden) > 2
     canvas = pose_map(scene).reshape(-1, 3)
     for k in hidden:
-        assert not (canvas == COLORS[k]).all(axis=1).any()
-    for limb, color in zip(LIMBS, COLORS, strict=False):
+        assert not (canvas == JOINT_COLORS[k]).all(axis=1).any()
+    for limb, color in zip(LIMBS, JOINT_COLORS, strict=False):
         seen = (canvas == [int(c * 0.6) for c in color]).all(axis=1).any()
         assert seen == (not set(limb) & set(hidden))
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from tether.datasets.synthetic.scenes.render import CLASS_NAMES, Scene
-from tether.kinds.openpose import COLORS, DIM
+from tether.kinds.openpose import JOINT_COLORS, LIMB_COLORS
 
 __all__ = ["CLASS_COLORS", "LIMBS", "MAPS", "depth_map", "normal_map", "pose_map", "seg_map"]
 
@@ -91,10 +91,10 @@ def _draw_pose(canvas: Array, keypoints: Array) -> None:
     """Draws one skeleton, `(18, 3)`: x and y in pixels (0, 0 is the outer corner), and 1 if the joint is visible."""
     radius = max(1.0, STICK_WIDTH * len(canvas))
     places = keypoints[:, :2] - 0.5  # OpenCV's 0, 0 is the center of the first pixel
-    for (start, end), color in zip(LIMBS, COLORS, strict=False):
+    for (start, end), color in zip(LIMBS, LIMB_COLORS, strict=True):
         if keypoints[start, 2] and keypoints[end, 2]:
-            _draw_limb(canvas, places[start], places[end], radius, tuple(int(c * DIM) for c in color))
-    for place, seen, color in zip(places, keypoints[:, 2], COLORS, strict=True):
+            _draw_limb(canvas, places[start], places[end], radius, color)
+    for place, seen, color in zip(places, keypoints[:, 2], JOINT_COLORS, strict=True):
         if seen:
             center = [round(float(value) * 2**SHIFT) for value in place]
             cv2.circle(canvas, center, round(radius * 2**SHIFT), color, -1, cv2.LINE_8, SHIFT)

@@ -1,0 +1,66 @@
+"""`tether annotate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from tether.cli import app
+from tether.errors import TetherError
+from tether.kinds import annotate, kinds
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(60, 200, (48, 64, 3), np.uint8)).save(path)
+    return path
+
+
+def tether(*arguments: object) -> str:
+    """What the command prints; its error, if it fails."""
+    result = CliRunner().invoke(app, ["annotate", *map(str, arguments)])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_the_map_of_the_image_is_written_and_its_path_printed(photo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "map.png"
+    assert tether("canny", photo, "-o", out, "--set", "low=30", "--set", "high=60") == f"{out}\n"
+    expected = annotate("canny", Image.open(photo), low=30, high=60)
+    assert Image.open(out).tobytes() == expected.tobytes()
+    tether("scribble", photo, "-o", out, "--annotator", "xdog", "--set", "colour=0")
+    assert Image.open(out).tobytes() == annotate("scribble", Image.open(photo), color=0).tobytes()
+
+
+def test_every_kind_and_option_is_listed() -> None:
+    lines = tether("--list").splitlines()
+    assert {line.split()[0] for line in lines if not line.startswith(" ")} == set(kinds())
+    listed = "opencv low: weakest gradient that continues an edge (0 to 1000, by default 100)"
+    assert listed in [line.strip() for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["cany", "missing.png"], "did you mean canny"),
+        (["depth", "missing.png"], "depth has no annotator"),
+        (["canny", "missing.png"], "there is no file missing.png"),
+        (["canny", "PHOTO", "--set", "low"], "'low' is not a valid option: write NAME=NUMBER"),
+        (["canny", "PHOTO", "--set", "low=x"], "'low=x' is not a valid option"),
+        (["canny", "PHOTO", "--set", "annotator=3"], "canny has no option 'annotator'"),
+        (["canny", "PHOTO", "--annotator", "hed"], "canny has no annotator 'hed'"),
+    ],
+)
+def test_what_is_wrong_is_reported_the_kind_before_the_image(
+    photo: Path, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    with pytest.raises(TetherError, match=words):
+        tether(*[photo if one == "PHOTO" else one for one in arguments], "-o", tmp_path / "map.png")
+    assert not (tmp_path / "map.png").exists()
