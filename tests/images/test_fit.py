@@ -11,8 +11,8 @@ from tether.images import FitRule, fit, fit_condition, to_condition
 
 
 @pytest.mark.parametrize("rule", ["stretch", "crop", "pad"])
-def test_pictures_of_every_mode_are_fitted_as_files_are_read(rule: FitRule) -> None:
-    """Transparent is white and 16 bits are scaled, however a picture came here."""
+def test_images_of_every_mode_are_fitted_as_files_are_read(rule: FitRule) -> None:
+    """Transparent is white and 16 bits are scaled, whatever made the image."""
     clear = Image.new("RGBA", (40, 20), (10, 20, 30, 0))
     assert set(fit(clear, 16, 16, rule).getdata()) == {(255, 255, 255)}
     half = Image.fromarray(np.full((20, 40), 32_896, np.uint16))
@@ -43,7 +43,7 @@ def test_the_three_rules_of_fitting() -> None:
         fit(wide, 50, 50, "squeeze")  # type: ignore[arg-type]
 
 
-def test_a_long_and_narrow_picture_is_cut_before_it_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_and_narrow_image_is_cut_before_it_grows(monkeypatch: pytest.MonkeyPatch) -> None:
     narrow, made, resize = Image.new("L", (8192, 1)), [], Image.Image.resize
     narrow.putpixel((4096, 0), 255)
 

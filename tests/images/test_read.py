@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -19,10 +20,9 @@ def written(path: Path, image: Image.Image, **options: object) -> Path:
 
 
 def refused(path: Path) -> str:
-    with pytest.raises(TetherError) as caught:
+    with pytest.raises(TetherError, match=re.escape(path.name)) as caught:
         open_image(path)
     assert "\n" not in str(caught.value)
-    assert path.name in str(caught.value)
     return str(caught.value)
 
 
@@ -31,7 +31,7 @@ def test_missing_empty_folder_text_and_truncated_files_are_refused(tmp_path: Pat
     (tmp_path / "empty.png").touch()
     assert "empty" in refused(tmp_path / "empty.png")
     assert "folder" in refused(tmp_path)
-    (tmp_path / "text.png").write_text("not a picture, only words" * 20)
+    (tmp_path / "text.png").write_text("not an image, only words" * 20)
     assert "not a supported image format" in refused(tmp_path / "text.png")
     rng = np.random.default_rng(0)
     whole = written(tmp_path / "whole.png", Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)))
@@ -58,7 +58,7 @@ def test_vector_and_document_formats_are_not_opened(tmp_path: Path) -> None:
     assert "not a supported image format" in refused(tmp_path / "a.eps")
 
 
-def test_one_pixel_and_very_wide_pictures_are_read(tmp_path: Path) -> None:
+def test_one_pixel_and_very_wide_images_are_read(tmp_path: Path) -> None:
     one = open_image(written(tmp_path / "one.png", Image.new("RGB", (1, 1), (9, 8, 7))))
     assert (one.size, one.getpixel((0, 0))) == ((1, 1), (9, 8, 7))
     wide = open_image(written(tmp_path / "wide.png", Image.new("RGB", (20_000, 30), (200, 10, 10))))

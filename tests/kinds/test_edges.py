@@ -53,64 +53,64 @@ def test_edge_maps_of_other_sizes_are_refused() -> None:
 
 
 def test_a_map_of_another_size_is_brought_to_the_images_and_keeps_its_lines() -> None:
-    picture = boxes()[0]
-    large = picture.resize((4 * picture.width, 4 * picture.height), Image.Resampling.LANCZOS)
-    assert fidelity(picture, annotate("canny", large)) > 0.9
+    image = boxes()[0]
+    large = image.resize((4 * image.width, 4 * image.height), Image.Resampling.LANCZOS)
+    assert fidelity(image, annotate("canny", large)) > 0.9
 
 
 def boxes(color: str = "black") -> list[Image.Image]:
-    """Two pictures of one box each, at different places."""
-    pictures = []
+    """Two images of one box each, at different places."""
+    images = []
     for box in ((10, 10, 40, 40), (70, 70, 110, 90)):
-        picture = Image.new("RGB", (128, 128), "white")
-        ImageDraw.Draw(picture).rectangle(box, fill=color)
-        pictures.append(picture)
-    return pictures
+        image = Image.new("RGB", (128, 128), "white")
+        ImageDraw.Draw(image).rectangle(box, fill=color)
+        images.append(image)
+    return images
 
 
 @pytest.mark.parametrize("kind", ["canny", "scribble"])
 def test_an_image_follows_its_own_edges_and_not_those_of_another(kind: str) -> None:
-    pictures = boxes()
-    condition = annotate(kind, pictures[0])
+    images = boxes()
+    condition = annotate(kind, images[0])
     metric = kind_of(kind).metric
     assert metric is not None
-    assert metric(pictures[0], condition) == 1.0
-    assert metric(pictures[1], condition) == 0.0
+    assert metric(images[0], condition) == 1.0
+    assert metric(images[1], condition) == 0.0
 
 
 @pytest.mark.parametrize("kind", ["canny", "scribble"])
 def test_edges_between_colors_of_one_brightness_are_wanted_and_found_alike(kind: str) -> None:
     """White and black differ in gray too; these two do not, and only their colors say where the box is."""
-    picture = Image.new("RGB", (128, 128), (255, 0, 0))
-    ImageDraw.Draw(picture).rectangle((30, 40, 80, 90), fill=(0, 130, 0))
-    levels = np.asarray(picture.convert("L")).astype(int)
+    image = Image.new("RGB", (128, 128), (255, 0, 0))
+    ImageDraw.Draw(image).rectangle((30, 40, 80, 90), fill=(0, 130, 0))
+    levels = np.asarray(image.convert("L")).astype(int)
     assert np.ptp(levels) <= 1
-    condition = annotate(kind, picture)
+    condition = annotate(kind, image)
     metric = kind_of(kind).metric
     assert metric is not None
     assert np.asarray(condition).any()
-    assert metric(picture, condition) == 1.0
+    assert metric(image, condition) == 1.0
 
 
 @pytest.mark.parametrize("pen", [1, 2, 5, 9])
 def test_how_thick_a_scribble_is_drawn_hardly_matters(pen: int) -> None:
-    picture = boxes()[0]
+    image = boxes()[0]
     metric = kind_of("scribble").metric
     assert metric is not None
-    assert metric(picture, annotate("scribble", picture, thickness=pen)) > 0.9
+    assert metric(image, annotate("scribble", image, thickness=pen)) > 0.9
 
 
 def test_thick_strokes_do_not_excuse_lines_that_lie_elsewhere() -> None:
-    """A pen of 17 px covers 8 to either side; a picture whose lines lie 6 px off has other lines all the same."""
+    """A pen of 17 px covers 8 to either side; an image whose lines lie 6 px off has other lines all the same."""
     condition = Image.new("RGB", (128, 128))
     ImageDraw.Draw(condition).line((0, 64, 127, 64), fill="white", width=17)
     metric = kind_of("scribble").metric
     assert metric is not None
     found = []
     for row in (64, 70):
-        picture = Image.new("RGB", (128, 128), "white")
-        ImageDraw.Draw(picture).line((0, row, 127, row), fill="black", width=1)
-        found.append(metric(picture, condition))
+        image = Image.new("RGB", (128, 128), "white")
+        ImageDraw.Draw(image).line((0, row, 127, row), fill="black", width=1)
+        found.append(metric(image, condition))
     assert found[0] > 0.9
     assert found[1] < 0.1
 

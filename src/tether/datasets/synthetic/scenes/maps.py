@@ -50,8 +50,7 @@ LIMBS = (
     (0, 15),
     (15, 17),
 )
-"""Pairs of joints (numbers in `mannequin.JOINTS`) that OpenPose's drawing connects. Limb k has the dimmed color of
-joint k (`tether.kinds.openpose`)."""
+"""Pairs of joints (numbers in `mannequin.JOINTS`) that OpenPose's drawing connects, in the order of `LIMB_COLORS`."""
 
 STICK_WIDTH = 4 / 512
 """Radius of a joint, and half the width of a limb, as a share of the image's side."""
