@@ -15,8 +15,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tether.base import Base, ControlNet, load_base
-    from tether.control import ControlledBlock, Injection
+    from tether.base import Base, load_base
+    from tether.control import ControlledBlock, ControlNet, Injection, attach, load_control
     from tether.errors import TetherError
     from tether.kinds import annotate
     from tether.sampling import Pipeline
@@ -29,20 +29,24 @@ __all__ = [
     "Pipeline",
     "TetherError",
     "annotate",
+    "attach",
     "load_base",
+    "load_control",
 ]
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Base": "tether.base",
-    "ControlNet": "tether.base",
+    "ControlNet": "tether.control",
     "ControlledBlock": "tether.control",
     "Injection": "tether.control",
     "Pipeline": "tether.sampling",
     "TetherError": "tether.errors",
     "annotate": "tether.kinds",
+    "attach": "tether.control",
     "load_base": "tether.base",
+    "load_control": "tether.control",
 }
 
 

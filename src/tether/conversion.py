@@ -130,21 +130,21 @@ def _check_target(target: Path, to: str, force: bool) -> None:
 
 
 def _write_control(control: ControlPart, target: Path, to: Layout, dtype: torch.dtype | None, force: bool) -> Converted:
-    network = control.network
+    settings = control.settings
     with replacing(target, force=force) as part:
         if to == "diffusers":
             part.mkdir()
             size = write_safetensors(part / NETWORK_WEIGHTS, control.tensors, dtype, give_back=True)
-            write_json(part / "config.json", network.config)
+            write_json(part / "config.json", settings)
             if control.kind is not None:
                 write_json(part / NOTES, {"kind": control.kind})
         else:
-            if network.config.get("hint", "released") != "released":
+            if settings.get("hint", "released") != "released":
                 raise TetherError(
                     f"{control.what} encodes its condition as the paper does: no released layout has that"
                 )
             shape = _shape(control.tensors, control.what)
-            unsaid = _unsaid(network.config, default_settings() | shape.config(), len(shape.channels))
+            unsaid = _unsaid(settings, default_settings() | shape.config(), len(shape.channels))
             for name in ("conditioning_channels", "conditioning_embedding_out_channels", "global_pool_conditions"):
                 unsaid.pop(name, None)  # the hint encoder's tensors tell it, or metadata of its own
             for name, value in unsaid.items():
@@ -156,7 +156,7 @@ def _write_control(control: ControlPart, target: Path, to: Layout, dtype: torch.
                     )
             tensors = to_released(control_pairs(shape, control.tensors), control.tensors)
             metadata = {"tether.kind": control.kind} if control.kind is not None else {}
-            if network.pools_globally:
+            if settings["global_pool_conditions"]:
                 metadata["tether.global_pool_conditions"] = "true"
             if unsaid:
                 metadata[SETTINGS] = json.dumps(unsaid)

@@ -22,9 +22,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def control_for(**changes: Any) -> ControlNet:
-    control = ControlNet.from_unet(UNet2DConditionModel(**(SETTINGS | {"cross_attention_dim": 32} | changes)))
-    assert isinstance(control, ControlNet)
-    return control
+    return ControlNet.from_unet(UNet2DConditionModel(**(SETTINGS | {"cross_attention_dim": 32} | changes)))
 
 
 def base_with(base: Base, name: str, **changes: Any) -> Base:
@@ -69,27 +67,27 @@ def test_saving_again_replaces_the_folder_as_a_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("control", "base", "said"),
+    ("control", "base", "message"),
     [
         (
             {"cross_attention_dim": 768},
             {"cross_attention_dim": 1024},
-            "control mine has 768-wide text states (SD 1.x), the base sd21 1024 (SD 2.x)",
+            "control mine has 768-wide text states (SD 1.x), base sd21 has 1024 (SD 2.x)",
         ),
         ({"cross_attention_dim": 2048}, {"cross_attention_dim": 768}, "2048-wide text states (SDXL)"),
-        ({}, {"block_out_channels": (32, 96)}, "blocks of [32, 64] channels, the base sd21 [32, 96]"),
-        ({}, {"layers_per_block": 2}, "1 layers a block, the base sd21 2"),
-        ({"in_channels": 9}, {}, "latents of 9 channels, the base sd21 4"),
+        ({}, {"block_out_channels": (32, 96)}, "control mine adds 64 channels at skip.3, but base sd21 has 96"),
+        ({}, {"layers_per_block": 2}, "control mine has 5 injection points, base sd21 has 7"),
+        ({"in_channels": 9}, {}, "control mine has 9-channel latents, base sd21 has 4"),
     ],
 )
 def test_a_control_that_does_not_fit_is_refused_naming_both(
-    control: dict[str, Any], base: dict[str, Any], said: str, tiny_base: Base
+    control: dict[str, Any], base: dict[str, Any], message: str, tiny_base: Base
 ) -> None:
     loaded = control_for(**control)
     loaded.name = "mine"
     with pytest.raises(TetherError) as caught:
         loaded.check_fits(base_with(tiny_base, "sd21", **base))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -106,7 +104,6 @@ def test_a_control_that_does_not_fit_is_refused_when_it_is_loaded_for_a_base(tin
 def test_an_untrained_control_shares_the_encoder_of_its_base(tiny_base: Base, tmp_path: Path) -> None:
     """What is equal number for number is held once; the zero convolutions are the control's own."""
     control = ControlNet.from_unet(tiny_base.unet)
-    assert isinstance(control, ControlNet)
     with torch.no_grad():
         control.conv_in.bias.add_(1)
     control.save(tmp_path / "untrained")
@@ -125,8 +122,8 @@ def test_nothing_at_that_name_is_said_in_one_line(ref: str) -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_the_folder_of_a_base_is_no_control(tiny_folder: Path) -> None:
-    with pytest.raises(TetherError, match="folder of a base"):
+def test_the_folder_of_a_base_model_is_not_a_control(tiny_folder: Path) -> None:
+    with pytest.raises(TetherError, match="expected a ControlNet, found a base model"):
         ControlNet.load(tiny_folder)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from diffusers.loaders import single_file_utils as oracle
 from safetensors.torch import save_file
 
-from tether.base import Base, ControlNet, load_base
+from tether.base import ControlNet, UNetDenoiser, load_base, noise_process
 from tether.base.single_file import parts_of_file
 from tether.control.files import control_of
 from tether.conversion import convert
@@ -31,7 +32,7 @@ from .layouts import (
 )
 
 
-def control_base(family: str) -> Base:
+def control_base(family: str) -> Any:
     """A stand-in with the small denoiser of a family."""
     from diffusers import UNet2DConditionModel
 
@@ -44,9 +45,8 @@ def control_base(family: str) -> Base:
         "cross_attention_dim": parts.context,
         "attention_head_dim": 8,
     }
-    base = object.__new__(Base)
-    base.unet, base.name = UNet2DConditionModel(**settings), "stand-in"
-    return base
+    unet = UNet2DConditionModel(**settings)
+    return SimpleNamespace(name="stand-in", denoiser=UNetDenoiser(unet, noise_process({})))
 
 
 @pytest.mark.parametrize("family", TRUE)
@@ -155,7 +155,7 @@ def test_a_difference_file_needs_its_base_and_is_the_sum_of_both(tmp_path: Path)
     base = control_base("sd1")
     control = numbers(SMALL["sd1"].denoiser.control())
     expected = oracle.convert_controlnet_checkpoint({k: v.clone() for k, v in control.items()}, {"layers_per_block": 1})
-    own = base.unet.state_dict()
+    own = base.denoiser.network.state_dict()
     difference = {}
     for released, tensor in control.items():
         name = next(n for n, t in expected.items() if t.shape == tensor.shape and torch.equal(t, tensor))
@@ -175,7 +175,7 @@ def test_shuffle_pools_over_space_and_the_others_do_not(tmp_path: Path) -> None:
     shapes = below("control_model.", SMALL["sd1"].denoiser.control())
     for name, pools in (("control_v11e_sd15_shuffle", True), ("control_v11f1e_sd15_tile", False)):
         part = control_of(hollow(tmp_path / f"{name}.safetensors", shapes))
-        assert part.network.pools_globally is pools
+        assert part.settings["global_pool_conditions"] is pools
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from tether.base.denoiser import Denoiser, DenoiserSpec, InjectionPoint, UNetDen
 from tether.base.load import load_base
 from tether.base.noise import NoiseProcess, noise_process
 from tether.base.text import TextEncoders
-from tether.control.opened import ControlNet
+from tether.control.controlnet import ControlNet
 
 __all__ = [
     "Base",

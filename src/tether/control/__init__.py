@@ -1,21 +1,29 @@
 """Conditional control for text-to-image diffusion: the paper's idea in plain PyTorch (arXiv:2302.05543).
 
-`ControlledBlock` is the idea for one block of any network, `ControlNet` for the encoder of a diffusion model's
-denoiser. `Injection` says how a control's `Signal` is added while sampling; `Control` is the interface of every family.
+`ControlledBlock` is the idea for one block, and `attach` puts blocks of any network under control with it. `Control` is
+the interface of controls of diffusion models and `ControlNet` its first family; `Injection` says how a control's
+`Signal` is added while sampling. Names are imported when they are first used: the core needs PyTorch alone.
 """
 
 from __future__ import annotations
 
-from tether.control.block import ControlledBlock, attach, attached, detach
-from tether.control.conditioning import Conditioning
-from tether.control.control import Control, families, family, register
-from tether.control.controlnet import ControlNet
-from tether.control.hint import HintEncoder
-from tether.control.injection import Injection
-from tether.control.signal import Signal
-from tether.control.zero import ZeroConv2d, ZeroLinear
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tether.control.attachment import Attached, attach
+    from tether.control.block import ControlledBlock
+    from tether.control.conditioning import Conditioning
+    from tether.control.control import Control, families, family, register
+    from tether.control.controlnet import ControlNet
+    from tether.control.hint import HintEncoder
+    from tether.control.injection import Injection
+    from tether.control.load import load_control
+    from tether.control.signal import Signal
+    from tether.control.zero import ZeroConv2d, ZeroLinear
 
 __all__ = [
+    "Attached",
     "Conditioning",
     "Control",
     "ControlNet",
@@ -26,9 +34,36 @@ __all__ = [
     "ZeroConv2d",
     "ZeroLinear",
     "attach",
-    "attached",
-    "detach",
     "families",
     "family",
+    "load_control",
     "register",
 ]
+
+_HOMES = {
+    "Attached": "attachment",
+    "Conditioning": "conditioning",
+    "Control": "control",
+    "ControlNet": "controlnet",
+    "ControlledBlock": "block",
+    "HintEncoder": "hint",
+    "Injection": "injection",
+    "Signal": "signal",
+    "ZeroConv2d": "zero",
+    "ZeroLinear": "zero",
+    "attach": "attachment",
+    "families": "control",
+    "family": "control",
+    "load_control": "load",
+    "register": "control",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"tether.control.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'tether.control' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

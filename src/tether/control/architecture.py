@@ -16,10 +16,13 @@ from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 
+from tether.control.hint import HintEncoder
+from tether.control.zero import ZeroConv2d
 from tether.errors import TetherError
 
 __all__ = [
     "ENCODER_PARTS",
+    "assemble",
     "build",
     "check_same_parameters",
     "complete",
@@ -99,6 +102,27 @@ def build(config: Mapping[str, Any]) -> ControlNetModel:
         return ControlNetModel(**known)
     except (ValueError, TypeError, IndexError) as error:
         raise TetherError(f"this configuration describes no ControlNet: {str(error).splitlines()[0]}") from error
+
+
+def assemble(encoder: Any, config: Mapping[str, Any]) -> dict[str, nn.Module | None]:
+    """The modules of a ControlNet by name: the encoder's, taken over, and a new hint encoder and zero convolutions.
+
+    Args:
+        encoder: a module that has the `ENCODER_PARTS`.
+        config: of the ControlNet, see `complete`.
+    """
+    parts: dict[str, nn.Module | None] = {part: getattr(encoder, part, None) for part in ENCODER_PARTS}
+    channels = skip_channels(encoder)
+    return parts | {
+        "controlnet_cond_embedding": HintEncoder(
+            config["conditioning_channels"],
+            channels[0],
+            config.get("hint", "released"),
+            config["conditioning_embedding_out_channels"],
+        ),
+        "controlnet_down_blocks": nn.ModuleList(ZeroConv2d(c) for c in channels),
+        "controlnet_mid_block": ZeroConv2d(channels[-1]),
+    }
 
 
 def complete(model: ControlNetModel, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,13 +15,24 @@ A family is one class in one file:
     class MyAdapter(Control):
         def encode(self, condition): ...
         def signal(self, latents, timestep, conditioning, hint): ...
+        @classmethod
+        def from_base(cls, base): ...
+
+With `config` it can be saved and loaded too. Installed packages add families by the entry point group
+`tether.controls`: `my-adapter = "my_package.adapter:MyAdapter"`.
 """
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +41,21 @@ from tether.control.conditioning import Conditioning
 from tether.control.signal import Signal
 from tether.errors import TetherError
 
-__all__ = ["Control", "families", "family", "register"]
+__all__ = ["Control", "Steerable", "families", "family", "register"]
+
+
+class Steerable(Protocol):
+    """What a control needs of the base that it steers; `tether.base.Base` is one.
+
+    Attributes:
+        name: its name in messages.
+        denoiser: see `tether.base.Denoiser`; controls use its `spec`.
+    """
+
+    name: str
+
+    @property
+    def denoiser(self) -> Any: ...
 
 
 class Control(nn.Module, ABC):
@@ -41,12 +66,14 @@ class Control(nn.Module, ABC):
         per_step: whether the signal depends on latents or timestep. Where it does not, `signal` is called once a run.
         kind: the kind of its condition images ("canny", ...), or None where unknown.
         name: its name in messages.
+        config: the arguments of `from_config` that make the same architecture again; they are saved as JSON.
     """
 
     family: ClassVar[str] = ""
     per_step: ClassVar[bool] = True
     kind: str | None = None
     name: str = "control"
+    config: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
     def encode(self, condition: Tensor) -> Tensor:
@@ -75,8 +102,39 @@ class Control(nn.Module, ABC):
         """The denoiser under this control; by default the denoiser itself, as the signal is all there is."""
         return denoiser
 
-    def check_fits(self, base: Any) -> None:
-        """Raises a TetherError where this control was not made for `base`; by default every base fits."""
+    @classmethod
+    def from_base(cls, base: Steerable, **settings: Any) -> Self:
+        """A new control to be trained for a base, in training mode.
+
+        Raises:
+            TetherError: when the family cannot control this base, or does not say how to make a new control.
+        """
+        raise TetherError(f"control family {cls.family!r} cannot make new controls: implement {cls.__name__}.from_base")
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """A control of the architecture in `config`, with initial weights; by default `cls(**config)`."""
+        return cls(**config)
+
+    @property
+    def points(self) -> Mapping[str, int]:
+        """Channels of its signal at each injection point; empty by default, when it is not known in advance."""
+        return MappingProxyType({})
+
+    def check_fits(self, base: Steerable) -> None:
+        """Checks that the base has this control's injection points.
+
+        Raises:
+            TetherError: naming the control, the base and the first point that differs.
+        """
+        there = {point.name: point.channels for point in base.denoiser.spec.points}
+        for point, channels in self.points.items():
+            if there.get(point) != channels:
+                found = f"has {there[point]}" if point in there else "has no such point"
+                raise TetherError(
+                    f"control {self.name} adds {channels} channels at {point}, but base {base.name} {found}: "
+                    "use a control that was made for this kind of base"
+                )
 
     @property
     def pools_globally(self) -> bool:
@@ -96,9 +154,78 @@ class Control(nn.Module, ABC):
     def dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
 
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether activations are recomputed in the backward pass."""
+        return False
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute activations in the backward pass instead of keeping them; does nothing by default."""
+
+    def save(self, path: Path | str, dtype: torch.dtype | None = None) -> None:
+        """Writes a folder that `tether.load_control` opens, as a whole or not at all.
+
+        Args:
+            path: the folder; a control that is there is replaced.
+            dtype: what the weights are cast to; by default they stay as they are.
+
+        Raises:
+            TetherError: when it cannot be written, or a weight is NaN or infinite.
+        """
+        from tether.control.store import FAMILY, write_folder
+
+        if not self.family:
+            raise TetherError(f"{type(self).__name__} has no family name: register it with tether.control.register")
+        config = {FAMILY: self.family, "settings": dict(self.config)}
+        write_folder(Path(path), self.state_dict(), config, kind=self.kind, dtype=dtype)
+
+    @classmethod
+    def recognizes(cls, path: Path) -> bool:
+        """Whether a folder or file holds a control of this family; by default, whether `save` wrote it."""
+        from tether.control.store import family_of_folder
+
+        return family_of_folder(path) == cls.family
+
+    @classmethod
+    def read(
+        cls,
+        path: Path,
+        *,
+        base: Steerable | None = None,
+        kind: str | None = None,
+        name: str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Self:
+        """The control in a folder or file that `recognizes` accepts; called by `tether.load_control`.
+
+        Args:
+            path: the folder or file.
+            base: the base that it will be used with.
+            kind: the kind of its condition images; by default as saved.
+            name: what the user called it, where that says more than the path.
+            dtype: what the weights are cast to.
+
+        Raises:
+            TetherError: when the folder is damaged or holds another architecture.
+        """
+        from tether.control.store import fill, read_folder
+
+        stored = read_folder(path)
+        try:
+            control = cls.from_config(stored.config.get("settings", {}))
+        except (TypeError, ValueError, KeyError) as error:
+            raise TetherError(f"{path} has settings that {cls.__name__} does not accept: {error}") from None
+        fill(control, stored.tensors, dtype, str(path))
+        control.kind = kind or stored.kind
+        return control
+
 
 _Class = TypeVar("_Class", bound=type[Control])
 _FAMILIES: dict[str, type[Control]] = {}
+"""The registry; `register` alone writes to it."""
+_OWN = {"controlnet": "tether.control.controlnet"}
+"""Families of this package by name -> their module, imported when one is asked for."""
+_GROUP = "tether.controls"
 
 
 def register(name: str) -> Callable[[_Class], _Class]:
@@ -120,7 +247,15 @@ def register(name: str) -> Callable[[_Class], _Class]:
 
 
 def families() -> dict[str, type[Control]]:
-    """Every registered family by name."""
+    """Every family by name: this package's, registered ones, and those of installed packages.
+
+    An entry point that does not load gives a warning and is left out.
+    """
+    for module in _OWN.values():
+        import_module(module)
+    for point in entry_points(group=_GROUP):
+        if point.name not in _FAMILIES:
+            _load_entry_point(point)
     return dict(_FAMILIES)
 
 
@@ -128,8 +263,25 @@ def family(name: str) -> type[Control]:
     """The class of a family.
 
     Raises:
-        TetherError: when there is none of that name.
+        TetherError: when no family has this name.
     """
+    if name in _OWN:
+        import_module(_OWN[name])
     if name not in _FAMILIES:
-        raise TetherError(f"unknown control family {name!r}: the families are {', '.join(sorted(_FAMILIES))}")
+        known = families()
+        if name not in known:
+            close = get_close_matches(name, known, 1)
+            meant = f" (did you mean {close[0]!r}?)" if close else ""
+            raise TetherError(f"unknown control family {name!r}{meant}: expected one of {', '.join(sorted(known))}")
     return _FAMILIES[name]
+
+
+def _load_entry_point(point: Any) -> None:
+    try:
+        cls = point.load()
+        if not (isinstance(cls, type) and issubclass(cls, Control)):
+            raise TypeError(f"expected a subclass of tether.control.Control, found {cls!r}")
+        register(point.name)(cls)
+    except Exception as error:  # a broken package must not break the others
+        line = (str(error) or type(error).__name__).splitlines()[0]
+        warnings.warn(f"control family {point.name!r} ({point.value}) does not load: {line}", stacklevel=3)

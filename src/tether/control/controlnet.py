@@ -1,4 +1,4 @@
-"""ControlNet: the trainable copy of a denoiser's encoder and middle (paper, section 3.2, figure 3).
+"""ControlNet: the trainable copy of a denoiser's encoder and middle (arXiv:2302.05543, section 3.2, figure 3).
 
     x'      = conv_in(z_t; θc) + Z(E(c_i); θz1)                the copy sees noisy latents and condition
     s_1..n  = encoder(x', t, c_t; θc),  m = middle(s_n, t, c_t; θc)
@@ -22,41 +22,49 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import Any, cast
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Self, cast
 
 import torch
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tether.control.architecture import (
     ENCODER_PARTS,
+    assemble,
     build,
     check_same_parameters,
     complete,
     config_of_unet,
-    skip_channels,
 )
 from tether.control.conditioning import Conditioning
-from tether.control.control import Control, register
+from tether.control.control import Control, Steerable, register
+from tether.control.files import control_of
 from tether.control.hint import HintEncoder, HintVariant
+from tether.control.load import load_control
 from tether.control.signal import Signal
+from tether.control.store import write_folder
 from tether.control.zero import ZeroConv2d
 from tether.errors import TetherError
+from tether.files.materialize import land
+from tether.kinds import find_kind
 
 __all__ = ["ControlNet"]
+
+WIDTHS = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}
 
 
 @register("controlnet")
 class ControlNet(Control):
     """The trainable copy F(·; θc) with its hint encoder and zero convolutions.
 
-    Make one with `from_unet` (to train) or `from_config` (to load weights into); the constructor takes over
-    the modules of `encoder`.
+    Make one with `from_unet` or `from_base` (to train), or open one with `load`.
 
-    Attributes:
-        config: a plain dict that ``diffusers.ControlNetModel.from_config`` accepts. The "paper" hint encoder,
-            which diffusers does not know, adds a key "hint" to it.
+    Args:
+        parts: its modules by name, see `tether.control.architecture.assemble`.
+        config: a dict that ``diffusers.ControlNetModel.from_config`` accepts. The "paper" hint encoder, which
+            diffusers does not know, adds a key "hint" to it.
     """
 
     conv_in: nn.Conv2d
@@ -68,47 +76,41 @@ class ControlNet(Control):
     encoder_hid_proj: nn.Module | None
     down_blocks: nn.ModuleList
     mid_block: nn.Module
+    controlnet_cond_embedding: HintEncoder
+    controlnet_down_blocks: nn.ModuleList
+    controlnet_mid_block: ZeroConv2d
 
-    def __init__(self, encoder: nn.Module, config: Mapping[str, Any]) -> None:
+    def __init__(self, parts: Mapping[str, nn.Module | None], config: Mapping[str, Any]) -> None:
         super().__init__()
-        for part in ENCODER_PARTS:
-            setattr(self, part, getattr(encoder, part, None))
+        for name, module in parts.items():
+            setattr(self, name, module)
         self.config = dict(config)
-        self.controlnet_cond_embedding = HintEncoder(
-            config["conditioning_channels"],
-            self.conv_in.out_channels,
-            config.get("hint", "released"),
-            config["conditioning_embedding_out_channels"],
-        )
-        channels = skip_channels(self)
-        self.controlnet_down_blocks = nn.ModuleList(ZeroConv2d(c) for c in channels)
-        self.controlnet_mid_block = ZeroConv2d(channels[-1])
 
     @classmethod
     def from_unet(
         cls,
-        unet: UNet2DConditionModel,
+        unet: Any,
         condition_channels: int = 3,
         hint: HintVariant = "released",
         hint_channels: Sequence[int] | None = None,
         global_pool_conditions: bool = False,
-    ) -> ControlNet:
-        """A fresh ControlNet for a UNet: trainable deep copies, zero convolutions, a new hint encoder.
+    ) -> Self:
+        """A new ControlNet for a U-Net: trainable deep copies, zero convolutions, a new hint encoder.
 
         Args:
-            unet: the denoiser (SD 1.x, 2.x, SDXL or any of that family). It is neither changed nor shared.
+            unet: diffusers' ``UNet2DConditionModel`` (SD 1.x, 2.x, SDXL, ...). It is neither changed nor shared.
             condition_channels: channels of the condition image.
-            hint: which hint encoder, "released" or "paper".
-            hint_channels: its channels; (16, 32, 96, 256) or (16, 32, 64, 128) when left out.
-            global_pool_conditions: average the residuals over space, for conditions that say what, not where.
+            hint: the variant of the hint encoder, see `tether.control.hint`.
+            hint_channels: its channels; by default (16, 32, 96, 256), or (16, 32, 64, 128) for "paper".
+            global_pool_conditions: average the signal over space, for conditions that say what, not where.
 
         Returns:
-            A ControlNet of the UNet's dtype on the UNet's device, in training mode, all of it trainable.
+            A ControlNet of the U-Net's dtype on the U-Net's device, in training mode, all of it trainable.
 
         Raises:
-            TetherError: when diffusers' ControlNet configuration cannot describe this UNet.
+            TetherError: when diffusers' ControlNet configuration cannot describe this U-Net.
         """
-        with torch.device("meta"):  # to know the shapes without the numbers
+        with torch.device("meta"):  # shapes without values
             config = config_of_unet(
                 unet,
                 conditioning_channels=condition_channels,
@@ -121,24 +123,127 @@ class ControlNet(Control):
             described = build(config)
         check_same_parameters(unet, described)
 
-        trainable_copy = nn.Module()
-        for part in ENCODER_PARTS:
-            setattr(trainable_copy, part, deepcopy(getattr(unet, part, None)))
-        control = cls(trainable_copy, complete(described, config)).to(device=unet.device, dtype=unet.dtype)
+        copies = SimpleNamespace(**{part: deepcopy(getattr(unet, part, None)) for part in ENCODER_PARTS})
+        settings = complete(described, config)
+        control = cls(assemble(copies, settings), settings).to(device=unet.device, dtype=unet.dtype)
         return control.requires_grad_(True).train()
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> ControlNet:
-        """A randomly initialised ControlNet of the architecture that `config` describes; works on "meta" too.
+    def from_base(cls, base: Steerable, **settings: Any) -> Self:
+        """`from_unet` of the base's denoiser.
+
+        Raises:
+            TetherError: as `from_unet`.
+        """
+        return cls.from_unet(base.denoiser.network, **settings)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """A randomly initialized ControlNet of the architecture that `config` describes; works on "meta" too.
 
         Args:
             config: `ControlNet.config`, or the config.json of a diffusers ControlNet.
 
         Raises:
-            TetherError: when it describes no ControlNet, or one that is not supported.
+            TetherError: when it does not describe a ControlNet, or one that is not supported.
         """
         model = build(config)
-        return cls(model, complete(model, config))
+        settings = complete(model, config)
+        return cls(assemble(model, settings), settings)
+
+    @classmethod
+    def load(
+        cls,
+        ref: str | Path,
+        *,
+        base: Steerable | None = None,
+        kind: str | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        revision: str | None = None,
+    ) -> Self:
+        """Opens a ControlNet for inference; arguments as `tether.load_control`.
+
+        Folders and files may be in diffusers' layout, or files in the original layout: whole, pruned, without prefix,
+        or a difference to the base. Weights of the right dtype stay mapped from their file.
+
+        Raises:
+            TetherError: as `tether.load_control`, or when it is a control of another family.
+        """
+        control = load_control(ref, base=base, kind=kind, dtype=dtype, device=device, revision=revision)
+        if not isinstance(control, cls):
+            raise TetherError(f"{ref}: expected a {cls.__name__}, found a control of family {control.family!r}")
+        return control
+
+    @classmethod
+    def read(
+        cls,
+        path: Path,
+        *,
+        base: Steerable | None = None,
+        kind: str | None = None,
+        name: str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Self:
+        unet = None if base is None else base.denoiser.network.state_dict()
+        part = control_of(path, base_unet=unet, kind=kind, name=name)
+        control = cls(part.modules, part.settings)
+        land(control, part.tensors, dtype, part.what)
+        control.kind = part.kind
+        return control
+
+    def save(self, path: Path | str, dtype: torch.dtype | None = None) -> None:
+        """Writes a folder that ``diffusers.ControlNetModel.from_pretrained`` opens, as a whole or not at all.
+
+        Args:
+            path: the folder; a control that is there is replaced.
+            dtype: what the weights are cast to; by default they stay as they are.
+
+        Raises:
+            TetherError: when it cannot be written, or a weight is NaN or infinite.
+        """
+        config = {**self.config, "_class_name": "ControlNetModel"}
+        write_folder(Path(path), self.state_dict(), config, kind=self.kind, dtype=dtype)
+
+    @property
+    def points(self) -> dict[str, int]:
+        zeros = [cast(nn.Conv2d, zero) for zero in self.controlnet_down_blocks]
+        skips = {f"skip.{k}": zero.out_channels for k, zero in enumerate(zeros)}
+        return skips | {"middle": self.controlnet_mid_block.out_channels}
+
+    @property
+    def text_width(self) -> int:
+        """D of the text states it reads."""
+        return self.config["encoder_hid_dim"] or self.config["cross_attention_dim"]
+
+    def check_fits(self, base: Steerable) -> None:
+        """Checks that this control was made for a denoiser of the base's architecture.
+
+        Raises:
+            TetherError: naming both: "control canny has 768-wide text states (SD 1.x), base sd21 has 1024 (SD 2.x)".
+        """
+        spec = base.denoiser.spec
+        points = {point.name: point.channels for point in spec.points if point.name.startswith(("skip.", "middle"))}
+        # A denoiser for inpainting takes more channels than its latents have; a control reads the latents alone.
+        for words, ours, theirs in (
+            ("-wide text states", self.text_width, spec.text_width),
+            ("-channel latents", self.conv_in.in_channels, spec.latent_channels),
+            ("-wide pooled text states", self._pooled_width, spec.pooled_width),
+            (" injection points", len(self.points), len(points)),
+        ):
+            if ours != theirs:
+                made = [f" ({WIDTHS[w]})" if w in WIDTHS and "text states" in words else "" for w in (ours, theirs)]
+                raise TetherError(
+                    f"control {self.name} has {ours}{words}{made[0]}, base {base.name} has {theirs}{made[1]}: "
+                    "use a control that was made for this kind of base"
+                )
+        super().check_fits(base)
+
+    @property
+    def _pooled_width(self) -> int:
+        if self.config["addition_embed_type"] != "text_time":
+            return 0
+        return self.config["projection_class_embeddings_input_dim"] - 6 * self.config["addition_time_embed_dim"]
 
     @property
     def device(self) -> torch.device:
@@ -150,7 +255,7 @@ class ControlNet(Control):
 
     @property
     def pools_globally(self) -> bool:
-        """Whether the residuals are averaged over space."""
+        """Whether the signal is averaged over space."""
         return bool(self.config["global_pool_conditions"])
 
     @property
@@ -173,14 +278,18 @@ class ControlNet(Control):
             if hasattr(module, "gradient_checkpointing"):
                 vars(module).update(attributes)
 
-    def encode(self, condition: Tensor, condition_range: tuple[float, float] = (0.0, 1.0)) -> Tensor:
-        """Z(E(c_i); θz1): condition (B, C, H, W) in [0, 1] -> hint (B, C0, H/8, W/8).
+    def encode(self, condition: Tensor, condition_range: tuple[float, float] | None = None) -> Tensor:
+        """Z(E(c_i); θz1): condition `(B, C, H, W)` -> hint `(B, C0, H/8, W/8)`; once an image, not once a step.
 
-        Once an image, not once a step. `condition_range` is for controls whose conditions use other values.
+        Args:
+            condition: values in `condition_range`.
+            condition_range: by default that of the control's kind: [0, 1], or [-1, 1] for inpainting.
 
         Raises:
             TetherError: as `HintEncoder`.
         """
+        if condition_range is None:
+            condition_range = find_kind(self.kind).value_range
         if self.config["controlnet_conditioning_channel_order"] == "bgr":
             condition = condition.flip(1)
         return self.controlnet_cond_embedding(condition, condition_range)
@@ -218,14 +327,14 @@ class ControlNet(Control):
             {f"skip.{k}": zero(skip) for k, (zero, skip) in enumerate(zeros)}
             | {"middle": self.controlnet_mid_block(middle)}
         )
-        if self.pools_globally:  # spread out again, without a copy, so that masks and sizes mean what they do
+        if self.pools_globally:  # expanded again, without a copy, so that masks and weights work as for others
             signal = signal.map(lambda r: r.mean((2, 3), keepdim=True).expand_as(r))
         return signal
 
     def _embed(
         self, latents: Tensor, timestep: int | float | Tensor, text_states: Tensor, conditioning: Conditioning
     ) -> tuple[Tensor, Tensor]:
-        """The embedding of t (and of class, pooled text, sizes where the UNet has them); the text states."""
+        """The embedding of t (and of class, pooled text and sizes, for U-Nets that have them); the text states."""
         t = torch.as_tensor(timestep, device=latents.device).reshape(-1).expand(len(latents))
         # The sinusoids are float32 whatever the module is.
         embedding = self.time_embedding(self.time_proj(t).to(self.dtype))
@@ -253,10 +362,9 @@ class ControlNet(Control):
                 f"hint has shape {tuple(hint.shape)}; these latents need {expected}: "
                 f"encode a condition of {width * factor}x{height * factor} pixels"
             )
-        text_width = self.config["encoder_hid_dim"] or self.config["cross_attention_dim"]
-        if text_states.shape[-1] != text_width:
+        if text_states.shape[-1] != self.text_width:
             raise TetherError(
-                f"text states have width {text_states.shape[-1]}, this ControlNet was made for {text_width}: "
+                f"text states have width {text_states.shape[-1]}, this ControlNet was made for {self.text_width}: "
                 "use it with the kind of base model it was trained on"
             )
 

@@ -1,22 +1,23 @@
-"""How strongly, where, when and on which side of guidance a control acts (paper, section 3.4).
+"""How strongly, where, when and on which CFG branch a control acts (arXiv:2302.05543, section 3.4).
 
     r_i <- strength * w_i * mask_i * r_i
 
-| weighting     | w_i, i = 0..n-1 in the encoder's order, the middle last      | acts on           |
-|---------------|--------------------------------------------------------------|-------------------|
-| "balanced"    | 1                                                            | both sides        |
-| "conditional" | 1                                                            | conditional only  |
-| "cfg-rw"      | latent height / h_i: 64 / h_i at 512 pixels, as in the paper | conditional only  |
-| "released"    | 0.825^(n-1-i), the released code's guess mode                | conditional only  |
-| "diffusers"   | from 0.1 to 1 evenly in the logarithm, its guess mode        | conditional only  |
-| a sequence    | as given, one for each of the n                              | both sides        |
+| weighting     | w_i, i = 0..n-1 in the encoder's order, the middle last          | acts on           |
+|---------------|------------------------------------------------------------------|-------------------|
+| "balanced"    | 1                                                                | both CFG branches |
+| "conditional" | 1                                                                | conditional only  |
+| "cfg-rw"      | latent height / h_i: 64 / h_i at 512 pixels, as in the paper     | conditional only  |
+| "released"    | 0.825^(n-1-i), the guess mode of the authors' code               | conditional only  |
+| "diffusers"   | from 0.1 to 1, evenly spaced in the logarithm, its guess mode    | conditional only  |
+| a sequence    | one number for each of the n                                     | both CFG branches |
 
-Classifier-free guidance is ε = ε_uc + β (ε_c - ε_uc). With a control on both sides and no prompt the bracket
-is nothing and guidance is gone; with a control on ε_c alone guidance is very strong. The paper's answer is
-control on ε_c alone with a weight a resolution ("cfg-rw"): 1 on the finest layers, 8 on the coarsest.
+Classifier-free guidance (arXiv:2207.12598) is ε = ε_uc + β (ε_c - ε_uc). With a control on both branches and no
+prompt, the bracket is zero and guidance has no effect; with a control on ε_c alone, guidance is very strong. The
+paper's answer is a control on ε_c alone with a weight for each resolution ("cfg-rw"): 1 on the finest features, 8 on
+the coarsest.
 
-Between the two lies a share u of the control on ε_uc. To first order guidance then adds u + β (1 - u) times what the
-control does: lines are followed closer as u falls from 1, both sides, to 0, the conditional side alone.
+`sides` may also be a share u of the control on ε_uc, between the two. To first order, guidance then multiplies the
+control's effect by u + β (1 - u): the condition is followed more closely as u falls from 1 (both branches) to 0.
 """
 
 from __future__ import annotations
@@ -25,10 +26,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -41,20 +41,33 @@ Weighting = Literal["balanced", "conditional", "cfg-rw", "released", "diffusers"
 Sides = Literal["both", "conditional"] | float
 
 
+class GrayImage(Protocol):
+    """What of `PIL.Image.Image` a mask needs."""
+
+    @property
+    def mode(self) -> str: ...
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+
+    def convert(self, mode: str) -> Any: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Injection:
-    """How one control's signal are added to the denoiser.
+    """How the signal of one control is added to the denoiser.
 
     Attributes:
-        strength: factor on everything, 0 or more; at 0 the control is not even run.
-        weighting: a name from the table above, or one weight for each residual.
-        sides: "both" or "conditional", or the share u in [0, 1] of the control that the unconditional side gets,
-            1 for "both" and 0 for "conditional"; when left out, what the table says, and "conditional" for a
-            control that pools globally (as the released code and diffusers have it).
+        strength: factor on everything, 0 or more; at 0 the control is not run.
+        weighting: a name from the table above, or one weight for each injection point.
+        sides: the CFG branches it acts on, "both" or "conditional", or the share u in [0, 1] of the control that the
+            unconditional branch gets: 1 for "both", 0 for "conditional". By default as in the table, and
+            "conditional" for a control that pools globally (as in the authors' code and diffusers).
         window: (start, end) of the sampling trajectory, 0 <= start < end <= 1. Step i of n is inside unless
             i/n < start or (i+1)/n > end.
-        mask: where the control acts, 1 fully and 0 not at all: (1, 1, H, W) or (B, 1, H, W) in [0, 1], or a
-            PIL image. It is averaged down to each residual's size, so H and W may be any. Kept as a tensor.
+        mask: where the control acts, from 1 (fully) to 0 (not at all): `(1, 1, H, W)` or `(B, 1, H, W)` in [0, 1], or
+            an 8-bit PIL image. It is averaged down to the size of each tensor, so H and W may be any. Stored as a
+            tensor.
 
     Raises:
         TetherError: when a value is not as above.
@@ -64,7 +77,7 @@ class Injection:
     weighting: Weighting | Sequence[float] = "balanced"
     sides: Sides | None = None
     window: tuple[float, float] = (0.0, 1.0)
-    mask: Tensor | Image.Image | None = None
+    mask: Tensor | GrayImage | None = None
 
     def __post_init__(self) -> None:
         if not _is_number(self.strength) or self.strength < 0:
@@ -76,28 +89,28 @@ class Injection:
             object.__setattr__(self, "mask", _checked_mask(self.mask))
 
     def is_active(self, step: int, total_steps: int) -> bool:
-        """Whether the control does anything at step `step` (from 0) of `total_steps`."""
+        """Whether the control acts at step `step` (from 0) of `total_steps`."""
         start, end = self.window
         outside = step / total_steps < start or (step + 1) / total_steps > end
         silent = self.strength == 0 or (not isinstance(self.weighting, str) and not any(self.weighting))
         return not outside and not silent
 
     def acts_on(self, pools_globally: bool = False) -> Sides:
-        """The side or sides of guidance, the default resolved; a number lies between 0 and 1."""
+        """The CFG branches it acts on, with the default resolved; a number is a share between 0 and 1."""
         if self.sides is not None:
             return self.sides
         both = self.weighting == "balanced" or not isinstance(self.weighting, str)
         return "both" if both and not pools_globally else "conditional"
 
     def weights(self, heights: Sequence[int], latent_height: int) -> list[float]:
-        """strength * w_i for each residual.
+        """strength * w_i for each injection point.
 
         Args:
-            heights: h_i, the middle last.
+            heights: h_i of each tensor, the middle last.
             latent_height: height of the latents.
 
         Raises:
-            TetherError: when explicit weights are not as many as the signal.
+            TetherError: when explicit weights are not as many as injection points.
         """
         n = len(heights)
         if not isinstance(self.weighting, str):
@@ -114,16 +127,21 @@ class Injection:
             w = [1.0] * n
         return [self.strength * w_i for w_i in w]
 
-    def apply(self, signal: Signal) -> Signal:
+    def apply(self, signal: Signal, latent_height: int | None = None) -> Signal:
         """The signal weighted and masked: strength * w_i * mask_i * r_i.
 
-        A mask of batch B serves signal of batch B, and of 2B laid out [unconditional, conditional].
+        Args:
+            signal: at full strength. A mask of batch B serves a signal of batch B, and one of batch 2B that is
+                [unconditional, conditional].
+            latent_height: height of the latents; by default that of the first tensor, as in a ControlNet's signal.
 
         Raises:
             TetherError: when weights or the mask's batch do not fit.
         """
+        if not signal:
+            return signal
         heights = signal.heights
-        signal = signal.scaled(self.weights(heights, heights[0]))
+        signal = signal.scaled(self.weights(heights, latent_height or heights[0]))
         mask = self.mask
         if not isinstance(mask, Tensor):
             return signal
@@ -148,7 +166,7 @@ def _checked_weighting(weighting: str | Sequence[float]) -> str | tuple[float, .
     elif isinstance(weighting, Sequence) and len(weighting) and all(map(_is_number, weighting)):
         return tuple(float(weight) for weight in weighting)
     names = ", ".join(get_args(Weighting))
-    raise TetherError(f"weighting is {weighting!r}; it must be one of {names}, or a list of one number a layer")
+    raise TetherError(f"weighting is {weighting!r}; it must be one of {names}, or one number for each injection point")
 
 
 def _checked_sides(sides: Sides | None) -> Sides | None:
@@ -167,12 +185,13 @@ def _checked_window(window: object) -> tuple[float, float]:
     raise TetherError(f"window is {window!r}; it must be (start, end) with 0 <= start < end <= 1")
 
 
-def _checked_mask(mask: Tensor | Image.Image) -> Tensor:
-    if isinstance(mask, Image.Image):
+def _checked_mask(mask: Tensor | GrayImage) -> Tensor:
+    if not isinstance(mask, Tensor) and hasattr(mask, "convert"):
         if mask.mode.startswith(("I", "F")):
-            raise TetherError(f"mask is a picture of mode {mask.mode}; it must have 8 bits a channel")
+            raise TetherError(f"mask is an image of mode {mask.mode}; it must have 8 bits per channel")
         pixels = torch.frombuffer(bytearray(mask.convert("L").tobytes()), dtype=torch.uint8)
-        return pixels.reshape(1, 1, mask.height, mask.width).float() / 255
+        width, height = mask.size
+        return pixels.reshape(1, 1, height, width).float() / 255
     if not isinstance(mask, Tensor) or mask.ndim != 4 or mask.shape[1] != 1 or 0 in mask.shape:
         found = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
         raise TetherError(f"mask is {found}; it must be (1, 1, H, W), (B, 1, H, W) or a PIL image")

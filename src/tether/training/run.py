@@ -19,7 +19,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import cast
 
 import torch
 from accelerate import PartialState
@@ -114,8 +113,8 @@ def train(
         return Result(outcome, None)
     with trainer.result() as trained:
         if main:
-            vars(trained)["kind"] = config.condition
-            cast(ControlNet, trained).save(config.out / "control")
+            trained.kind = config.condition
+            trained.save(config.out / "control")
             if config.unlock_decoder:
                 base.unet.save_pretrained(config.out / "unet")
             _write_result(config, outcome)
@@ -142,7 +141,7 @@ def _open(config: TrainConfig) -> tuple[Base, ControlNet]:
             raise
         # What a run began from may be gone: its own checkpoints hold everything, and must fit.
         control = _fresh_control(config, base)
-    vars(control)["kind"] = config.condition
+    control.kind = config.condition
     return base, control
 
 
@@ -161,14 +160,14 @@ def _first_control(config: TrainConfig, base: Base, device: torch.device) -> Con
 
 def _fresh_control(config: TrainConfig, base: Base) -> ControlNet:
     torch.manual_seed(config.seed)
-    return cast(ControlNet, ControlNet.from_unet(base.unet, hint=config.hint))
+    return ControlNet.from_unet(base.unet, hint=config.hint)
 
 
 def _of_checkpoint(folder: Path, base: Base, config: TrainConfig) -> ControlNet:
     """The control inside a checkpoint of another run: the average where there is one."""
     tensors = read_checkpoint(folder).tensors
     prefix, found = "control.", tensors.get("average") or tensors["model"]
-    control = cast(ControlNet, ControlNet.from_unet(base.unet, hint=config.hint))
+    control = ControlNet.from_unet(base.unet, hint=config.hint)
     own = {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
     check_fits_network(control.state_dict(), own, f"the control in {folder}")
     control.load_state_dict(own)

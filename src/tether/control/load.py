@@ -1,0 +1,83 @@
+"""Opens a control of any family: a shipped one, a path, or a name on the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+
+from tether.control.control import Control, Steerable, families, family
+from tether.control.store import family_of_folder, share_equal
+from tether.files.hub import find
+from tether.weights import shipped, shipped_controls
+
+__all__ = ["load_control"]
+
+
+def load_control(
+    ref: str | Path,
+    *,
+    base: Steerable | None = None,
+    kind: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    revision: str | None = None,
+) -> Control:
+    """Opens a control for inference. Its family is recognized from its files.
+
+    Args:
+        ref: the kind of a shipped control ("canny"), the path of a folder or file, or a name on the Hub
+            ("owner/name", "owner/name/file.safetensors", with "@revision" or without).
+        base: the base it will be used with: checked to fit, and what a ControlNet's difference file is added to.
+            Parameters that are bitwise equal to the base's, as in an untrained ControlNet, share its storage, so open
+            a control that will be trained without `base`.
+        kind: the kind of its condition images; by default as saved, or guessed from the name.
+        dtype: what the weights are cast to.
+        device: where they are put.
+        revision: branch, tag or commit of a name on the Hub.
+
+    Raises:
+        TetherError: when nothing is at `ref`, no family recognizes it, it is damaged, or it does not fit `base`.
+    """
+    own = str(ref) in shipped_controls()
+    shipped_ones = ", ".join(shipped_controls()) or "none"
+    path = shipped(f"control-{ref}") if own else find(ref, f"control (shipped: {shipped_ones})", revision)
+    control = family_at(path).read(
+        path,
+        base=base,
+        kind=kind or (str(ref) if own else None),
+        name=None if Path(ref).exists() else str(ref),  # the names of a path's folders say nothing
+        dtype=dtype,
+    )
+    control.name = str(ref)
+    control.to(device).eval().requires_grad_(False)
+    if base is not None:
+        control.check_fits(base)
+        share_equal(control, base.denoiser.network)
+    return control
+
+
+def family_at(path: Path) -> type[Control]:
+    """The family that recognizes a folder or file; ControlNet, whose layouts are many, where no other does.
+
+    Raises:
+        TetherError: when the folder names a family that is not installed.
+    """
+    named = family_of_folder(path)
+    if named is not None:
+        return family(named)
+    default = family("controlnet")
+    for cls in families().values():
+        if cls is not default and _recognizes(cls, path):
+            return cls
+    return default
+
+
+def _recognizes(cls: type[Control], path: Path) -> bool:
+    try:
+        return cls.recognizes(path)
+    except Exception as error:  # a broken family must not break the others
+        line = (str(error) or type(error).__name__).splitlines()[0]
+        warnings.warn(f"control family {cls.family!r} failed to look at {path}: {line}", stacklevel=3)
+        return False

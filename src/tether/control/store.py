@@ -1,0 +1,115 @@
+"""A control's folder: config.json, one file of weights, and tether.json with the kind of its condition images.
+
+    config.json   {"tether_family": "my-adapter", "settings": {...}}; for a ControlNet, diffusers' own config
+    tether.json   {"kind": "canny"}
+
+This is the format of every family that does not bring its own; ControlNet's other layouts are in `tether.control.files`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tether.files.folder import read_json, weights_of_folder
+from tether.files.materialize import FilePages, cast, check_fits_network
+from tether.files.writing import replacing, write_json, write_safetensors
+
+__all__ = ["FAMILY", "NOTES", "Stored", "family_of_folder", "fill", "read_folder", "share_equal", "write_folder"]
+
+FAMILY = "tether_family"
+NOTES = "tether.json"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a control's folder holds.
+
+    Attributes:
+        config: the content of config.json.
+        tensors: the weights, mapped from their file.
+        kind: the kind of its condition images, or None.
+    """
+
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+    kind: str | None
+
+
+def write_folder(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    *,
+    kind: str | None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Writes a control's folder as a whole or not at all; a control that is there is replaced.
+
+    Raises:
+        TetherError: when it cannot be written, or a weight is NaN or infinite.
+    """
+    with replacing(path, force=True) as part:
+        part.mkdir()
+        write_safetensors(part / WEIGHTS, tensors, dtype)
+        write_json(part / "config.json", dict(config))
+        if kind is not None:
+            write_json(part / NOTES, {"kind": kind})
+
+
+def read_folder(path: Path) -> Stored:
+    """The content of a control's folder.
+
+    Raises:
+        TetherError: when a file is missing or damaged.
+    """
+    notes = read_json(path / NOTES) if (path / NOTES).is_file() else {}
+    return Stored(read_json(path / "config.json"), weights_of_folder(path).tensors, notes.get("kind"))
+
+
+def family_of_folder(path: Path) -> str | None:
+    """The family that config.json names; None for files, and for folders that name none."""
+    if not (path / "config.json").is_file():
+        return None
+    name = read_json(path / "config.json").get(FAMILY)
+    return name if isinstance(name, str) else None
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype | None, what: str) -> None:
+    """Copies weights into a module that has initial ones.
+
+    Args:
+        module: parameters and buffers are overwritten and cast.
+        tensors: one for each of the module's, by name.
+        dtype: what they are cast to.
+        what: the file's name in messages.
+
+    Raises:
+        TetherError: when a tensor is missing, left over, of another shape, or NaN or infinite.
+    """
+    check_fits_network(module.state_dict(), tensors, what)
+    module.load_state_dict({name: cast(tensor, dtype, name, what) for name, tensor in tensors.items()})
+    module.to(dtype=dtype)
+
+
+def share_equal(module: nn.Module, other: nn.Module) -> None:
+    """Lets parameters of `module` share storage with bitwise equal parameters of the same name in `other`."""
+    twins = dict(other.named_parameters())
+    pages = FilePages()
+    for name, parameter in module.named_parameters():
+        twin = twins.get(name)
+        if twin is None or _layout(twin) != _layout(parameter):
+            continue
+        if torch.equal(parameter, twin):
+            pages.give_back(parameter)
+            parameter.data = twin.data
+
+
+def _layout(tensor: Tensor) -> tuple[torch.Size, torch.dtype, torch.device]:
+    return tensor.shape, tensor.dtype, tensor.device
