@@ -176,9 +176,7 @@ def _of_folder(folder: Path, kind: str | None, guessed: str | None) -> ControlPa
     )
 
 
-def _of_file(
-    path: Path, kind: str | None, guessed: str | None, base_unet: Mapping[str, Tensor] | None
-) -> ControlPart:
+def _of_file(path: Path, kind: str | None, guessed: str | None, base_unet: Mapping[str, Tensor] | None) -> ControlPart:
     checkpoint = open_checkpoint(path)
     recognized = recognise(checkpoint, "control")
     kind = kind or checkpoint.metadata.get("tether.kind") or guessed
@@ -256,6 +254,8 @@ def _added_back(part: ControlPart, base_unet: Mapping[str, Tensor] | None) -> di
     for name, tensor in part.tensors.items():
         twin = base_unet.get(name)
         if twin is not None and twin.shape != tensor.shape:
-            raise TetherError(f"{part.what} is a difference to another base model: {name} is {tuple(twin.shape)} in this one")
+            raise TetherError(
+                f"{part.what} is a difference to another base model: {name} is {tuple(twin.shape)} in this one"
+            )
         whole[name] = tensor if twin is None else (tensor.float() + twin.detach().cpu().float()).to(tensor.dtype)
     return whole

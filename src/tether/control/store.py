@@ -3,7 +3,7 @@
     config.json   {"tether_family": "my-adapter", "settings": {...}}; for a ControlNet, diffusers' own config
     tether.json   {"kind": "canny"}
 
-This is the format of every family that does not bring its own; ControlNet's other layouts are in `tether.control.files`.
+This is the default format of every family. ControlNet's other layouts are in `tether.control.files`.
 """
 
 from __future__ import annotations
