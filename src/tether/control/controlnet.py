@@ -232,6 +232,7 @@ class ControlNet(Control):
             (" injection points", len(self.points), len(points)),
         ):
             if ours != theirs:
+                ours, theirs = ours or 0, theirs or 0
                 made = [f" ({WIDTHS[w]})" if w in WIDTHS and "text states" in words else "" for w in (ours, theirs)]
                 raise TetherError(
                     f"control {self.name} has {ours}{words}{made[0]}, base {base.name} has {theirs}{made[1]}: "
@@ -240,9 +241,9 @@ class ControlNet(Control):
         super().check_fits(base)
 
     @property
-    def _pooled_width(self) -> int:
+    def _pooled_width(self) -> int | None:
         if self.config["addition_embed_type"] != "text_time":
-            return 0
+            return None
         return self.config["projection_class_embeddings_input_dim"] - 6 * self.config["addition_time_embed_dim"]
 
     @property
