@@ -90,6 +90,9 @@ class Control(nn.Module, ABC):
             timestep: t; a number, a scalar tensor or `(B,)`.
             conditioning: c_t, of batch B.
             hint: from `encode`, of batch B or 1.
+
+        Returns:
+            Tensors of batch B, by injection point of the denoiser (`DenoiserSpec.points`).
         """
 
     def forward(

@@ -15,10 +15,11 @@ from typing import Generic, TypeVar
 import torch
 from torch import nn
 
-from tether.base import Base, ControlNet, load_base
+from tether.base import Base, load_base
 from tether.base.adapters import add_embedding, add_lora
 from tether.base.memory import reduce_memory
 from tether.control.control import Control
+from tether.control.load import load_control
 from tether.errors import TetherError
 from tether.sampling.request import Request, parse_lora
 
@@ -120,13 +121,13 @@ class Opener:
         """A control for a base.
 
         Raises:
-            TetherError: as `ControlNet.load`, and when it does not fit the base.
+            TetherError: as `load_control`, and when it does not fit the base.
         """
         opened = self._opened(key)
         base = opened.base
         # On the device of the weights, not of the computation, so that an untrained control can share them.
         device = base.unet.device
-        return opened.controls.get(ref, lambda: ControlNet.load(ref, base=base, dtype=base.dtype, device=device))
+        return opened.controls.get(ref, lambda: load_control(ref, base=base, dtype=base.dtype, device=device))
 
     def _opened(self, key: BaseKey) -> Opened:
         return self.opened.get(key, lambda: Opened(self._make(key)))

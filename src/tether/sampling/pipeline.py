@@ -199,10 +199,7 @@ class Pipeline:
         pixels = to_condition(fit_map(condition, control.kind, size, request.fit))
         if kind.needs_mask and request.mask is not None:
             pixels = pixels.masked_fill(white_of(fit(request.mask, *size, request.fit)), kind.value_range[0])
-        pixels = pixels.to(self.base.device, self.base.dtype)
-        if kind.value_range == (0.0, 1.0):
-            return control.encode(pixels)
-        return control.encode(pixels, kind.value_range)  # type: ignore[call-arg]
+        return control.encode(pixels.to(self.base.device, self.base.dtype))
 
 
 def _engine(named: str | Engine) -> Engine:

@@ -109,7 +109,7 @@ class ControlRequest(_Model):
     """One control of a request: with a condition map that is ready, or with a photo to annotate.
 
     Attributes:
-        ref: what `ControlNet.load` opens: a shipped kind, a path, a hub id.
+        ref: what `tether.load_control` opens: a shipped kind, a path, a hub id.
         condition: the condition map.
         photo: an image to make the condition map from.
         kind: the kind of map to make; by default the control's own.

@@ -112,7 +112,8 @@ class _Run:
             latents = _twice(latents)
             timestep = timestep if timestep.numel() == 1 else _twice(timestep)
             hint = hint if len(hint) == 1 else _twice(hint)
-        signal = self.injection.apply(self.control(latents, timestep, self.conditioning, hint))
+        signal = self.control(latents, timestep, self.conditioning, hint)
+        signal = self.injection.apply(signal, latents.shape[-2])
         if self.on_both and self.sides != "both":
             signal = signal.first_half_scaled(float(self.sides))
         if not self.per_step:
