@@ -37,18 +37,23 @@ class Sampler:
 
     scheduler: Any
     settings: Mapping[str, Any] = field(default_factory=dict)
-    takes_generator: bool = True
+    takes_generator: bool = False
 
 
 SCHEDULERS: dict[str, Sampler] = {
-    "ddim": Sampler(DDIMScheduler, {"clip_sample": False}),  # arXiv:2010.02502; latents are not pixels in [-1, 1]
-    "dpmpp-2m": Sampler(  # arXiv:2211.01095
-        DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}
+    # arXiv:2010.02502; latents are not pixels in [-1, 1]
+    "ddim": Sampler(DDIMScheduler, {"clip_sample": False}, takes_generator=True),
+    # arXiv:2211.01095
+    "dpmpp-2m": Sampler(
+        DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}, takes_generator=True
     ),
-    "unipc": Sampler(UniPCMultistepScheduler, takes_generator=False),  # arXiv:2302.04867
-    "euler": Sampler(EulerDiscreteScheduler),  # arXiv:2206.00364, algorithm 2 without the correction
-    "euler-a": Sampler(EulerAncestralDiscreteScheduler),
-    "lcm": Sampler(LCMScheduler),  # arXiv:2310.04378
+    # arXiv:2302.04867
+    "unipc": Sampler(UniPCMultistepScheduler),
+    # arXiv:2206.00364
+    "euler": Sampler(EulerDiscreteScheduler, takes_generator=True),
+    "euler-a": Sampler(EulerAncestralDiscreteScheduler, takes_generator=True),
+    # arXiv:2310.04378
+    "lcm": Sampler(LCMScheduler, takes_generator=True),
 }
 """Name -> sampler."""
 

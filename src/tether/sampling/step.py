@@ -30,7 +30,7 @@ from tether.sampling.guidance import Guidance, classifier_free_guidance
 __all__ = ["Predict", "Steering", "make_step"]
 
 Predict = Callable[[Tensor, Tensor, int], Tensor]
-"""(latents `(B, C, h, w)`, timestep, step index) -> prediction `(B, C, h, w)`."""
+"""(latents `(B, C, h, w)`, timestep of one element or `(B,)`, step index) -> prediction `(B, C, h, w)`."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def make_step(
             latents = torch.cat([latents, extra_channels], dim=1)
         if guidance.unconditional is None:
             return denoiser.predict(latents, timestep, stacked, signal)
-        prediction = denoiser.predict(_twice(latents), timestep, stacked, signal)
+        prediction = denoiser.predict(_twice(latents), _for_both(timestep), stacked, signal)
         return classifier_free_guidance(prediction, guidance.scale)
 
     return step
@@ -109,8 +109,7 @@ class _Run:
             return self.kept
         hint = self.hint
         if self.on_both:
-            latents = _twice(latents)
-            timestep = timestep if timestep.numel() == 1 else _twice(timestep)
+            latents, timestep = _twice(latents), _for_both(timestep)
             hint = hint if len(hint) == 1 else _twice(hint)
         signal = self.control(latents, timestep, self.conditioning, hint)
         signal = self.injection.apply(signal, latents.shape[-2])
@@ -126,7 +125,6 @@ def _total_signal(runs: Sequence[_Run], latents: Tensor, timestep: Tensor) -> Si
 
     Those on both CFG branches are added first, then those on the conditional branch, each in the order of the controls.
     """
-    timestep = torch.as_tensor(timestep)
     both = [run(latents, timestep) for run in runs if run.on_both]
     conditional = [run(latents, timestep) for run in runs if not run.on_both]
     if not conditional:
@@ -141,6 +139,11 @@ def _total_signal(runs: Sequence[_Run], latents: Tensor, timestep: Tensor) -> Si
 def _twice(tensor: Tensor) -> Tensor:
     """The batch for both CFG branches."""
     return torch.cat([tensor, tensor])
+
+
+def _for_both(timestep: Tensor) -> Tensor:
+    """One timestep serves both CFG branches; `(B,)` become `(2B,)`."""
+    return timestep if timestep.numel() == 1 else _twice(timestep)
 
 
 def _check_batch(steering: Steering, batch: int) -> None:

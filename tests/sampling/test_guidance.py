@@ -1,0 +1,23 @@
+"""Classifier-free guidance."""
+
+from __future__ import annotations
+
+import torch
+
+from tether.control import Conditioning
+from tether.sampling import Guidance, classifier_free_guidance
+
+
+def test_the_scale_extrapolates_from_the_unconditional_prediction() -> None:
+    unconditional, conditional = torch.randn(2, 3, 4, 8, 8)
+    both = torch.cat([unconditional, conditional])
+    torch.testing.assert_close(classifier_free_guidance(both, 1.0), conditional)
+    torch.testing.assert_close(classifier_free_guidance(both, 0.0), unconditional)
+    torch.testing.assert_close(classifier_free_guidance(both, 7.5), 7.5 * conditional - 6.5 * unconditional)
+
+
+def test_the_stacked_batch_has_the_unconditional_branch_first() -> None:
+    conditional, unconditional = Conditioning(torch.ones(2, 3, 4)), Conditioning(torch.zeros(2, 3, 4))
+    stacked = Guidance(conditional, unconditional, 2.0).stacked()
+    assert stacked.tokens.mean((1, 2)).tolist() == [0, 0, 1, 1]
+    assert Guidance(conditional).stacked() is conditional

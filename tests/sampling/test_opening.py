@@ -1,0 +1,115 @@
+"""What is kept, and bases with LoRA and embeddings as copies that leave the base as it is."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tether.base import Base
+from tether.sampling import Request, Session
+from tether.sampling.opening import BaseKey, Opener, Recent, copy_on_write
+
+
+def digest(base: Base) -> str:
+    """Of every tensor of a base, its tokenizers' vocabulary included."""
+    total = hashlib.sha256()
+    for module in base.modules():
+        for name, tensor in module.state_dict().items():
+            total.update(name.encode())
+            total.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    total.update(str(sorted(base.tokenizer.get_vocab().items())).encode())
+    return total.hexdigest()
+
+
+@pytest.fixture
+def word(tiny_base: Base, tmp_path: Path) -> str:
+    width = tiny_base.text_encoder.config.hidden_size
+    save_file({"emb_params": torch.randn(2, width)}, tmp_path / "thing.safetensors")
+    return str(tmp_path / "thing.safetensors")
+
+
+@pytest.fixture
+def lora(tiny_base: Base, tmp_path: Path) -> str:
+    pytest.importorskip("peft", reason="an optional dependency, tether-control[lora]")
+    name = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    side = tiny_base.unet.get_submodule(name.removeprefix("unet.")).weight.shape[0]
+    tensors = {f"{name}.lora_A.weight": torch.randn(2, side), f"{name}.lora_B.weight": torch.randn(side, 2)}
+    save_file(tensors, tmp_path / "style.safetensors")
+    return f"{tmp_path / 'style.safetensors'}:0.5"
+
+
+def key(folder: Path, **values: Any) -> BaseKey:
+    return BaseKey.of(Request(prompt="x", base=str(folder), **values))
+
+
+def test_what_was_used_longest_ago_goes_first() -> None:
+    made: list[str] = []
+    recent = Recent[str, str](2)
+    for name in ("a", "b", "a", "c", "a", "b"):
+        assert recent.get(name, lambda name=name: made.append(name) or name) == name
+    assert made == ["a", "b", "c", "b"]
+
+
+def test_a_copy_shares_every_tensor_and_nothing_else(tiny_base: Base) -> None:
+    copy = copy_on_write(tiny_base)
+    for module, copied in zip(tiny_base.modules(), copy.modules(), strict=True):
+        assert module is not copied
+        for (name, ours), (_, theirs) in zip(module.state_dict().items(), copied.state_dict().items(), strict=True):
+            assert ours.data_ptr() == theirs.data_ptr(), name
+        for ours, theirs in zip(module.parameters(), copied.parameters(), strict=True):
+            assert ours is not theirs
+    assert copy.tokenizer is not tiny_base.tokenizer
+
+
+def test_lora_and_embeddings_are_taken_off_again_to_the_bit(tiny_folder: Path, lora: str, word: str) -> None:
+    opener = Opener(2, lambda line: None)
+    base = opener.base(key(tiny_folder))
+    before = digest(base)
+    adapted = opener.base(key(tiny_folder, loras=[lora], embeddings=[word]))
+    assert digest(adapted) != before
+    assert digest(base) == before
+    assert opener.base(key(tiny_folder)) is base
+
+
+def test_tensors_that_no_lora_touches_are_shared(tiny_folder: Path, lora: str) -> None:
+    opener = Opener(2, lambda line: None)
+    base, adapted = opener.base(key(tiny_folder)), opener.base(key(tiny_folder, loras=[lora]))
+    pairs = [
+        (name, tensor, theirs)
+        for ours, copied in zip(base.modules(), adapted.modules(), strict=True)
+        for (name, tensor), (_, theirs) in zip(ours.state_dict().items(), copied.state_dict().items(), strict=True)
+    ]
+    changed = [name for name, tensor, theirs in pairs if tensor.data_ptr() != theirs.data_ptr()]
+    assert changed == ["mid_block.attentions.0.transformer_blocks.0.attn1.to_q.weight"]
+
+
+def test_a_session_draws_with_a_lora_and_then_without_as_before(tiny_folder: Path, lora: str, word: str) -> None:
+    session = Session()
+
+    def draw(**values: Any) -> bytes:
+        request = Request(prompt="a <thing>", base=str(tiny_folder), steps=2, **values)
+        return session.run(request)[0].image.tobytes()
+
+    plain = draw()
+    styled, worded = draw(loras=[lora]), draw(embeddings=[word])
+    assert len({plain, styled, worded}) == 3
+    assert draw() == plain
+    assert draw(loras=[lora]) == styled
+    assert Session().run(Request(prompt="a <thing>", base=str(tiny_folder), steps=2, loras=[lora], low_memory=True))[0].image.size == (64, 64)  # fmt: skip
+
+
+def test_with_low_memory_only_the_base_that_draws_is_kept(tiny_folder: Path, lora: str) -> None:
+    opener = Opener(4, lambda line: None)
+    opener.base(key(tiny_folder, loras=[lora], low_memory=True))
+    assert [one.low_memory for one in opener.opened.values] == [True]
+
+
+def test_the_word_of_an_embedding_is_told(tiny_folder: Path, word: str) -> None:
+    lines: list[str] = []
+    Opener(2, lines.append).base(key(tiny_folder, embeddings=[word]))
+    assert lines[1:] == [f"{word}: write <thing>"]

@@ -1,0 +1,168 @@
+"""Requests: validation, defaults, JSON inside PNGs, and those of older versions."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import tether
+from tether.errors import TetherError
+from tether.images import read_metadata, save_png
+from tether.sampling import ControlRequest, Request
+from tether.sampling.request import parse_lora, read_request, request_text
+
+IMAGE = Image.new("RGB", (8, 8), "red")
+GOLDEN = Path(__file__).parents[1] / "golden" / "pictures"
+
+
+def stored(folder: Path, values: dict[str, Any] | str) -> Path:
+    path = folder / "a.png"
+    save_png(IMAGE, path, {"tether": values if isinstance(values, str) else json.dumps(values)})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"steps": 0}, "steps: input should be greater than or equal to 1, not 0"),
+        ({"steps": 1001}, "steps: input should be less than or equal to 1000, not 1001"),
+        ({"count": 0}, "count: input should be greater"),
+        ({"seed": -1}, "seed.*greater than or equal to 0, not -1"),
+        ({"seed": 2**63}, "seed.*less than"),
+        ({"guidance_scale": float("nan")}, "guidance_scale: input should be a finite number"),
+        ({"denoising_strength": 0}, "denoising_strength: input should be greater than 0"),
+        ({"denoising_strength": 1.5}, "denoising_strength: input should be less than or equal to 1"),
+        ({"clip_skip": 11}, "clip_skip"),
+        ({"fit": "squeeze"}, "fit: input should be 'stretch', 'crop' or 'pad', not 'squeeze'"),
+        ({"dtype": "float8"}, "dtype: input should be 'float32', 'bfloat16' or 'float16'"),
+        ({"scheduler": "dmp"}, "unknown scheduler 'dmp': choose one of ddim, dpmpp-2m"),
+        ({"index": 1}, "count is 1, with 1 seeds and index 1"),
+        ({"seed": [1, 2]}, "count is 1, with 2 seeds"),
+        ({"mask": IMAGE}, "mask needs an image to inpaint: give init too"),
+        ({"init": IMAGE, "denoising_strength": 0.01}, "20 steps at denoising_strength 0.01 leave nothing to draw"),
+        ({"init": "no picture"}, "init: not an image in base64"),
+        ({"loras": [""]}, "'' is not a LoRA: write REF"),
+        ({"denoising_strenght": 0.5}, "unknown key 'denoising_strenght': did you mean denoising_strength"),
+        ({"controls": [{"ref": "canny", "condition": IMAGE, "strength": -1}]}, "strength is -1"),
+        ({"controls": [{"ref": "canny", "condition": IMAGE, "weighting": "cfg"}]}, "weighting is 'cfg'"),
+        ({"controls": [{"ref": "canny", "condition": IMAGE, "window": (0.5, 0.5)}]}, "window is"),
+        ({"controls": [{"ref": "canny"}]}, "control canny: give either a condition"),
+        ({"controls": [{"ref": "canny", "condition": IMAGE, "photo": IMAGE}]}, "control canny: give either"),
+        ({"controls": [{"ref": "canny", "condition": IMAGE, "options": {"low": 3}}]}, "are for a photo"),
+        ({"controls": [{"ref": "canny", "condition": IMAGE, "strenght": 1}]}, "did you mean strength"),
+    ],
+)
+def test_a_wrong_value_is_refused_in_one_line(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(TetherError, match=message) as caught:
+        Request(prompt="x", **values)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_request_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Request(prompt="x").steps = 3  # type: ignore[misc]
+
+
+def test_pipelines_defaults_are_those_of_a_request() -> None:
+    parameters = inspect.signature(tether.Pipeline.__call__).parameters
+    shared = [name for name in Request.model_fields if name in parameters and name != "prompt"]
+    assert len(shared) == 12
+    default = Request(prompt="")
+    for name in shared:
+        assert parameters[name].default == getattr(default, name), name
+
+
+def test_numpys_numbers_are_numbers() -> None:
+    request = Request(prompt="x", seed=np.int64(3), guidance_scale=np.float32(2.5))
+    assert (request.seed, request.guidance_scale) == (3, 2.5)
+
+
+def test_there_is_one_seed_an_image() -> None:
+    assert Request(prompt="x", seed=7, count=3).seeds == [7, 8, 9]
+    assert Request(prompt="x", seed=[4, 2], count=2).seeds == [4, 2]
+
+
+def test_a_request_survives_its_png(tmp_path: Path) -> None:
+    request = Request(
+        prompt="ünï",
+        seed=3,
+        count=2,
+        init=IMAGE,
+        controls=[ControlRequest(ref="canny", condition=IMAGE, mask=IMAGE, weighting=[1, 0.5], window=(0, 0.5))],
+    )
+    save_png(IMAGE, tmp_path / "a.png", request.metadata(1))
+    read = read_request(tmp_path / "a.png")
+    assert read.metadata(1) == request.metadata(1)
+    assert (read.prompt, read.seed, read.index) == ("ünï", 3, 1)
+    assert read.init is not None
+    assert read.init.tobytes() == IMAGE.tobytes()
+    mask = read.controls[0].injection().mask
+    assert isinstance(mask, torch.Tensor)
+    assert mask.shape == (1, 1, 8, 8)
+
+
+def test_of_a_photo_only_its_condition_is_written() -> None:
+    entry = ControlRequest(ref="canny", photo=IMAGE, kind="canny", options={"low": 50})
+    assert set(json.loads(entry.model_dump_json())) >= {"photo", "kind", "options"}
+    prepared = entry.model_copy(update={"condition": IMAGE})
+    (written,) = json.loads(Request(prompt="x").model_copy(update={"controls": [prepared]}).metadata(0)["tether"])["controls"]  # fmt: skip
+    assert set(written) == {"ref", "condition", "source", "strength", "weighting", "sides", "window"}
+
+
+def test_what_older_versions_do_not_know_is_written_only_if_it_is_used() -> None:
+    assert "engine" not in json.loads(Request(prompt="x").model_dump_json())
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.png")), ids=lambda path: path.stem)
+def test_requests_of_older_versions_are_read(path: Path) -> None:
+    if "tether" not in read_metadata(path):
+        pytest.skip("drawn by Python")
+    old, request = json.loads(request_text(path)), read_request(path)
+    assert request.denoising_strength == old["strength"]
+    assert [entry.strength for entry in request.controls] == [entry["strength"] for entry in old["controls"]]
+    assert (request.prompt, request.seed, request.engine) == (old["prompt"], old["seed"], "eager")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"surprise": 1}, "unknown key 'surprise': leave it out"),
+        ({"count": 0}, "count"),
+        ({"index": 1}, "index 1"),
+        ({"seed": [1, 2]}, "2 seeds"),
+        ({"init": "no picture"}, "init"),
+        ({"strength": 0}, "strength"),
+        ({"controls": [3]}, "controls.0"),
+        ({"prompt": None}, "prompt: input should be a valid string"),
+    ],
+)
+def test_a_request_that_was_tampered_with_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    path = stored(tmp_path, json.loads(Request(prompt="x").model_dump_json()) | change)
+    with pytest.raises(TetherError, match=f"a.png carries a request that is not valid: .*{message}") as caught:
+        read_request(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", "[" * 100_000, '{"prompt": "x", "seed": 1' + "0" * 5000])
+def test_what_is_not_a_request_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(TetherError, match=r"a\.png carries"):
+        read_request(stored(tmp_path, text))
+
+
+def test_a_png_of_others_is_refused(tmp_path: Path) -> None:
+    save_png(IMAGE, tmp_path / "a.png", {})
+    with pytest.raises(TetherError, match="carries no Tether request: only PNGs written by Tether"):
+        read_request(tmp_path / "a.png")
+
+
+def test_loras() -> None:
+    assert parse_lora("style.safetensors") == ("style.safetensors", 1.0)
+    assert parse_lora("owner/name:-.5") == ("owner/name", -0.5)
+    assert parse_lora("C:/x.safetensors:2") == ("C:/x.safetensors", 2.0)

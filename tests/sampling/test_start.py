@@ -1,0 +1,55 @@
+"""Where a run starts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+
+from tether.base import Base
+from tether.images import to_pixels
+from tether.sampling import Request, make_scheduler
+from tether.sampling.start import initial_noise, skipped_steps, start_of
+
+
+def generators(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def test_each_image_has_noise_of_its_own_seed(tiny_base: Base) -> None:
+    both = initial_noise(generators(3, 4), (64, 48), tiny_base)
+    assert both.shape == (2, 4, 6, 8)
+    assert torch.equal(both[1:], initial_noise(generators(4), (64, 48), tiny_base))
+
+
+@pytest.mark.parametrize(("steps", "strength", "skipped"), [(10, 0.6, 4), (10, 1.0, 0), (3, 0.5, 2), (20, 0.99, 1)])
+def test_the_last_steps_times_strength_run(tiny_base: Base, steps: int, strength: float, skipped: int) -> None:
+    scheduler = make_scheduler("euler", tiny_base.noise_schedule)
+    scheduler.set_timesteps(steps)
+    assert skipped_steps(scheduler, steps, strength) == skipped
+    assert (scheduler.begin_index or 0) == skipped
+
+
+def test_an_image_starts_at_the_noise_level_of_its_first_timestep(tiny_base: Base) -> None:
+    init = Image.new("RGB", (64, 64), (200, 90, 40))
+    noise = initial_noise(generators(0), (64, 64), tiny_base)
+    request = Request(prompt="", init=init, steps=10, denoising_strength=0.3, scheduler="ddim")
+    scheduler = make_scheduler("ddim", tiny_base.noise_schedule)
+    scheduler.set_timesteps(10)
+    start = start_of(request, tiny_base, (64, 64), scheduler, noise)
+    a, s = tiny_base.noise.scales(scheduler.timesteps[7:8])
+    known = (start.latents - s * noise) / a
+    assert start.skipped == 7
+    assert start.inpainting is None
+    torch.testing.assert_close(known, tiny_base.encode_pictures(to_pixels(init)), atol=1e-4, rtol=1e-4)
+
+
+def test_a_mask_at_full_strength_starts_from_noise_alone(tiny_base: Base) -> None:
+    image = Image.new("RGB", (64, 64), (200, 90, 40))
+    noise = initial_noise(generators(0), (64, 64), tiny_base)
+    scheduler = make_scheduler("euler", tiny_base.noise_schedule)
+    scheduler.set_timesteps(5)
+    request = Request(prompt="", init=image, mask=image, steps=5, denoising_strength=1.0)
+    start = start_of(request, tiny_base, (64, 64), scheduler, noise)
+    assert torch.equal(start.latents, noise * scheduler.init_noise_sigma)
+    assert start.inpainting is not None
