@@ -1,4 +1,4 @@
-"""The cheap look at latents, and the clean latents that a step foresees."""
+"""The preview of latents, and the clean latents that a step estimates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tether.sampling.preview import LatentPreview
 from tether.weights import shipped
 
 
-def test_a_preview_has_the_colours_of_the_picture() -> None:
+def test_a_preview_has_the_colors_of_the_image() -> None:
     base = tether.load_base()
     pixels = to_pixels(open_image(shipped("base").parents[1] / "examples" / "house.webp").resize((128, 128)))
     latents = base.encode_pictures(pixels)
@@ -28,7 +28,7 @@ def test_a_preview_has_the_colours_of_the_picture() -> None:
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-def test_a_denoiser_that_knows_the_answer_is_foreseen_exactly(
+def test_a_denoiser_that_knows_the_answer_is_estimated_exactly(
     tiny_base: Base, scheduler: str, prediction_type: str
 ) -> None:
     answer = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))

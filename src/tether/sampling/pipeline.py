@@ -62,7 +62,7 @@ class Pipeline:
         prompt: str,
         conditions: Sequence[Image.Image] = (),
         *,
-        seed: int | Sequence[int] = 0,
+        seed: int | Sequence[int] = _DEFAULT.seed,
         count: int = _DEFAULT.count,
         negative_prompt: str = _DEFAULT.negative_prompt,
         steps: int = _DEFAULT.steps,
@@ -71,32 +71,19 @@ class Pipeline:
         injections: Sequence[Injection] | None = None,
         size: tuple[int, int] | None = _DEFAULT.size,
         fit: FitRule = _DEFAULT.fit,
-        init: Image.Image | None = None,
+        init: Image.Image | None = _DEFAULT.init,
         denoising_strength: float = _DEFAULT.denoising_strength,
-        mask: Image.Image | None = None,
+        mask: Image.Image | None = _DEFAULT.mask,
         clip_skip: int = _DEFAULT.clip_skip,
         output: Literal["pil", "latents"] = "pil",
         on_step: Callable[[Step], None] | None = None,
         **older_names: Any,
     ) -> list[Image.Image] | Tensor:
-        """Generates images. Defaults and valid values are those of `tether.sampling.request.Request`.
+        """Generates images. What is not listed here is as in `tether.sampling.request.Request`, defaults too.
 
         Args:
-            prompt: what to generate; `(words:1.2)` weights words, and it may be longer than the text encoder's window.
             conditions: one condition map a control, in the order of the controls; fitted to the size.
-            seed: of the first image, image k has seed + k; or one seed an image.
-            count: number of images, when `seed` is one number.
-            negative_prompt: what to avoid.
-            steps: denoising steps.
-            guidance_scale: s of classifier-free guidance; no guidance at 1 or less.
-            scheduler: a name of `tether.sampling.SCHEDULERS`.
             injections: one a control: strength, weighting, CFG branches, window, mask; by default full strength.
-            size: width and height in pixels, multiples of 8; by default the base's own square.
-            fit: how conditions, `init` and `mask` of another shape are fitted: "stretch", "crop" or "pad".
-            init: an image to start from (image-to-image).
-            denoising_strength: how much of `init` is generated anew, in (0, 1]; with a mask, of the masked part.
-            mask: white where `init` is generated anew, black where it is kept (inpainting).
-            clip_skip: number of last layers of the text encoder to leave out.
             output: "pil", or "latents" for the clean latents `(B, C, h, w)`.
             on_step: called after each step with a `Step`.
             older_names: `strength` for `denoising_strength`, `fit_rule` for `fit`.
@@ -105,7 +92,7 @@ class Pipeline:
             The images, RGB, or the latents. The same arguments on the same machine give the same bytes.
 
         Raises:
-            TetherError: for arguments that are wrong, and when decoding gives NaN or Inf, in one line.
+            TetherError: for arguments that are wrong, and when decoding produces NaN or Inf, in one line.
         """
         one = isinstance(seed, Integral)
         values = {
