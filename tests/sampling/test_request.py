@@ -112,7 +112,8 @@ def test_of_a_photo_only_its_condition_is_written() -> None:
     entry = ControlRequest(ref="canny", photo=IMAGE, kind="canny", options={"low": 50})
     assert set(json.loads(entry.model_dump_json())) >= {"photo", "kind", "options"}
     prepared = entry.model_copy(update={"condition": IMAGE})
-    (written,) = json.loads(Request(prompt="x").model_copy(update={"controls": [prepared]}).metadata(0)["tether"])["controls"]  # fmt: skip
+    text = Request(prompt="x").model_copy(update={"controls": [prepared]}).metadata(0)["tether"]
+    (written,) = json.loads(text)["controls"]
     assert set(written) == {"ref", "condition", "source", "strength", "weighting", "sides", "window"}
 
 

@@ -152,9 +152,9 @@ def test_bases_and_controls_are_opened_once(
     request_of: Any, control: str, photo: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
-    load, load_control = opening.load_base, ControlNet.load
+    load, load_control = opening.load_base, opening.load_control
     monkeypatch.setattr(opening, "load_base", lambda ref, **o: opened.append("base") or load(ref, **o))
-    monkeypatch.setattr(ControlNet, "load", lambda ref, **o: opened.append("control") or load_control(ref, **o))
+    monkeypatch.setattr(opening, "load_control", lambda ref, **o: opened.append("control") or load_control(ref, **o))
     session = Session()
     request = request_of(controls=[ControlRequest(ref=control, photo=photo)])
     first, second = session.run(request)[0], session.run(request)[0]
