@@ -216,12 +216,12 @@ def measure_finetune(setting: Setting, clock: Clock) -> None:
     """Trains the whole UNet on latents and text states, with no control, by our loss and optimiser."""
     import torch
     from diffusers import DDIMScheduler
+    from tether.training.locked import uncopied_weights
+    from tether.training.memory import retained_memory
 
     from tether.control import predict_noise
     from tether.training import TrainConfig
     from tether.training.batch import sample_generators
-    from tether.training.locked import uncopied_weights
-    from tether.training.memory import retained_memory
     from tether.training.objective import diffusion_loss
     from tether.training.optimizer import backward_and_step, make_optimizer
 

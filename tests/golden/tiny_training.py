@@ -19,6 +19,8 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from tether import Base, ControlNet
+from tether.base import TextEncoders
+from tether.control import Conditioning
 from tether.training.batch import Batch
 from tether.training.config import TrainConfig
 from tether.training.trainer import Trainer
@@ -64,7 +66,7 @@ def make_base(**schedule: Any) -> Base:
         norm_num_groups=2,
     )
     text = torch.nn.Linear(2, 2)
-    return Base(unet, vae, cast(Any, text), cast(Any, SimpleNamespace()), SCHEDULE | schedule)
+    return Base(unet, vae, TextEncoders((SimpleNamespace(), text)), SCHEDULE | schedule)
 
 
 def make_control(base: Base) -> ControlNet:
@@ -78,7 +80,7 @@ def batches(samples: range) -> Batch:
     return Batch(
         torch.stack([torch.randn(4, 8, 8, generator=g) for g in each]),
         torch.stack([torch.rand(3, 64, 64, generator=g) for g in each]),
-        torch.stack([torch.randn(5, WIDTH, generator=g) for g in each]),
+        Conditioning(torch.stack([torch.randn(5, WIDTH, generator=g) for g in each])),
         [f"sample {number}" for number in samples],
     )
 

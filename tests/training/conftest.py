@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import torch
 
+from tether.datasets.build import build_dataset
+
 _PROGRAM = Path(__file__).with_name("tiny.py")
 _PATIENCE = 180.0  # seconds, for trainings of seconds
 
@@ -28,6 +30,14 @@ def tiny() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def circles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A built data set of 24 circles with canny maps."""
+    folder = tmp_path_factory.mktemp("circles") / "data"
+    build_dataset("circles", folder, "canny", size=64, count=24, workers=0)
+    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from tether.errors import TetherError
-from tether.training import checkpoints
 from tether.training.checkpoints import Checkpoint, latest_checkpoint, list_checkpoints, save_checkpoint
 
 
@@ -91,7 +90,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_nothing_half(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(checkpoints, "_flush", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(TetherError, match=r"No space left on device.*step-00000001"):
         save(tmp_path, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]

@@ -44,11 +44,11 @@ def test_no_is_a_precision_however_yaml_reads_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"watch_pictures": 4}, {"watch_steps": 4}, {"watch_guidance": 2.0}, {"watch_every": 0}]
+    "change", [{"validation_images": 4}, {"validation_steps": 4}, {"validation_guidance": 2.0}, {"validation_every": 0}]
 )
 def test_what_a_look_is_may_not_change_within_a_run(change: dict) -> None:
     before = TrainConfig(out=Path("run"))
-    TrainConfig(out=Path("run"), watch_every=7, steps=9).check_continues(before)
+    TrainConfig(out=Path("run"), validation_every=7, steps=9).check_continues(before)
     with pytest.raises(TetherError, match=next(iter(change))):
         TrainConfig(out=Path("run"), **change).check_continues(before)
 
@@ -67,7 +67,9 @@ def test_the_learning_rate_is_that_of_the_base_where_none_is_given() -> None:
         ("out: run\nsteps: many\n", "steps"),
         ("out: run\nsteps: 0\n", "steps"),
         ("out: run\nlearning_rate: .nan\n", "learning_rate"),
-        ("out: run\nsteps: 5\nwarmup_steps: 5\n", "warmup_steps"),
+        ("out: run\nstratified_timesteps: true\n", "stratified_timesteps needs randomness: batch"),
+        ("out: run\nstart_base: old\n", "start_base needs start_from"),
+        ("out: run\nshares: {a: 0, b: 0}\n", "shares must be"),
         ("out: run\nbetas: [0.9, 1.0]\n", "betas"),
         ("steps: 5\n", "out"),
         ("- a\n- b\n", "config.yaml"),

@@ -47,7 +47,7 @@ def test_the_command_on_two_processes_makes_a_control_and_draws_on_the_way(tiny_
         (pictures / f"{number}.txt").write_text(f"picture {number}")
     out = tmp_path / "run"
     flags = f"--data {pictures} --base {tiny_folder} --condition canny --steps 2 --batch-size 1 --out {out}"
-    small = ("watch_every=1", "watch_pictures=1", "watch_steps=1", "crops=1", "precision=no", "device=cpu")
+    small = ("validation_every=1", "validation_images=1", "validation_steps=1", "crops=1", "precision=no", "device=cpu")
     command = [sys.executable, "-m", "tether", "train", *flags.split(), *(p for s in small for p in ("--set", s))]
     shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     shared |= {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}

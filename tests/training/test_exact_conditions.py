@@ -20,7 +20,7 @@ def test_scenes_train_a_control_on_their_exact_maps(
 ) -> None:
     monkeypatch.setattr(builtin, "SCENES", 12)
     out = tmp_path / "run"
-    settings = {"crops": 1, "watch_every": 0, "trackers": "[]", "precision": "no", "device": "cpu"}
+    settings = {"crops": 1, "validation_every": 0, "trackers": "[]", "precision": "no", "device": "cpu"}
     flags = [text for name, value in settings.items() for text in ("--set", f"{name}={value}")]
     command = ["train", "--data", "scenes", "--condition", kind, "--base", str(tiny_folder), "--out", str(out)]
     result = CliRunner().invoke(app, [*command, "--steps", "1", "--batch-size", "2", *flags], catch_exceptions=False)

@@ -35,7 +35,7 @@ def start(source: Path, base: Path, out: Path) -> subprocess.Popen[bytes]:
     small = (
         "trackers=[]",
         "checkpoint_minutes=1000",
-        "watch_every=0",
+        "validation_every=0",
         "workers=0",
         "resolution=64",
         "precision=no",
@@ -50,7 +50,7 @@ def start(source: Path, base: Path, out: Path) -> subprocess.Popen[bytes]:
 def phase(out: Path) -> str | None:
     """What the run in `out` is doing, by what lies there."""
     checkpoints = out / "checkpoints"
-    if any(checkpoints.glob(".part-*")):
+    if any(checkpoints.glob(".*.part")):
         return "checkpoint"
     if any(checkpoints.glob("step-*")):
         return "step"

@@ -7,25 +7,20 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
-from torch import nn
 
-from tether.training import objective as module
-from tether.training.batch import sample_generators
-from tether.training.objective import (
-    DECODER_PARTS,
-    ControlObjective,
-    diffusion_loss,
-    drop_text_states,
-    fingerprint,
-    loss_weights,
-)
+from tether.base.noise import Diffusion, noise_process
+from tether.control import Control, Signal
+from tether.errors import TetherError
+from tether.training.batch import Batch, sample_generators
+from tether.training.objective import DECODER_PARTS, ControlObjective, diffusion_loss, drop_prompts
+
+from ..tiny import NOISE_SCHEDULE
 
 
-def schedule(prediction_type: str = "epsilon") -> DDIMScheduler:
-    return DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction_type
-    )
+def process(prediction_type: str = "epsilon") -> Diffusion:
+    found = noise_process(NOISE_SCHEDULE | {"prediction_type": prediction_type})
+    assert isinstance(found, Diffusion)
+    return found
 
 
 def make(tiny: ModuleType, seen: int = 4, **options: Any) -> tuple[ControlObjective, torch.Tensor]:
@@ -37,14 +32,12 @@ def make(tiny: ModuleType, seen: int = 4, **options: Any) -> tuple[ControlObject
         for parameter in control.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=random))
     objective = ControlObjective(base, control, **options)
-    batch = tiny.batches(range(seen))
-    generators = sample_generators(0, range(seen))
-    return objective, objective(batch.latents, batch.conditions, batch.text_states, generators)
+    return objective, objective(tiny.batches(range(seen)), sample_generators(0, range(seen)))[0]
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_a_denoiser_that_knows_the_answer_has_no_loss(prediction_type: str) -> None:
-    latents, known = torch.randn(3, 4, 8, 8), schedule(prediction_type)
+    latents, known = torch.randn(3, 4, 8, 8), process(prediction_type)
 
     def perfect(noisy: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         alpha = known.alphas_cumprod[t].view(-1, 1, 1, 1)
@@ -55,7 +48,7 @@ def test_a_denoiser_that_knows_the_answer_has_no_loss(prediction_type: str) -> N
 
 
 def test_velocity_weights_make_the_error_of_noise_that_of_velocity() -> None:
-    known, t = schedule(), torch.tensor([20, 500, 900])
+    known, t = process(), torch.tensor([20, 500, 900])
     alpha = known.alphas_cumprod[t].view(-1, 1, 1, 1)
     latents, noise, wrong = torch.randn(3, 3, 4, 8, 8)
     noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
@@ -63,19 +56,9 @@ def test_velocity_weights_make_the_error_of_noise_that_of_velocity() -> None:
     velocities = [alpha.sqrt() * n - (1 - alpha).sqrt() * x for n, x in ((noise, latents), (wrong, foreseen))]
     as_velocity = (velocities[0] - velocities[1]).square().mean((1, 2, 3))
     as_noise = (noise - wrong).square().mean((1, 2, 3))
-    weights = loss_weights(known.alphas_cumprod, t, "epsilon", None, velocity_cap=1e6)
+    weights = known.loss_weights(t, velocity_cap=1e6)
     torch.testing.assert_close(weights * as_noise, as_velocity, rtol=1e-3, atol=0)
-    assert loss_weights(known.alphas_cumprod, t, "epsilon", None, velocity_cap=3).tolist()[1:] == [3, 3]
-
-
-def test_min_snr_weights_are_those_of_the_paper() -> None:
-    alphas = torch.tensor([0.99, 0.5, 0.1])  # SNR 99, 1, 1/9
-    t = torch.arange(3)
-    torch.testing.assert_close(loss_weights(alphas, t, "epsilon", 5.0), torch.tensor([5 / 99, 1.0, 1.0]))
-    torch.testing.assert_close(
-        loss_weights(alphas, t, "v_prediction", 5.0), torch.tensor([5 / 100, 1 / 2, (1 / 9) / (1 / 9 + 1)])
-    )
-    torch.testing.assert_close(loss_weights(alphas, t, "epsilon", None), torch.ones(3))
+    assert known.loss_weights(t, velocity_cap=3).tolist()[1:] == [3, 3]
 
 
 def timesteps_of(batch: int, generator: torch.Generator, **settings: Any) -> torch.Tensor:
@@ -86,7 +69,7 @@ def timesteps_of(batch: int, generator: torch.Generator, **settings: Any) -> tor
         seen.append(t)
         return noisy
 
-    diffusion_loss(watching, torch.zeros(batch, 1, 2, 2), schedule(), generator=generator, **settings)
+    diffusion_loss(watching, torch.zeros(batch, 1, 2, 2), process(), randomness=generator, **settings)
     return seen[0]
 
 
@@ -113,13 +96,13 @@ def test_noise_offset_adds_noise_of_its_deviation_to_whole_channels() -> None:
     seen = []
 
     def keep(noisy: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        alpha = schedule().alphas_cumprod[t].view(-1, 1, 1, 1)
+        alpha = process().alphas_cumprod[t].view(-1, 1, 1, 1)
         seen.append(noisy / (1 - alpha).sqrt())  # latents are zero: what is left is the noise
         return noisy
 
     zero = torch.zeros(500, 4, 8, 8)
     for offset in (0.0, 0.5):
-        diffusion_loss(keep, zero, schedule(), generator=torch.Generator().manual_seed(0), noise_offset=offset)
+        diffusion_loss(keep, zero, process(), randomness=torch.Generator().manual_seed(0), noise_offset=offset)
     spread = [noise.mean(dim=(2, 3)).var().item() for noise in seen]
     assert spread[0] == pytest.approx(1 / 64, rel=0.1)
     assert spread[1] == pytest.approx(1 / 64 + 0.25, rel=0.1)
@@ -131,15 +114,10 @@ def test_with_a_generator_a_sample_its_loss_does_not_depend_on_its_batch(tiny: M
     torch.testing.assert_close(together[:2], fewer, rtol=1e-5, atol=1e-6)
 
 
-def test_no_two_samples_share_their_random_numbers() -> None:
-    drawn = {torch.randint(2**62, (), generator=g).item() for g in sample_generators(3, range(20_000))}
-    assert len(drawn) == 20_000
-
-
 def test_about_the_wanted_share_of_prompts_is_dropped() -> None:
     generators = sample_generators(0, range(2000))
     words, empty = torch.ones(2000, 3, 2), torch.zeros(1, 3, 2)
-    kept = drop_text_states(words, empty, 0.3, generators)
+    kept = drop_prompts(words, empty, 0.3, generators)
     per_sample = kept.flatten(1)
     assert bool(((per_sample == 0).all(1) | (per_sample == 1).all(1)).all())
     assert kept.mean().item() == pytest.approx(0.7, abs=0.04)
@@ -161,9 +139,8 @@ def test_only_middle_trains_everything_but_the_skips_zero_convolutions_which_sta
     assert all(p.grad is not None for p in objective.parameters() if id(p) not in skips)
     batch = tiny.batches(range(2))
     hint = objective.control.encode(batch.conditions)
-    residuals = objective.control(batch.latents, 10, batch.text_states, hint)
-    assert not any(bool(r.any()) for r in residuals.down)
-    assert bool(residuals.middle.any())
+    signal = objective.control(batch.latents, 10, batch.conditioning, hint)
+    assert [point for point, tensor in signal.items() if bool(tensor.any())] == ["middle"]
 
 
 def test_unlock_decoder_trains_the_decoder_and_nothing_else_of_the_base(tiny: ModuleType) -> None:
@@ -175,86 +152,48 @@ def test_unlock_decoder_trains_the_decoder_and_nothing_else_of_the_base(tiny: Mo
     assert all(id(p) in trained for n, p in objective.base.unet.named_parameters() if n.startswith(DECODER_PARTS))
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_gradients_are_those_of_plain_convolutions(
-    tiny: ModuleType, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gradients = []
-    for plain in (False, True):
-        if plain:
-            monkeypatch.setattr(module, "locked_convolutions", module.nullcontext)
-        objective, losses = make(tiny)
-        if checkpointing and not plain:
-            objective.base.unet.enable_gradient_checkpointing()
-            objective.control.enable_gradient_checkpointing()
-            batch = tiny.batches(range(4))
-            losses = objective(batch.latents, batch.conditions, batch.text_states, sample_generators(0, range(4)))
-        losses.mean().backward()
-        gradients.append(torch.cat([p.grad.flatten() for p in objective.parameters() if p.grad is not None]))
-    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-7)
+class Brightness(Control):
+    """A control of another family: it adds the condition's mean to the middle of the U-Net."""
+
+    family = "brightness"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.zeros(16))
+
+    def encode(self, condition: torch.Tensor) -> torch.Tensor:
+        return condition.mean(dim=(1, 2, 3))
+
+    def signal(self, latents: Any, timestep: Any, conditioning: Any, hint: torch.Tensor) -> Signal:
+        return Signal({"middle": (hint[:, None] * self.scale)[..., None, None]})
 
 
-def test_nothing_is_kept_of_what_only_the_gradients_of_locked_convolutions_would_need(tiny: ModuleType) -> None:
-    unet = tiny.make_base().unet
-    conv = next(m for m in unet.up_blocks.modules() if isinstance(m, nn.Conv2d))
-    x = torch.randn(1, conv.in_channels, 8, 8, requires_grad=True)
-    kept: list[int] = []
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        kept.append(tensor.data_ptr())
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), module.locked_convolutions():
-        y = conv(x)
-    assert y.requires_grad
-    assert x.data_ptr() not in kept
-    assert kept == [conv.weight.data_ptr()]
-
-
-def in_bf16(tiny: ModuleType, **options: Any) -> tuple[ControlObjective, int]:
-    """An objective after a forward and a backward pass in mixed precision, and how many bytes were kept in between."""
-    objective, _ = make(tiny, **options)
-    parameters = {p.untyped_storage().data_ptr() for p in (*objective.parameters(), *objective.base.unet.parameters())}
-    batch, kept = tiny.batches(range(4)), {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with (
-        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-        torch.autocast("cpu", torch.bfloat16),
-    ):
-        losses = objective(batch.latents, batch.conditions, batch.text_states, sample_generators(0, range(4)))
+def test_a_control_of_any_family_is_trained_and_gets_gradients(tiny: ModuleType) -> None:
+    objective = ControlObjective(tiny.make_base(), Brightness())
+    losses, _ = objective(tiny.batches(range(3)), sample_generators(0, range(3)))
     losses.mean().backward()
-    return objective, sum(kept.values())
+    (parameter,) = objective.parameters()
+    assert parameter.grad is not None
+    assert bool(parameter.grad.all())
 
 
-@pytest.mark.parametrize("options", [{}, {"unlock_decoder": True}, {"only_middle": True}], ids=str)
-def test_in_mixed_precision_no_copies_of_weights_are_kept_and_the_gradients_are_the_same(
-    tiny: ModuleType, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    objective, kept = in_bf16(tiny, **options)
-    monkeypatch.setattr(module, "uncopied_weights", module.nullcontext)
-    plain, more = in_bf16(tiny, **options)
-    layers = [m for m in objective.modules() if isinstance(m, (nn.Conv2d, nn.Linear)) and m.weight.requires_grad]
-    copies = 2 * sum(layer.weight.numel() for layer in layers)
-    # Autocast's copy is not kept either where the layer's input takes no gradient: text states, the embedding of t.
-    assert 0.9 * copies < more - kept <= copies
-    for ours, theirs in zip(objective.parameters(), plain.parameters(), strict=True):
-        assert (ours.grad is None) == (theirs.grad is None)
-        if ours.grad is not None and theirs.grad is not None:
-            assert ours.grad.dtype == torch.float32
-            torch.testing.assert_close(ours.grad, theirs.grad, rtol=0.02, atol=0.02 * float(theirs.grad.abs().max()))
+def test_only_middle_is_refused_for_another_family_than_controlnet(tiny: ModuleType) -> None:
+    with pytest.raises(TetherError, match="only_middle is for a ControlNet; brightness has no skips"):
+        ControlObjective(tiny.make_base(), Brightness(), only_middle=True)
 
 
-def test_a_fingerprint_tells_any_change_and_no_change_of_memory_layout() -> None:
-    conv = nn.Conv2d(4, 8, 3)
-    before = fingerprint({"conv": conv})
-    assert fingerprint({"conv": conv.to(memory_format=torch.channels_last)}) == before  # type: ignore[call-overload]
-    with torch.no_grad():
-        conv.bias[0] = torch.nextafter(conv.bias[0], torch.tensor(9.0))  # type: ignore[index]
-    assert fingerprint({"conv": conv}) != before
-    assert fingerprint({"other": conv}) != fingerprint({"conv": conv})
+def test_auxiliary_losses_see_the_batch_after_the_forward_pass(tiny: ModuleType) -> None:
+    base = tiny.make_base()
+    control = tiny.make_control(base)
+    order: list[str] = []
+    control.mid_block.register_forward_hook(lambda *_: order.append("forward"))
+
+    def auxiliary(batch: Batch) -> torch.Tensor:
+        order.append("auxiliary")
+        return batch.latents.mean()
+
+    batch = tiny.batches(range(2))
+    losses, further = ControlObjective(base, control, {"mean": auxiliary})(batch, sample_generators(0, range(2)))
+    assert order == ["forward", "auxiliary"]
+    assert losses.shape == (2,)
+    assert torch.equal(further["mean"], batch.latents.mean())

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from accelerate import DistributedType, PartialState
 
+from tether.control import Conditioning
 from tether.training.batch import Batch
 from tether.training.config import TrainConfig
 from tether.training.events import Outcome
@@ -47,7 +48,7 @@ def batches(samples: range) -> Batch:
     return Batch(
         torch.stack([torch.randn(4, 8, 8, generator=g) for g in each]),
         torch.stack([torch.rand(3, 64, 64, generator=g) for g in each]),
-        torch.stack([torch.randn(5, WIDTH, generator=g) for g in each]),
+        Conditioning(torch.stack([torch.randn(5, WIDTH, generator=g) for g in each])),
         [f"sample {number}" for number in samples],
     )
 
@@ -58,7 +59,7 @@ def make_config(out: Path, **settings: Any) -> TrainConfig:
         "batch_size": 4,
         "learning_rate": 1e-3,
         "checkpoint_every": 2,
-        "watch_every": 0,
+        "validation_every": 0,
         "precision": "no",
         "device": "cpu",
         "trackers": (),
@@ -98,7 +99,7 @@ def run(out: Path, settings: dict[str, Any]) -> None:
     trainer, _, losses = train(out, **settings)
     if trainer.accelerator.is_main_process:
         (out / "losses.json").write_text(json.dumps(losses))
-    reducer = getattr(trainer.model, "reducer", None)  # DDP's
+    reducer = getattr(trainer.state.model, "reducer", None)  # DDP's
     died_in_a_group: list[bool] = []
     if reducer is not None:
         weakref.finalize(reducer, lambda: died_in_a_group.append(torch.distributed.is_initialized()))

@@ -70,11 +70,11 @@ def training_line() -> Iterator[tuple[Callable[[Progress], None], Callable[[str,
 
         def on_progress(progress: Progress) -> None:
             nonlocal seen, said
-            look = progress.look
+            look = progress.validation
             words = f"loss {progress.loss:.4f}, {progress.samples_per_second:.1f} samples/s"
             words += f", {_duration(progress.seconds_left)} left"
-            if look is not None and look.obedience is not None:
-                words += f", obedience {look.obedience:.2f}"
+            if look is not None and look.fidelity is not None:
+                words += f", fidelity {look.fidelity:.2f}"
             if bar is not None and task is not None:
                 bar.update(task, description=words, completed=progress.step, total=progress.steps)
             elif look is not None and look.step != seen:

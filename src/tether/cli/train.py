@@ -1,4 +1,4 @@
-"""`tether train`: a folder of pictures in, a control out."""
+"""`tether train`: a data set in, a control out."""
 
 from __future__ import annotations
 
@@ -15,32 +15,53 @@ if TYPE_CHECKING:
 __all__ = ["train"]
 
 
+def _list_settings(wanted: bool) -> None:
+    """Prints every setting with its default and description, and exits."""
+    if wanted:
+        from tether.training.config import TrainConfig
+
+        for name, default, description in TrainConfig.describe():
+            print(f"{name} ({default})\n    {description}")
+        raise typer.Exit
+
+
 def train(
     data: Annotated[
         str | None,
-        typer.Option(help="A built dataset, a source of one, or emoji3d, scenes, circles.", show_default=False),
+        typer.Option(help="Built data set, a source of one, emoji3d, scenes, circles, or .npz.", show_default=False),
     ] = None,
     condition: Annotated[str | None, typer.Option(help="Kind of condition: canny, ...", show_default=False)] = None,
-    base: Annotated[str | None, typer.Option(help="The base to steer.", show_default=False)] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The run's folder.", show_default=False)] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps.", show_default=False)] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Samples a process and pass.", show_default=False)] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Of the optimiser.", show_default=False)] = None,
+    base: Annotated[str | None, typer.Option(help="Base model.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run.", show_default=False)] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps.", show_default=False)] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Samples per process and forward pass.", show_default=False)
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Learning rate.", show_default=False)] = None,
     checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.", show_default=False)] = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything random.", show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.", show_default=False)] = None,
     only_middle: Annotated[bool, typer.Option("--only-middle", help="Control the middle block only.")] = False,
     unlock_decoder: Annotated[bool, typer.Option("--unlock-decoder", help="Train the base's decoder too.")] = False,
     config: Annotated[
-        Path | None, typer.Option(help="YAML file of settings; flags win over it.", show_default=False)
+        Path | None, typer.Option(help="YAML file of settings; other options override it.", show_default=False)
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="NAME=VALUE, any other setting, as ema=0.999. Repeatable.", show_default=False),
+        typer.Option("--set", help="NAME=VALUE, any setting, as ema=0.999. Repeatable.", show_default=False),
     ] = None,
-    resume: Annotated[Path | None, typer.Option(help="A run to go on with.", show_default=False)] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and stop.")] = False,
+    resume: Annotated[Path | None, typer.Option(help="Folder of a run to resume.", show_default=False)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what the run would take, and exit.")] = False,
+    list_settings: Annotated[
+        bool,
+        typer.Option(
+            "--list-settings",
+            help="List every setting of --set and YAML, and exit.",
+            callback=_list_settings,
+            is_eager=True,
+        ),
+    ] = False,
 ) -> None:
-    """Train a control. The same command again goes on with an unfinished run."""
+    """Train a control. The same command again resumes an unfinished run."""
     flags = {
         "data": data,
         "condition": condition,
@@ -55,36 +76,43 @@ def train(
         "unlock_decoder": unlock_decoder or None,
     }
     given = {name: value for name, value in flags.items() if value is not None} | _parsed(settings or [])
-    if dry_run and out is None and resume is None and config is None:
-        given["out"] = Path("dry-run")  # nothing is written there
-    from tether.training import run
+    settled = _settled(given, config, resume, dry_run)
+    if dry_run:
+        _print_plan(settled)
+    else:
+        _run(settled)
+
+
+def _settled(given: dict[str, Any], config: Path | None, resume: Path | None, dry_run: bool) -> TrainConfig:
+    """The run's config: that of a file or of a run, overridden by what is given."""
     from tether.training.config import CONFIG, TrainConfig
 
     if resume is not None:
-        settled = TrainConfig.load(resume / CONFIG, **{**given, "out": resume})
-    elif config is not None:
-        settled = TrainConfig.load(config, **given)
-    elif "out" not in given:
-        raise TetherError("give the run's folder: --out RUN")
-    else:
-        settled = TrainConfig.of(given)
-    if dry_run:
-        _tell_plan(settled)
-        return
+        return TrainConfig.load(resume / CONFIG, **{**given, "out": resume})
+    if config is not None:
+        return TrainConfig.load(config, **given)
+    if "out" not in given and dry_run:
+        given["out"] = Path("dry-run")  # nothing is written there
+    if "out" not in given:
+        raise TetherError("no folder for the run: give --out RUN")
+    return TrainConfig.of(given)
 
+
+def _run(config: TrainConfig) -> None:
     from accelerate import PartialState
 
     from tether.cli.progress import training_line
+    from tether.training import run
 
     with training_line() as (on_progress, on_stage):
-        result = run.train(settled, on_progress=on_progress, on_stage=on_stage)
+        result = run.train(config, on_progress=on_progress, on_stage=on_stage)
     outcome = result.outcome
     appeared = "" if outcome.appeared_at is None else f" (control appeared at step {outcome.appeared_at})"
-    told = f"{outcome.reason} after {outcome.step} steps{appeared}: the control is in {result.control}"
+    line = f"{outcome.reason} after {outcome.step} steps{appeared}: the control is in {result.control}"
     if result.control is None:
-        told = f"stopped at step {outcome.step} with a checkpoint: run the same command again to go on"
+        line = f"stopped at step {outcome.step}, a checkpoint is written: run the same command again to resume"
     if PartialState().is_main_process:
-        print(told)
+        print(line)
     if result.control is None:
         raise typer.Exit(130)
 
@@ -97,15 +125,15 @@ def _parsed(settings: list[str]) -> dict[str, Any]:
     for text in settings:
         name, equals, value = text.partition("=")
         if not equals:
-            raise TetherError(f"--set {text}: write NAME=VALUE, as ema=0.999")
+            raise TetherError(f"--set {text}: expected NAME=VALUE, as ema=0.999")
         try:
             parsed[name] = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise TetherError(f"--set {text}: the value does not read") from None
+            raise TetherError(f"--set {text}: the value is not valid YAML") from None
     return parsed
 
 
-def _tell_plan(config: TrainConfig) -> None:
+def _print_plan(config: TrainConfig) -> None:
     """Prints what a run would take."""
     from tether.training.run import dry_run
 
@@ -116,4 +144,4 @@ def _tell_plan(config: TrainConfig) -> None:
     print(f"memory, estimated   {plan.total_memory / 1e9:.2f} GB")
     for what, size in plan.memory.items():
         print(f"  {what:18}{size / 1e9:.2f} GB")
-    print(f"time, estimated     {plan.seconds / 3600:.2f} h ({plan.seconds_a_step:.2f} s a step)")
+    print(f"time, estimated     {plan.seconds / 3600:.2f} h ({plan.seconds_a_step:.2f} s per step)")

@@ -165,6 +165,9 @@ class Control(nn.Module, ABC):
     def enable_gradient_checkpointing(self) -> None:
         """Recompute activations in the backward pass instead of keeping them; does nothing by default."""
 
+    def disable_gradient_checkpointing(self) -> None:
+        """Keep activations again."""
+
     def save(self, path: Path | str, dtype: torch.dtype | None = None) -> None:
         """Writes a folder that `tether.load_control` opens, as a whole or not at all.
 

@@ -1,6 +1,6 @@
-"""Training a control: objective, loop, checkpoints that resume exactly, and a watch for sudden convergence.
+"""Training a control: the objective, the loop, checkpoints that resume exactly, and detection of sudden convergence.
 
-Names are imported when they are first used, so that the objective alone does not wait for accelerate.
+Names are imported when they are first used, so that the objective alone does not import accelerate.
 """
 
 from __future__ import annotations

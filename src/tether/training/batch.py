@@ -1,23 +1,30 @@
-"""What the trainer is fed: batches, asked for by the numbers of their samples.
+"""What the trainer is fed: batches, requested by the numbers of their samples.
 
-Sample n of a run is a function of the run's seed and of n alone. So a run that was stopped goes on with the very
-samples it would have seen; a batch may be split over processes or forward passes without another sample in it; and
-"the exact place in the data" is one number.
+Sample n of a run is a function of the run's seed and of n alone. So a run that was stopped continues with the same
+samples; a batch may be split over processes or forward passes without changing a sample; and "the exact place in the
+data" is one number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from tether.training.memory import layout
+from tether.control.conditioning import Conditioning
+from tether.errors import TetherError
+from tether.training.performance.memory import layout
 
-__all__ = ["Batch", "Batches", "Prefetch", "sample_generators"]
+__all__ = ["Batch", "Batches", "Prefetch", "Randomness", "batch_generator", "sample_generators"]
+
+Randomness = torch.Generator | Sequence[torch.Generator]
+"""The source of a batch's noise and timesteps: one generator, or one per sample."""
+
+_TOLERANCE = 1e-2  # a condition that was resized or stored in half precision may leave its range by rounding
 
 
 @dataclass(frozen=True)
@@ -25,31 +32,44 @@ class Batch:
     """What one forward pass learns from.
 
     Attributes:
-        latents: clean latents `(B, 4, h, w)`, scaled.
-        conditions: `(B, C, H, W)` in [0, 1]; uint8 is taken as 0..255.
-        text_states: `(B, T, D)`, of empty prompts where the prompt is dropped.
-        names: one name a sample, for messages.
-        added: SDXL's added conditions, see `tether.control.AddedConditions`.
+        latents: clean latents `(B, C, h, w)`, scaled.
+        conditions: `(B, C, H, W)` in the value range of their kind, [0, 1] by default; uint8 is divided by 255.
+        conditioning: the encoded prompts, of the empty prompt where a prompt is dropped.
+        names: one name per sample, for messages.
+        rows: number of each sample in its data source, for auxiliary losses.
+        captions: prompt of each sample, "" where it is dropped, for auxiliary losses.
+        randomness: source of noise and timesteps, if the batch has one of its own.
     """
 
     latents: Tensor
     conditions: Tensor
-    text_states: Tensor
+    conditioning: Conditioning
     names: Sequence[str] = ()
-    added: Mapping[str, Tensor] = field(default_factory=dict)
+    rows: Sequence[int] = ()
+    captions: Sequence[str] = ()
+    randomness: Randomness | None = None
 
-    def to(self, device: torch.device) -> Self:
-        """The batch on a device, latents and conditions in its layout, conditions as float in [0, 1]."""
-        memory_format = layout(device)
-        conditions = self.conditions.to(device, non_blocking=True)
+    def to(self, device: torch.device, memory_format: torch.memory_format | None = None) -> Self:
+        """The batch on a device, latents and conditions in its layout, conditions as float.
+
+        Raises:
+            TetherError: when conditions of floating point are outside [-1, 1]. They are checked here, in the CPU's
+                memory, so that no encoder has to wait for the device to look at them.
+        """
+        memory_format = memory_format or layout(device)
+        conditions = self.conditions
+        if conditions.is_floating_point() and conditions.device.type == "cpu":
+            low, high = (float(value) for value in conditions.aminmax())
+            if not (low >= -1 - _TOLERANCE and high <= 1 + _TOLERANCE):  # written so that NaN fails
+                raise TetherError(f"conditions have values in [{low:.3g}, {high:.3g}]; expected [0, 1] or [-1, 1]")
+        conditions = conditions.to(device, non_blocking=True)
         if conditions.dtype == torch.uint8:
             conditions = conditions.float().div_(255)
-        return type(self)(
-            self.latents.to(device, torch.float32, non_blocking=True, memory_format=memory_format),
-            conditions.contiguous(memory_format=memory_format),
-            self.text_states.to(device, non_blocking=True),
-            self.names,
-            {name: tensor.to(device, non_blocking=True) for name, tensor in self.added.items()},
+        return replace(
+            self,
+            latents=self.latents.to(device, torch.float32, non_blocking=True, memory_format=memory_format),
+            conditions=conditions.contiguous(memory_format=memory_format),
+            conditioning=self.conditioning.to(device),
         )
 
 
@@ -58,7 +78,7 @@ Batches = Callable[[range], Batch]
 
 
 def sample_generators(seed: int, samples: range, stream: int = 0) -> list[torch.Generator]:
-    """One random generator a sample, from the run's seed, the sample's number and a stream (noise, prompts, ...)."""
+    """One random generator per sample, from the run's seed, the sample's number and a stream (noise, prompts, ...)."""
     generators = []
     for number in samples:
         # PyTorch seeds with 32 bits. An odd factor makes n -> k n (mod 2^32) a bijection: no two samples share one.
@@ -67,8 +87,13 @@ def sample_generators(seed: int, samples: range, stream: int = 0) -> list[torch.
     return generators
 
 
+def batch_generator(seed: int, samples: range) -> torch.Generator:
+    """The random generator of a batch, for `randomness: batch`: of seed 10⁶ s + k for batch k, counted from 0."""
+    return torch.Generator().manual_seed(seed * 10**6 + samples.start // len(samples))
+
+
 class Prefetch:
-    """Prepares the batches that are likely to be asked for next in threads, while the current one trains."""
+    """Prepares the batches that are likely to be requested next in threads, while the current one trains."""
 
     def __init__(self, batches: Batches, workers: int) -> None:
         self._batches, self._workers = batches, workers

@@ -1,28 +1,41 @@
-"""What a training run is: one typed file, kept beside the result.
+"""The settings of a training run: one typed YAML file, kept beside the result.
 
-Every field has a default that works, every field can be overridden, and a key that no field has is refused, so that a
-misspelt setting never trains for a night with the default. `out` alone is asked for.
+Every field has a default and a description beside it. A key that is not a field is an error, so that a misspelled
+setting never trains for a night with the default. Only `out` is required.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from tether.control.hint import HintVariant
 from tether.errors import TetherError
 from tether.files.atomic import atomic_write
 
-__all__ = ["CONFIG", "TrainConfig"]
+__all__ = ["CONFIG", "AuxiliaryLossConfig", "TrainConfig"]
+
+logger = logging.getLogger(__name__)
 
 CONFIG = "config.yaml"
-"""Under which name a run's folder keeps its settings."""
+"""Name of the settings file in a run's folder."""
 
-# What may change when an unfinished run goes on: how long, how often, who watches, how a step's samples are split up.
+_FORMER_NAMES = {
+    "empty_prompts": "prompt_dropout",
+    "watch_every": "validation_every",
+    "watch_pictures": "validation_images",
+    "watch_steps": "validation_steps",
+    "watch_guidance": "validation_guidance",
+    "explosion": "divergence_factor",
+}
+"""Former name of a setting -> its name; both are read, in files and on the command line."""
+
+# Settings that may change when an unfinished run is resumed: how long, how often, how a step's samples are split.
 _MAY_CHANGE = {
     "out",
     "cache",
@@ -34,117 +47,165 @@ _MAY_CHANGE = {
     "checkpoint_every",
     "keep_checkpoints",
     "checkpoint_minutes",
-    "watch_every",
-    "explosion",
+    "validation_every",
+    "divergence_factor",
     "after_convergence",
     "trackers",
     "device",
 }
 
 
-class TrainConfig(BaseModel):
-    """All settings of a training run.
-
-    Attributes:
-        out: the run's folder: `config.yaml`, `checkpoints/`, `samples/`, `logs/`, and in the end `control/`.
-        base: what `tether.load_base` opens.
-        data: a built dataset's folder, or "emoji3d", "scenes", "circles".
-        condition: the kind of condition; also names the obedience metric.
-        cache: where latents and text states are kept; `out/cache` when left out.
-        crops: random crops of each picture that the cache holds.
-        resolution: side of the training pictures in pixels; the base's own when left out.
-        start_from: a control to go on from: its folder, or a checkpoint's of another run; a copy of the base's encoder
-            when left out.
-        hint: which hint encoder a fresh control gets.
-        steps: optimiser steps.
-        batch_size: samples a process and a forward pass.
-        gradient_accumulation: forward passes a step; the samples of a step are
-            `batch_size * gradient_accumulation * processes`.
-        gradient_checkpointing: recompute activations in the backward pass: less memory, more time.
-        learning_rate, schedule, warmup_steps, final_learning_rate: "constant", "linear" or "cosine" from
-            `learning_rate` to the share `final_learning_rate` of it, after a linear warm-up. The rate is 1e-5 where
-            nothing is said, as for the released models, and 4e-4 on the shipped base.
-        optimizer: "adamw", "adamw8bit" (needs bitsandbytes) or "adafactor".
-        betas, weight_decay: of AdamW.
-        max_grad_norm: gradients are scaled down to this norm; 0, the default, leaves them alone, as the released code
-            does, and then no more than one of them is in memory at a time where a step is one forward pass of one
-            process.
-        ema: decay of the exponential moving average of the weights; 0 keeps none. With one, it is the result.
-        precision: "bf16", "fp16", "no" (float32), or "auto": bf16 where the machine computes in it.
-        device: "auto" takes what accelerate finds, "cpu" the processor.
-        seed: of everything random. Sample n of the run is a function of `seed` and n alone.
-        empty_prompts: share of prompts replaced by the empty one (0.5 in section 3.4).
-        min_snr: γ of min-SNR weighting; None weighs every timestep alike.
-        noise_offset: deviation of noise that is the same over a whole channel.
-        only_middle: control the middle block only, as `only_mid_control` of the released code.
-        unlock_decoder: train the base's decoder too, as `sd_locked=False` of the released code.
-        explosion: from step 51 on, the run stops when a step's loss is this many times the largest of the first 50.
-        workers: threads that prepare batches; 0 prepares them between the steps.
-        checkpoint_every, checkpoint_minutes: a checkpoint is written after so many steps, or so many minutes without
-            one, whichever comes first.
-        keep_checkpoints: how many of the last ones stay.
-        watch_every: steps between two looks at the validation pictures; 0 never looks.
-        watch_pictures, watch_steps, watch_guidance: how many there are and how they are sampled.
-        after_convergence: "continue", "stop" or "raise" (the batch, by `raise_accumulation`).
-        raise_accumulation: factor on `gradient_accumulation` after convergence, where it is to be raised.
-        trackers: accelerate's trackers, "tensorboard", "wandb", ...; of those not installed it is said.
-    """
+class AuxiliaryLossConfig(BaseModel):
+    """One auxiliary loss: L = L_diffusion + w_k L_auxiliary at step k."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
-    out: Path
-    base: str = "tether"
-    data: str = "emoji3d"
-    condition: str = "canny"
-    cache: Path | None = None
-    crops: int = Field(4, ge=1)
-    resolution: int | None = Field(None, ge=8)
-    start_from: str | None = None
-    hint: HintVariant = "released"
+    loss: str = Field(description="its name (entry point group `tether.auxiliary_losses`), `module:name`, or "
+                      "`path/to/file.py:name`; the code there is run")  # fmt: skip
+    weight: float = Field(1.0, ge=0, description="w_0; with 0 the loss is not computed")
+    until: float | None = Field(
+        None, gt=0, le=1, description="share of the steps at which w_k has fallen to 0 along a line; never by default"
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the loss")
 
-    steps: int = Field(2500, ge=1)
-    batch_size: int = Field(8, ge=1)
-    gradient_accumulation: int = Field(1, ge=1)
-    gradient_checkpointing: bool = False
-    learning_rate: float = Field(1e-5, gt=0)
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_steps: int = Field(0, ge=0)
-    final_learning_rate: float = Field(0.0, ge=0, le=1)
-    optimizer: Literal["adamw", "adamw8bit", "adafactor"] = "adamw"
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = Field(0.01, ge=0)
-    max_grad_norm: float = Field(0.0, ge=0)
-    ema: float = Field(0.0, ge=0, lt=1)
-    precision: Literal["auto", "bf16", "fp16", "no"] = "auto"
-    device: Literal["auto", "cpu"] = "auto"
-    seed: int = Field(0, ge=0, lt=2**32)
+    def weight_at(self, step: int, steps: int) -> float:
+        """w_k of step k = `step`, counted from 0, in a run of `steps` steps."""
+        return self.weight if self.until is None else self.weight * max(0.0, 1 - step / (self.until * steps))
 
-    empty_prompts: float = Field(0.5, ge=0, le=1)
-    min_snr: float | None = Field(None, gt=0)
-    noise_offset: float = Field(0.0, ge=0)
-    only_middle: bool = False
-    unlock_decoder: bool = False
-    explosion: float = Field(5.0, gt=1)
 
-    workers: int = Field(1, ge=0, le=64)
-    checkpoint_every: int = Field(250, ge=1)
-    checkpoint_minutes: float = Field(5.0, gt=0)
-    keep_checkpoints: int = Field(3, ge=1)
-    watch_every: int = Field(100, ge=0)
-    watch_pictures: int = Field(8, ge=1)
-    watch_steps: int = Field(10, ge=1, le=1000)
-    watch_guidance: float = Field(5.0, ge=1)
-    after_convergence: Literal["continue", "stop", "raise"] = "continue"
-    raise_accumulation: int = Field(4, ge=2)
-    trackers: tuple[str, ...] = ("tensorboard",)
+class TrainConfig(BaseModel):
+    """All settings of a training run; each field's description says what it does."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    # Where, and what to learn from.
+    out: Path = Field(
+        description="the run's folder: `config.yaml`, `checkpoints/`, `samples/`, `logs/`, at the end `control/`"
+    )
+    base: str = Field("tether", description="the base model, as for `tether generate --base`")
+    data: str = Field(
+        "emoji3d",
+        description="a built dataset's folder, a source of one, emoji3d, scenes, circles, or a packed latents file "
+        "(.npz, see `tether.training.packed`)",
+    )
+    condition: str = Field("canny", description="kind of the condition images; its metric measures fidelity")
+    cache: Path | None = Field(None, description="folder for cached latents and text states; `out/cache` by default")
+    crops: int = Field(4, ge=1, description="random crops of each image that the cache holds")
+    resolution: int | None = Field(
+        None, ge=8, description="side of the training images in pixels; the base's own by default"
+    )
+    shares: dict[str, float] | None = Field(
+        None, description="share of the samples that each group of a packed latents file gets; by size by default"
+    )
+
+    # What to train.
+    family: str = Field("controlnet", description="family of a fresh control")
+    hint: Literal["released", "paper"] = Field("released", description="hint encoder of a fresh ControlNet")
+    start_from: str | None = Field(
+        None,
+        description="control to start from: its folder, or a checkpoint of another run; a copy of the base's encoder "
+        "by default",
+    )
+    start_base: str | None = Field(
+        None, description="the base that `start_from` was trained on, if not `base`: the control is moved to `base`"
+    )
+    only_middle: bool = Field(False, description="control the middle block only (`only_mid_control`; ControlNet only)")
+    unlock_decoder: bool = Field(False, description="train the base's decoder too (`sd_locked=False`)")
+
+    # Steps and memory.
+    steps: int = Field(2500, ge=1, description="optimizer steps")
+    batch_size: int = Field(8, ge=1, description="samples per process and forward pass")
+    gradient_accumulation: int = Field(
+        1,
+        ge=1,
+        description="forward passes per step; a step has batch_size * gradient_accumulation * processes samples",
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="recompute activations in the backward pass: less memory, more time"
+    )
+    precision: Literal["auto", "bf16", "fp16", "no"] = Field(
+        "auto", description="type of the computation; no: float32; auto: bf16 where the hardware has it"
+    )
+    device: Literal["auto", "cpu"] = Field("auto", description="auto: what accelerate finds")
+    attention: Literal["auto", "math"] = Field(
+        "auto", description="attention kernel; math, the plain one, is faster on a CPU for short sequences"
+    )
+
+    # Optimizer.
+    optimizer: Literal["adamw", "adamw8bit", "adafactor", "muon"] = Field(
+        "adamw", description="adamw8bit needs bitsandbytes; muon: Muon for matrices and kernels, AdamW for the rest"
+    )
+    learning_rate: float = Field(
+        1e-5, gt=0, description="learning rate; the default is that of the released models, on the shipped base 4e-4"
+    )
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="learning rate after the warmup: constant, or falling to final_learning_rate"
+    )
+    warmup_steps: int = Field(0, ge=0, description="steps over which the learning rate rises along a line")
+    final_learning_rate: float = Field(
+        0.0, ge=0, le=1, description="share of learning_rate at which linear and cosine schedules end"
+    )
+    betas: tuple[float, float] = Field((0.9, 0.999), description="betas of AdamW")
+    weight_decay: float = Field(0.01, ge=0, description="weight decay")
+    max_grad_norm: float = Field(
+        0.0, ge=0, description="clip gradients to this norm; 0: no clipping, and less memory (see docs/training.md)"
+    )
+    ema: float = Field(
+        0.0, ge=0, lt=1, description="decay of the moving average of the weights, which is then the result; 0: none"
+    )
+    ema_warmup: bool = Field(
+        True, description="let the decay rise from 0.1; false: the average starts at the weights after step 1"
+    )
+
+    # Loss.
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of everything random")
+    randomness: Literal["sample", "batch"] = Field(
+        "sample",
+        description="what has a random generator of its own: each sample, whose noise is then independent of its "
+        "batch, or each batch",
+    )
+    prompt_dropout: float = Field(0.5, ge=0, le=1, description="share of prompts replaced by the empty prompt")
+    min_snr: float | None = Field(None, gt=0, description="gamma of min-SNR weighting; none by default")
+    velocity_cap: float | None = Field(
+        None, gt=0, description="weigh errors of the noise as errors of velocity, up to this weight; off by default"
+    )
+    noise_offset: float = Field(
+        0.0, ge=0, description="standard deviation of additional noise that is constant over each channel"
+    )
+    timestep_shift: float = Field(1.0, gt=0, description="draw timesteps from noisier steps; 1: uniformly")
+    stratified_timesteps: bool = Field(
+        False, description="spread each batch's timesteps evenly over the schedule (needs randomness: batch)"
+    )
+    auxiliary_losses: tuple[AuxiliaryLossConfig, ...] = Field(
+        (), description="further losses: a list of {loss, weight, until, options}"
+    )
+    divergence_factor: float = Field(
+        5.0, gt=1, description="from step 51 on, stop if a loss is this many times the largest of the first 50"
+    )
+
+    # Data loading, checkpoints, validation.
+    workers: int = Field(1, ge=0, le=64, description="threads that prepare batches; 0: prepare them between steps")
+    checkpoint_every: int = Field(250, ge=1, description="steps between checkpoints")
+    checkpoint_minutes: float = Field(5.0, gt=0, description="longest time without a checkpoint")
+    keep_checkpoints: int = Field(3, ge=1, description="how many of the latest checkpoints to keep")
+    validation_every: int = Field(100, ge=0, description="steps between validations; 0: no validation")
+    validation_images: int = Field(8, ge=1, description="validation images, never trained on")
+    validation_steps: int = Field(10, ge=1, le=1000, description="sampling steps of validation images")
+    validation_guidance: float = Field(5.0, ge=1, description="guidance scale of validation images")
+    after_convergence: Literal["continue", "stop", "raise"] = Field(
+        "continue", description="after sudden convergence: go on, stop, or raise gradient_accumulation"
+    )
+    raise_accumulation: int = Field(4, ge=2, description="factor on gradient_accumulation for after_convergence: raise")
+    trackers: tuple[str, ...] = Field(("tensorboard",), description="accelerate's trackers: tensorboard, wandb, ...")
 
     @model_validator(mode="before")
     @classmethod
-    def _learning_rate_of_the_base(cls, settings: Any) -> Any:
+    def _fill_in(cls, settings: Any) -> Any:
+        if not isinstance(settings, dict):
+            return settings
+        settings = _current_names(settings)
         # The shipped base is a hundredth of Stable Diffusion's size and learns at larger rates.
-        if isinstance(settings, dict) and settings.get("base", "tether") == "tether":
-            return {"learning_rate": 4e-4} | settings
-        return settings
+        return {"learning_rate": 4e-4} | settings if settings.get("base", "tether") == "tether" else settings
 
     @field_validator("precision", mode="before")
     @classmethod
@@ -155,8 +216,14 @@ class TrainConfig(BaseModel):
     def _check(self) -> Self:
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError("betas must be from 0 to below 1")
-        if self.warmup_steps >= self.steps:
-            raise ValueError(f"warmup_steps is {self.warmup_steps}; it must be below steps, {self.steps}")
+        if self.stratified_timesteps and self.randomness != "batch":
+            raise ValueError("stratified_timesteps needs randomness: batch")
+        if self.start_base is not None and self.start_from is None:
+            raise ValueError("start_base needs start_from")
+        if self.shares is not None and not (
+            all(share >= 0 for share in self.shares.values()) and sum(self.shares.values()) > 0
+        ):
+            raise ValueError("shares must be 0 or more each, and above 0 together")
         return self
 
     @classmethod
@@ -164,7 +231,7 @@ class TrainConfig(BaseModel):
         """A config of plain values.
 
         Raises:
-            TetherError: in one line, for an unknown key or a value that does not fit.
+            TetherError: for an unknown setting or an invalid value, in one line.
         """
         try:
             return cls(**settings)
@@ -172,8 +239,9 @@ class TrainConfig(BaseModel):
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the training config"
             if first["type"] == "extra_forbidden":
-                known = ", ".join(cls.model_fields)
-                raise TetherError(f"unknown training setting {where!r}; the settings are {known}") from None
+                raise TetherError(
+                    f"unknown training setting {where!r}: {_suggestion(where, cls.model_fields)}"
+                ) from None
             raise TetherError(f"training setting {where}: {first['msg']} (got {first['input']!r})") from None
 
     @classmethod
@@ -181,7 +249,7 @@ class TrainConfig(BaseModel):
         """Reads a YAML file; overrides win over it.
 
         Raises:
-            TetherError: where the file cannot be read, and as `of`.
+            TetherError: when the file cannot be read, and as `of`.
         """
         try:
             settings = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
@@ -189,30 +257,63 @@ class TrainConfig(BaseModel):
             line = str(error).splitlines()[0]
             raise TetherError(f"cannot read the training config {path}: {line}") from None
         if not isinstance(settings, dict):
-            raise TetherError(f"{path} is no training config: expected lines of 'setting: value'")
-        return cls.of(settings | overrides)
+            raise TetherError(f"{path} is not a training config: expected lines of 'setting: value'")
+        return cls.of(_current_names(settings) | _current_names(overrides))
 
     def save(self, path: Path) -> None:
-        """Writes the config as YAML, every setting spelled out; whole or not at all.
+        """Writes the config as YAML, with every setting, atomically.
 
         Raises:
-            TetherError: where it cannot be written.
+            TetherError: when it cannot be written.
         """
         text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
         with atomic_write(path, parents=True) as part:
             part.write_text(text, encoding="utf-8")
 
     def check_continues(self, before: TrainConfig) -> None:
-        """Raises a TetherError where going on from `before` with this config would be another run."""
+        """Raises a TetherError when resuming a run of settings `before` with this config would make another run."""
         ours, theirs = self.model_dump(mode="json"), before.model_dump(mode="json")
         changed = [name for name in ours if ours[name] != theirs[name] and name not in _MAY_CHANGE]
-        if bool(self.watch_every) != bool(before.watch_every):  # other samples would be kept back
-            changed.append("watch_every")
+        if bool(self.validation_every) != bool(before.validation_every):  # other samples would be held back
+            changed.append("validation_every")
         if changed:
-            told = ", ".join(f"{name} was {theirs[name]!r} and is now {ours[name]!r}" for name in changed)
-            raise TetherError(f"{self.out} holds a run with other settings ({told}): give another folder, or the same")
+            listed = ", ".join(f"{name} was {theirs[name]!r} and is now {ours[name]!r}" for name in changed)
+            raise TetherError(
+                f"{self.out} holds a run with other settings ({listed}): use another folder, or the same settings"
+            )
 
     @property
     def samples_a_step(self) -> int:
         """Samples that one process sees in a step."""
         return self.batch_size * self.gradient_accumulation
+
+    @classmethod
+    def describe(cls) -> Iterator[tuple[str, str, str]]:
+        """Name, default and description of each setting, for help and documentation."""
+        for name, field in cls.model_fields.items():
+            default = "required" if field.is_required() else yaml.safe_dump(_plain(field.default)).splitlines()[0]
+            yield name, default, field.description or ""
+
+
+def _current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings under their current names.
+
+    Raises:
+        TetherError: when a setting is given under its former name and its name.
+    """
+    renamed: dict[str, Any] = {}
+    for name, value in settings.items():
+        current = _FORMER_NAMES.get(name, name)
+        if current in renamed:
+            raise TetherError(f"{name} and {current} are the same training setting: give one of them")
+        renamed[current] = value
+    return renamed
+
+
+def _suggestion(name: str, known: Mapping[str, Any]) -> str:
+    close = get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]}?" if close else f"the settings are {', '.join(known)}"
+
+
+def _plain(default: Any) -> Any:
+    return list(default) if isinstance(default, tuple) else default

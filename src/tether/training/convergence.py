@@ -1,10 +1,10 @@
-"""Sudden convergence: did the control begin to obey from one look to the next (paper, section 3.3 and figure 4)?
+"""Sudden convergence: did the control begin to work from one validation to the next (arXiv:2302.05543, section 3.3)?
 
-Let y_1..n be the obedience seen at n looks. Three descriptions of it compete, each fitted by least squares:
+Let y_1..n be the condition fidelity at n validations. Three models of it compete, each fitted by least squares:
 
     gradual     y_i = a + b i + c (i - k)+                      a line with one bend at k: growth, but no jump
-    sudden      y_i = a + b i + c (i - k)+ + d ramp_{k,w}(i)    and a rise d that takes w <= 2 looks
-    slow        the same with w = 3, 4, 6, 8, ... looks         an S-shaped rise
+    sudden      y_i = a + b i + c (i - k)+ + d ramp_{k,w}(i)    and a rise d that takes w <= 2 validations
+    slow        the same with w = 3, 4, 6, 8, ... validations   an S-shaped rise
     with        ramp_{k,w}(i) = clip((i - k) / w, 0, 1)
 
 The verdict is "sudden" when all of these hold:
@@ -14,16 +14,17 @@ The verdict is "sudden" when all of these hold:
 
        p = P(ratio <= r) <= r^m (1 - r)^(-1/2) / (m B(m, 1/2)),   m = (n - 4)/2, r = R1/R0.
 
-   This bound must stay below `ALPHA`. No noise level is given or guessed: it is the residual itself, which also makes
-   few looks count for little. R0 has the freedom of its own bend, and ALPHA the rest, to pay for the many k and
-   for looking again and again.
+   This bound must stay below `ALPHA`. No noise level is given or guessed: it is the residual itself, so that few
+   validations count for little. R0's free bend, and the small ALPHA, pay for the many k and for testing again after
+   every validation.
 2. It is a jump and not a slope: "sudden" is `ODDS` times likelier than the best "slow" one, (R_slow/R1)^(n/2) >= ODDS.
-3. It matters and it lasts: d >= `MIN_RISE`, at least 4 looks lie on each side, and their medians differ by d/2 or more.
+3. It matters and it lasts: d >= `MIN_RISE`, with at least 4 validations on each side, whose medians differ by d/2 or
+   more.
 
-It is "gradual" when the looks rise by `MIN_RISE` or more and a flat line is refuted with the same bound, else "flat".
-Gradual growth may have a beginning all the same: of the curves that are flat, climb, and climb on at another slope, the
-best one tells where, if it is flat for 4 looks or more and `ODDS` times likelier than those that are not. Control
-appeared there, though it needed more than two looks to arrive.
+It is "gradual" when fidelity rises by `MIN_RISE` or more and a flat line is refuted with the same bound, else "flat".
+Gradual growth may still have a beginning: of the curves that are flat, climb, and then climb at another slope, the best
+one gives it, if it is flat for 4 validations or more and `ODDS` times likelier than those that are not. Control
+appeared there, though it took more than two validations to arrive.
 """
 
 from __future__ import annotations
@@ -41,21 +42,21 @@ __all__ = ["Convergence", "find_convergence"]
 ALPHA = 1e-6
 ODDS = 20.0
 MIN_RISE = 0.05
-_SIDE = 4  # looks that must lie on each side of a jump
-_WINDOW = 64  # only so many of the last looks are read
+_SIDE = 4  # validations that a jump needs on each side
+_WINDOW = 64  # only so many of the latest validations are used
 _FAST = (1, 2)
 
 
 @dataclass(frozen=True)
 class Convergence:
-    """The verdict on a curve of obedience.
+    """The verdict on a curve of condition fidelity.
 
     Attributes:
         kind: "flat", "gradual" or "sudden".
-        step: where control appeared: of a sudden one, the first look after the jump; of a gradual one, the first look
-            after it was flat, where it was.
-        before: median obedience of the looks just before the jump (of the first looks, where there is none).
-        after: median obedience of the looks just after it (of the last looks).
+        step: where control appeared: the first validation after the jump; for "gradual", the first one after the flat
+            part, if there is one.
+        before: median fidelity just before the jump (of the first validations, if there is none).
+        after: median fidelity just after it (of the last validations).
         p_value: bound on the probability of such a jump, or growth, in noise.
     """
 
@@ -66,14 +67,14 @@ class Convergence:
     p_value: float = 1.0
 
 
-def find_convergence(steps: Sequence[int], obedience: Sequence[float]) -> Convergence:
-    """Judges a curve of obedience; may be called again after each look.
+def find_convergence(steps: Sequence[int], fidelity: Sequence[float]) -> Convergence:
+    """Judges a curve of condition fidelity; may be called again after each validation.
 
     Args:
-        steps: the steps of the looks, rising, roughly evenly spaced.
-        obedience: what was seen, one value a look; larger is better, in [0, 1] as all our metrics are.
+        steps: the steps of the validations, rising, roughly evenly spaced.
+        fidelity: one value per validation; larger is better, in [0, 1] like all our metrics.
     """
-    y = np.asarray(obedience[-_WINDOW:], dtype=np.float64)
+    y = np.asarray(fidelity[-_WINDOW:], dtype=np.float64)
     steps = list(steps)[-_WINDOW:]
     n = len(y)
     if n < 2 * _SIDE or not np.isfinite(y).all():
@@ -94,7 +95,7 @@ def find_convergence(steps: Sequence[int], obedience: Sequence[float]) -> Conver
     low, high = np.median(y[k - _SIDE + 1 : k + 1]), np.median(y[k + width : k + width + _SIDE])
     rise = _rise(n, k, width, y)
     if p < ALPHA and odds >= math.log(ODDS) and rise >= MIN_RISE and high - low >= rise / 2:
-        mean = float(np.mean(np.asarray(obedience[-_WINDOW:], dtype=np.float64)))
+        mean = float(np.mean(np.asarray(fidelity[-_WINDOW:], dtype=np.float64)))
         return Convergence("sudden", steps[k + width], float(low) + mean, float(high) + mean, p)
     # A bent line and a flat one differ by two parameters and the bend: three halves fewer degrees of freedom.
     p = _p_value(gradual / max(total, floor), (n - 4) / 2)
@@ -105,9 +106,9 @@ def find_convergence(steps: Sequence[int], obedience: Sequence[float]) -> Conver
 
 
 def _onset(y: np.ndarray, floor: float) -> int | None:
-    """The look after k, of the best y_i = a + b (i - k)+ + c (i - l)+ with k < l: flat, then a climb, then another.
+    """The validation after k, of the best y_i = a + b (i - k)+ + c (i - l)+ with k < l: flat, a climb, another climb.
 
-    None unless a beginning after `_SIDE` flat looks is `ODDS` times likelier than one before.
+    None unless a beginning after `_SIDE` flat validations is `ODDS` times likelier than one before.
     """
     n, i = len(y), np.arange(len(y), dtype=np.float64)
     pairs = np.array([(k, bend) for k in range(n - 2) for bend in range(k + 1, n - 1)])
@@ -138,14 +139,14 @@ def _line_with_bend(n: int, k: int) -> list[np.ndarray]:
 
 
 def _rise(n: int, k: int, width: int, y: np.ndarray) -> float:
-    """d of the sudden description with its jump at k."""
+    """d of the model "sudden" with its jump at k."""
     columns = np.stack([*_line_with_bend(n, k), _ramp(n, k, width)], axis=1)
     return float(np.linalg.lstsq(columns, y, rcond=None)[0][-1])
 
 
 @lru_cache(maxsize=4)
 def _spaces(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For n looks: orthonormal columns `(K, n, 3)` of "gradual" for each bend; (k, w) `(M, 2)` and columns
+    """For n validations: orthonormal columns `(K, n, 3)` of "gradual" for each bend; (k, w) `(M, 2)` and columns
     `(M, n, 4)` of "sudden" and "slow"."""
     widths = [1, 2, 3, 4]
     while widths[-1] < n:
@@ -153,7 +154,7 @@ def _spaces(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     bends = np.stack([np.stack(_line_with_bend(n, k), axis=1) for k in range(1, n - 1)])
     places, columns = [], []
     for width in widths:
-        # A slow rise may have begun before the first look, or not be over; a jump needs looks on both sides.
+        # A slow rise may have begun before the first validation, or not be over; a jump needs both sides.
         first, last = (_SIDE - 1, n - _SIDE - width) if width in _FAST else (-width + 2, n - 3)
         for k in range(first, last + 1):
             places.append((k, width))

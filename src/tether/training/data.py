@@ -1,15 +1,15 @@
-"""From a dataset to batches: built where it must be, cached, ordered, and a few samples kept back to watch.
+"""From a data set to batches: built if necessary, cached, ordered, with a few samples held back for validation.
 
-Of the N cached samples V are kept back, evenly spread; no training sees them (only a set of fewer than 4V is too small
-for that). Sample n of a run is entry π_e(n mod M) of the other M = N - V, e = n div M, with a new random order π_e for
-every pass. Its prompt is replaced by the empty one with the probability of section 3.4. All are functions of the seed
-and n.
+Of the N cached samples V are held back, a fixed pseudo-random subset; training never sees them (unless there are fewer
+than 4V). Sample n of a run is entry π_e(n mod M) of the other M = N - V, e = n div M, with a new random order π_e for
+every epoch. Its prompt is replaced by the empty one with the probability `prompt_dropout` (section 3.4 of
+arXiv:2302.05543). All of this is a function of the seed and n.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from tether.base import Base
+from tether.control.conditioning import Conditioning
 from tether.datasets.build import build_dataset
 from tether.datasets.latents.cache import build_cache
 from tether.datasets.latents.samples import CachedSamples
@@ -28,24 +29,33 @@ from tether.errors import TetherError
 from tether.images import from_pixels
 from tether.training.batch import Batch, Batches, sample_generators
 from tether.training.config import TrainConfig
-from tether.training.objective import drop_text_states
-from tether.training.watch import ValidationSample
+from tether.training.objective import drop_prompts
+from tether.training.packed import PackedBatches, is_packed
+from tether.training.validation import ValidationSample
 
-__all__ = ["CachedBatches", "Data", "open_data", "validation_places"]
+__all__ = ["CachedBatches", "Data", "open_data", "validation_subset"]
 
 _PROMPTS, _ORDER = 1, 2  # streams of random numbers; 0 is the noise's
 
 OnStage = Callable[[str, int, int], None]
-"""Called with what is made, how much of it is done, and how much there is."""
+"""Called with what is being made, how much of it is done, and how much there is."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """What a run learns from, what it is watched by, and what tells this data from other."""
+    """What a run learns from.
+
+    Attributes:
+        batches: the samples.
+        validation: samples held back.
+        content: a hash that tells this data from other data of the same name.
+        encodes_prompts: whether batches need the base's text encoders while training.
+    """
 
     batches: Batches
-    validation: list[ValidationSample]
+    validation: list[ValidationSample] = field(default_factory=list)
     content: str = ""
+    encodes_prompts: bool = False
 
 
 class CachedBatches:
@@ -54,12 +64,12 @@ class CachedBatches:
     Args:
         samples: the cache.
         entries: which of them to train on.
-        empty_prompts: share of prompts that are replaced by the empty one.
+        prompt_dropout: share of prompts that are replaced by the empty one.
         seed: the run's.
     """
 
-    def __init__(self, samples: CachedSamples, entries: list[int], empty_prompts: float, seed: int) -> None:
-        self.samples, self.entries, self.empty_prompts, self.seed = samples, entries, empty_prompts, seed
+    def __init__(self, samples: CachedSamples, entries: list[int], prompt_dropout: float, seed: int) -> None:
+        self.samples, self.entries, self.prompt_dropout, self.seed = samples, entries, prompt_dropout, seed
         self._order = lru_cache(maxsize=2)(self._draw_order)
 
     def _draw_order(self, epoch: int) -> list[int]:
@@ -79,26 +89,30 @@ class CachedBatches:
 
         def dropped(name: str) -> Tensor:
             generators = sample_generators(self.seed, numbers, _PROMPTS)  # the same ones for each name
-            return drop_text_states(stacked(name), stacked(f"empty_{name}"), self.empty_prompts, generators)
+            return drop_prompts(stacked(name), stacked(f"empty_{name}"), self.prompt_dropout, generators)
 
-        added = {}
+        conditioning = Conditioning(dropped("text_states"))
         if "pooled" in found[0]:
-            added = {"text_embeds": dropped("pooled"), "time_ids": stacked("time_ids")}
+            conditioning = Conditioning(dropped("text_states"), dropped("pooled"), {"time_ids": stacked("time_ids")})
         names = [sample["name"] for sample in found]
-        return Batch(stacked("latents"), stacked("condition"), dropped("text_states"), names, added)
+        return Batch(stacked("latents"), stacked("condition"), conditioning, names)
 
 
 def open_data(config: TrainConfig, base: Base, on_stage: OnStage | None = None) -> Data:
-    """Builds and caches what is not there yet, on the main process, and opens it.
+    """Builds and caches what does not exist yet, on the main process, and opens it.
 
     Args:
         config: the run.
-        base: whose encoders make the cache, in float32.
+        base: its encoders make the cache, in float32.
         on_stage: called while something is made.
 
     Raises:
-        TetherError: where there is no such dataset, or it was built for another kind of condition.
+        TetherError: when there is no such data set, or it was built for another kind of condition.
     """
+    if is_packed(config.data):
+        return _open_packed(config, base)
+    if config.shares is not None:
+        raise TetherError(f"shares are for a packed latents file (.npz), not for {config.data}")
     with PartialState().main_process_first():
         cache = build_cache(
             _built(config, base, on_stage),
@@ -106,38 +120,53 @@ def open_data(config: TrainConfig, base: Base, on_stage: OnStage | None = None) 
             config.cache or config.out / "cache",
             resolution=config.resolution,
             crops=config.crops,
-            on_progress=_telling(on_stage, "caching"),
+            on_progress=_reporting(on_stage, "caching"),
         )
     samples = CachedSamples(cache, config.seed)
-    count, kept = len(samples), min(config.watch_pictures, len(samples))
-    validation = validation_places(count, kept) if config.watch_every else []
+    count, kept = len(samples), min(config.validation_images, len(samples))
+    validation = validation_subset(count, kept) if config.validation_every else []
     entries = list(range(count))
     if count >= 4 * len(validation):
         entries = sorted({*entries} - {*validation})
     return Data(
-        CachedBatches(samples, entries, config.empty_prompts, config.seed),
+        CachedBatches(samples, entries, config.prompt_dropout, config.seed),
         [_validation_sample(samples.sample(index), base) for index in validation],
-        digest([cache.latents.name, cache.text.name]),  # which say what data and whose encoders made them
+        digest([cache.latents.name, cache.text.name]),  # they are hashes of the data and the encoders
     )
 
 
-def validation_places(count: int, kept: int) -> list[int]:
-    """Which `kept` of `count` samples are drawn at every look: chosen by chance, and always the same.
+def _open_packed(config: TrainConfig, base: Base) -> Data:
+    """A packed latents file, all of which is trained on."""
+    if config.validation_every:
+        raise TetherError(f"{config.data} is a packed latents file, without validation images: set validation_every=0")
+    batches = PackedBatches(
+        Path(config.data),
+        base,
+        seed=config.seed,
+        randomness=config.randomness,
+        prompt_dropout=config.prompt_dropout,
+        shares=config.shares,
+    )
+    return Data(batches, content=batches.content, encodes_prompts=True)
 
-    At even distances they could be the same few drawings over and over, where a source goes round its drawings.
+
+def validation_subset(count: int, kept: int) -> list[int]:
+    """Which `kept` of `count` samples are for validation: a fixed pseudo-random subset.
+
+    At even distances they could be the same few drawings again and again, if a source repeats its drawings.
     """
     return sorted(torch.randperm(count, generator=torch.Generator().manual_seed(0))[:kept].tolist())
 
 
 def _built(config: TrainConfig, base: Base, on_stage: OnStage | None) -> Path:
-    """The folder of the built dataset that `config.data` is, or is made into."""
+    """The folder of the built data set that `config.data` is, or is made into."""
     given = Path(config.data)
     built = read_manifest(given)
     if built is not None:
         kind = built.settings.get("condition")
         if kind != config.condition:
             raise TetherError(
-                f"{given} was built for the condition {kind!r}, and {config.condition!r} is to be trained"
+                f"{given} was built for the condition {kind!r}, but the condition is {config.condition!r}"
             )
         return given
     resolution = config.resolution or base.sample_size
@@ -147,19 +176,19 @@ def _built(config: TrainConfig, base: Base, on_stage: OnStage | None) -> Path:
         folder,
         config.condition,
         size=resolution * 9 // 8,  # so that crops of the training resolution can differ
-        min_side=max(8, resolution // 2),  # what is smaller still would be enlarged more than twice
-        on_progress=_telling(on_stage, "building"),
+        min_side=max(8, resolution // 2),  # smaller images would be enlarged more than twice
+        on_progress=_reporting(on_stage, "building"),
     )
     if manifest.samples < config.batch_size:
-        raise TetherError(f"{config.data} has {manifest.samples} good samples: lower batch_size, or give more pictures")
+        raise TetherError(f"{config.data} has {manifest.samples} good samples: lower batch_size, or add images")
     return folder
 
 
-def _telling(on_stage: OnStage | None, stage: str) -> Callable[[int, int], None] | None:
+def _reporting(on_stage: OnStage | None, stage: str) -> Callable[[int, int], None] | None:
     return None if on_stage is None else lambda done, total: on_stage(stage, done, total)
 
 
 def _validation_sample(sample: dict[str, Any], base: Base) -> ValidationSample:
     condition = Image.fromarray(sample["condition"].permute(1, 2, 0).numpy())
-    (picture,) = from_pixels(base.decode_latents(sample["latents"][None]))
-    return ValidationSample(sample["caption"], condition, picture)
+    (image,) = from_pixels(base.decode_latents(sample["latents"][None]))
+    return ValidationSample(sample["caption"], condition, image)

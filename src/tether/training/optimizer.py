@@ -1,80 +1,98 @@
-"""The update: learning rate, clipping, optimiser and moving average.
+"""The update: learning rate, gradient clipping, optimizer.
 
-    η_k   = η · k'/W while k' = k + 1 <= W (warm-up), then η times 1, a line, or half a cosine down to the floor f
-    g'    = g · min(1, G / ||g||)                                           clipping to the norm G
-    θ̄_k+1 = d_k θ̄_k + (1 - d_k) θ_k+1,   d_k = min(d, (1 + k) / (10 + k))   moving average with warm-up
+    η_k = η (k + 1)/W while k < W (warmup), then η times 1, a line, or half a cosine down to the floor f
+    g'  = g min(1, G / ||g||)                                               clipping to the norm G
 
-AdamW is PyTorch's fused one, which divides each gradient by a scale while it reads it: clipping costs no pass of its
-own.
+AdamW (arXiv:1711.05101) is PyTorch's fused one, which divides each gradient by a scale while reading it: clipping costs
+no pass of its own.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from tether.errors import TetherError
 from tether.training.config import TrainConfig
+from tether.training.muon import MuonAndAdamW, is_matrix
 
 __all__ = [
-    "MovingAverage",
     "backward_and_step",
     "clip_gradients",
     "learning_rate",
+    "make_muon",
     "make_optimizer",
+    "schedule_factor",
     "steps_while_backward",
 ]
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
     """The learning rate of step `step`, counted from 0."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    progress = min(1.0, (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps))
-    floor = config.final_learning_rate
-    if config.schedule == "constant":
-        factor = 1.0
-    elif config.schedule == "linear":
-        factor = 1 - (1 - floor) * progress
-    else:
-        factor = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+    factor = schedule_factor(config.schedule, step, config.steps, config.warmup_steps, config.final_learning_rate)
     return config.learning_rate * factor
 
 
-def make_optimizer(config: TrainConfig, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimiser that the config names.
+def schedule_factor(schedule: str, step: int, steps: float, warmup: int = 0, floor: float = 0.0) -> float:
+    """η_k / η of step k = `step` of `steps`, for the schedules "constant", "linear" and "cosine"."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    if schedule == "constant":
+        return 1.0
+    if schedule == "linear":
+        return 1 - (1 - floor) * progress
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer that the config names, of the model's parameters that require gradients.
 
     Raises:
-        TetherError: where it cannot be had on this machine.
+        TetherError: when it is not available on this machine.
     """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    rate, decay = config.learning_rate, config.weight_decay
+    if config.optimizer == "muon":
+        return make_muon(model, rate, betas=config.betas, weight_decay=decay)
     if config.optimizer == "adafactor":
-        return torch.optim.Adafactor(parameters, config.learning_rate, weight_decay=config.weight_decay)
+        return torch.optim.Adafactor(parameters, rate, weight_decay=decay)
     if config.optimizer == "adamw8bit":
         try:
             from bitsandbytes.optim import AdamW8bit  # type: ignore[import-not-found]
         except ImportError as error:
             raise TetherError("optimizer adamw8bit needs bitsandbytes: pip install bitsandbytes") from error
-        return AdamW8bit(parameters, config.learning_rate, config.betas, weight_decay=config.weight_decay)
-    return torch.optim.AdamW(
-        parameters, config.learning_rate, config.betas, weight_decay=config.weight_decay, fused=True
-    )
+        return AdamW8bit(parameters, rate, config.betas, weight_decay=decay)
+    return torch.optim.AdamW(parameters, rate, config.betas, weight_decay=decay, fused=True)
+
+
+def make_muon(
+    model: nn.Module, lr: float, *, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.01
+) -> MuonAndAdamW:
+    """Muon for every matrix and kernel of a model that is trained, AdamW for vectors and embedding tables."""
+    tables = [table for module in model.modules() if isinstance(module, nn.Embedding) for table in module.parameters()]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in trained if is_matrix(parameter, tables)]
+    others = [parameter for parameter in trained if not is_matrix(parameter, tables)]
+    return MuonAndAdamW(matrices, others, lr, betas=betas, weight_decay=weight_decay)
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
-    """Makes the optimiser's next step use gradients of norm `max_norm` at most.
+    """Limits the norm of the gradients that the optimizer's next step uses.
 
     Args:
-        optimizer: a fused one is told a scale, which it divides by as it goes; else the gradients are scaled here.
-        parameters: those that the optimiser trains.
-        max_norm: 0 leaves the gradients alone.
+        optimizer: a fused one gets a scale, which it divides by while it reads; else the gradients are scaled here.
+        parameters: those that the optimizer trains.
+        max_norm: the limit; 0 leaves the gradients alone.
 
     Returns:
-        The norm before, a scalar.
+        The norm before clipping, a scalar.
     """
+    if isinstance(optimizer, MuonAndAdamW):
+        return torch.nn.utils.clip_grad_norm_(parameters, max_norm or math.inf)
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g.float()) for g in gradients]))
     if not max_norm:
@@ -88,10 +106,10 @@ def clip_gradients(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Par
 
 
 def steps_while_backward(config: TrainConfig, dtype: torch.dtype | None, backward_passes: int) -> bool:
-    """Whether a step may use and free each gradient as soon as it is there (`backward_and_step`).
+    """Whether a step may use and free each gradient as soon as it is computed (`backward_and_step`).
 
-    That is so where nothing must be known of all of them first: neither their norm, to clip by, nor those of other
-    backward passes or processes, nor whether scaling has made one of them infinite.
+    It may if nothing about all of them must be known first: neither their norm, for clipping, nor those of other
+    backward passes or processes, nor whether loss scaling has made one of them infinite.
 
     Args:
         config: the run.
@@ -102,12 +120,12 @@ def steps_while_backward(config: TrainConfig, dtype: torch.dtype | None, backwar
 
 
 def backward_and_step(loss: Tensor, optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> Tensor:
-    """The backward pass; each parameter is updated, and its gradient freed, as soon as its gradient is there.
+    """The backward pass; each parameter is updated, and its gradient freed, as soon as the gradient is computed.
 
     Args:
         loss: a scalar.
-        optimizer: one that treats each parameter by itself.
-        parameters: those that the optimiser trains, without gradients.
+        optimizer: one that steps each parameter independently.
+        parameters: those that the optimizer trains, without gradients.
 
     Returns:
         The norm of all gradients, a scalar.
@@ -119,7 +137,7 @@ def backward_and_step(loss: Tensor, optimizer: torch.optim.Optimizer, parameters
     def update(parameter: Tensor) -> None:
         assert parameter.grad is not None
         squares.append(torch.linalg.vector_norm(parameter.grad.float()).square())
-        # Shown this parameter alone, the optimiser does not look through all others for gradients.
+        # With this parameter alone, the optimizer does not search all others for gradients.
         optimizer.param_groups = [group_of[parameter] | {"params": [parameter]}]  # type: ignore[index]
         optimizer.step()
         parameter.grad = None
@@ -132,37 +150,3 @@ def backward_and_step(loss: Tensor, optimizer: torch.optim.Optimizer, parameters
         for hook in hooks:
             hook.remove()
     return torch.stack(squares).sum().sqrt()
-
-
-class MovingAverage:
-    """The exponential moving average θ̄ of some parameters.
-
-    Args:
-        parameters: what is averaged; the average starts at their values.
-        decay: d, below 1.
-    """
-
-    def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
-        self.parameters, self.decay = list(parameters), decay
-        self.averages = [parameter.detach().clone() for parameter in self.parameters]
-
-    def update(self, step: int) -> None:
-        """θ̄ after step `step`, counted from 0."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.averages, [p.detach() for p in self.parameters], 1 - decay)
-
-    @contextmanager
-    def swapped(self) -> Iterator[None]:
-        """Inside, the parameters have the averages' values, and `averages` holds theirs."""
-        self._swap()
-        try:
-            yield
-        finally:
-            self._swap()
-
-    @torch.no_grad()
-    def _swap(self) -> None:
-        for parameter, average in zip(self.parameters, self.averages, strict=True):
-            kept = parameter.detach().clone()
-            parameter.copy_(average)
-            average.copy_(kept)

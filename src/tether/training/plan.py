@@ -1,16 +1,15 @@
 """What a run will take: parameters, memory, time; measured on this machine before anything is written.
 
-    memory = weights of base and control + gradients + optimiser + moving average + activations of one forward pass
+    memory = weights of base and control + gradients + optimizer + moving average + activations of one forward pass
 
-Gradients count as all of them, or as the largest one where they are used one by one (`backward_and_step`). The
-activations are what the backward pass keeps, counted while one real forward pass of the run's size runs on random
-numbers; the time is that of one whole update, and leaves out the looks at the validation pictures.
+Gradients are counted as all of them, or as the largest one if they are used one by one (`backward_and_step`). The
+activations are what the backward pass keeps, counted during one real forward pass of the run's size on random numbers;
+the time is that of one whole update, without validation.
 """
 
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -18,14 +17,15 @@ from torch import Tensor, nn
 
 from tether.base import Base
 from tether.base.text import text_window
-from tether.control import ControlNet
-from tether.training.batch import Batch, sample_generators
+from tether.control.conditioning import Conditioning
+from tether.control.control import Control
+from tether.training.batch import Batch, Randomness, batch_generator, sample_generators
 from tether.training.config import TrainConfig
-from tether.training.memory import retained_memory
 from tether.training.objective import ControlObjective
 from tether.training.optimizer import backward_and_step, make_optimizer, steps_while_backward
-from tether.training.precision import resolve_precision
-from tether.training.trainer import make_objective
+from tether.training.performance.memory import layout, retained_memory
+from tether.training.performance.precision import attention_kernel, autocast, resolve_precision
+from tether.training.trainer import make_objective, set_gradient_checkpointing
 
 __all__ = ["Plan", "measure"]
 
@@ -36,9 +36,9 @@ class Plan:
 
     Attributes:
         trained, locked: parameters that are trained, and those of the base's denoiser that are not.
-        steps, samples: optimiser steps, and samples seen in them by one process.
-        memory: bytes by what they are for.
-        seconds_a_step: one update on this machine.
+        steps, samples: optimizer steps, and samples seen in them by one process.
+        memory: purpose -> bytes.
+        seconds_a_step: time of one update on this machine.
     """
 
     trained: int
@@ -50,45 +50,43 @@ class Plan:
 
     @property
     def total_memory(self) -> int:
-        """Bytes, all together."""
+        """Bytes, in total."""
         return sum(self.memory.values())
 
     @property
     def seconds(self) -> float:
-        """All steps."""
+        """Time of all steps."""
         return self.steps * self.seconds_a_step
 
 
-def measure(base: Base, control: ControlNet, config: TrainConfig) -> Plan:
+def measure(base: Base, control: Control, config: TrainConfig) -> Plan:
     """Runs two updates of the run's size on random numbers, in one process; `control` is changed by them.
 
+    Auxiliary losses are left out: they need the run's data.
+
     Args:
-        base: the base, on the device and of the type it will have.
+        base: the base, on its device and in its type.
         control: a control to throw away.
         config: the run.
     """
-    device = base.device
-    dtype = resolve_precision(config.precision, device)
+    dtype = resolve_precision(config.precision, base.device)
     objective = make_objective(base, control, config)
-    parameters = [p for p in objective.parameters() if p.requires_grad]
-    optimizer = make_optimizer(config, parameters)
+    optimizer = make_optimizer(config, objective)
     streams = steps_while_backward(config, dtype, config.gradient_accumulation)
-    batch = _random_batch(base, control, config).to(device)
+    batch = _random_batch(base, control, config).to(base.device, layout(base.device, config.optimizer))
     if config.gradient_checkpointing:
-        control.enable_gradient_checkpointing()
-        base.unet.enable_gradient_checkpointing()
+        set_gradient_checkpointing(base, control, True)
     try:
-        with retained_memory(device):
-            # The first update allocates the optimiser's state and warms up; the second is timed.
+        with retained_memory(base.device), attention_kernel(config.attention):
+            # The first update allocates the optimizer's state and warms up; the second is timed.
             activations = _update(objective, optimizer, batch, config, dtype, streams)
             started = time.monotonic()
             _update(objective, optimizer, batch, config, dtype, streams)
             seconds = time.monotonic() - started
     finally:
         if config.gradient_checkpointing:
-            control.disable_gradient_checkpointing()
-            base.unet.disable_gradient_checkpointing()
-    sizes = [p.numel() for p in parameters]
+            set_gradient_checkpointing(base, control, False)
+    sizes = [p.numel() for p in objective.parameters() if p.requires_grad]
     trained = sum(sizes)
     states = [value for values in optimizer.state.values() for value in values.values() if isinstance(value, Tensor)]
     memory = {
@@ -123,14 +121,13 @@ def _update(
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    device = batch.latents.device
+    device, samples = batch.latents.device, range(len(batch.latents))
     for _ in range(config.gradient_accumulation):
-        generators = sample_generators(config.seed, range(len(batch.latents)))
-        with (
-            torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-            torch.autocast(device.type, dtype) if dtype else nullcontext(),
-        ):
-            losses = objective(batch.latents, batch.conditions, batch.text_states, generators, batch.added)
+        randomness: Randomness = sample_generators(config.seed, samples)
+        if config.randomness == "batch":
+            randomness = batch_generator(config.seed, samples)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), autocast(device, dtype):
+            losses, _ = objective(batch, randomness)
         if streams:
             backward_and_step(losses.mean(), optimizer, parameters)
         else:
@@ -143,21 +140,20 @@ def _update(
     return sum(kept.values())
 
 
-def _random_batch(base: Base, control: ControlNet, config: TrainConfig) -> Batch:
-    size, side = config.batch_size, config.resolution or base.sample_size
-    unet, small = base.unet.config, (config.resolution or base.sample_size) // base.latent_factor
-    width = unet["encoder_hid_dim"] or unet["cross_attention_dim"]
-    random = torch.Generator().manual_seed(config.seed)
-    added: dict[str, Tensor] = {}
-    if unet["addition_embed_type"] == "text_time":
-        pooled = unet["projection_class_embeddings_input_dim"] - 6 * unet["addition_time_embed_dim"]
-        added["text_embeds"] = torch.randn(size, pooled, generator=random)
-        added["time_ids"] = torch.tensor([[side, side, 0, 0, side, side]], dtype=torch.float32).repeat(size, 1)
+def _random_batch(base: Base, control: Control, config: TrainConfig) -> Batch:
+    size, side, spec = config.batch_size, config.resolution or base.sample_size, base.denoiser.spec
+    random, small = torch.Generator().manual_seed(config.seed), side // base.latent_factor
+    pooled, extras = None, dict[str, Tensor]()
+    if base.unet.config["addition_embed_type"] == "text_time":
+        unet = base.unet.config
+        width = unet["projection_class_embeddings_input_dim"] - 6 * unet["addition_time_embed_dim"]
+        pooled = torch.randn(size, width, generator=random)
+        extras["time_ids"] = torch.tensor([[side, side, 0, 0, side, side]], dtype=torch.float32).repeat(size, 1)
+    tokens = torch.randn(size, text_window(base.tokenizer, base.text_encoder), spec.text_width, generator=random)
     return Batch(
-        torch.randn(size, unet["in_channels"], small, small, generator=random),
-        torch.rand(size, control.config["conditioning_channels"], side, side, generator=random),
-        torch.randn(size, text_window(base.tokenizer, base.text_encoder), width, generator=random),
-        added=added,
+        torch.randn(size, spec.latent_channels, small, small, generator=random),
+        torch.rand(size, control.condition_channels, side, side, generator=random),
+        Conditioning(tokens, pooled, extras),
     )
 
 

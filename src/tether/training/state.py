@@ -1,7 +1,10 @@
-"""The whole state of a running training as tensors by name, and back, bit for bit.
+"""What a run is at any moment: one object, and tensors by name.
 
-It is the same whether the parameters lie on one device, are copied to many (DDP) or are spread over them (FSDP), so a
-run may go on with another number of processes. What is gathered is given to the main process; the others get empty
+`RunState` holds everything that changes while a run trains: weights, their average, the optimizer, the loss scaler, the
+step, the samples seen, the validations. `capture` gives it as a `Checkpoint`, `restore` takes it from one, bit for bit.
+
+The tensors are the same whether the parameters are on one device, copied to many (DDP) or spread over them (FSDP), so a
+run may be resumed by another number of processes. What is gathered is given to the main process; the others get empty
 dictionaries.
 """
 
@@ -9,10 +12,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -22,24 +28,114 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-__all__ = ["load_optimizer", "load_random", "load_weights", "optimizer_tensors", "random_tensors", "weights"]
+from tether.training.average import MovingAverage
+from tether.training.checkpoints import Checkpoint
+from tether.training.divergence import LossLimit
+from tether.training.events import Validation
+
+__all__ = ["RunState"]
 
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
-def weights(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, gathered; on the CPU. No copies where they lie there whole already."""
+@dataclass
+class RunState:
+    """Everything that changes while a run trains.
+
+    Attributes:
+        model: what is trained, as the processes share it (wrapped by DDP or FSDP).
+        optimizer: its optimizer.
+        scaler: loss scaling, for float16.
+        loss_limit: what a step's loss may be.
+        average: moving average of the weights, if there is one.
+        step: steps done.
+        samples: samples seen.
+        curve: the validations.
+        converged_at, appeared_at: as in `tether.training.events.Outcome`.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    loss_limit: LossLimit
+    average: MovingAverage | None = None
+    step: int = 0
+    samples: int = 0
+    curve: list[Validation] = field(default_factory=list)
+    converged_at: int | None = None
+    appeared_at: int | None = None
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What is trained."""
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def weights(self, prefix: str = "") -> dict[str, Tensor]:
+        """The weights whose names begin with `prefix`, without it, gathered; on the CPU, uncopied where possible."""
+        found = _weights(self.model)
+        return {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
+
+    def averaged(self) -> Any:
+        """A context in which the model's weights are their average, if there is one."""
+        return nullcontext() if self.average is None else self.average.swapped()
+
+    def capture(self, terms: Mapping[str, Any] | None = None) -> Checkpoint:
+        """The state, gathered from all processes; only the main one gets tensors.
+
+        Args:
+            terms: plain values to keep beside it: what run it is.
+        """
+        tensors: dict[str, dict[str, Tensor]] = {
+            "model": _weights(self.model),
+            "optimizer": _optimizer_tensors(self.model, self.optimizer),
+        }
+        if self.average is not None:
+            with self.average.swapped():
+                tensors["average"] = {name: tensor.clone() for name, tensor in _weights(self.model).items()}
+        each = gather_object([_random_tensors()])
+        tensors["random"] = {f"{rank}/{name}": t for rank, found in enumerate(each) for name, t in found.items()}
+        state: dict[str, Any] = {
+            "samples": self.samples,
+            "curve": [validation.to_json() for validation in self.curve],
+            "converged_at": self.converged_at,
+            "appeared_at": self.appeared_at,
+            "first_losses": self.loss_limit.first_losses,
+            "scaler": self.scaler.state_dict(),
+        }
+        return Checkpoint(self.step, tensors, state | dict(terms or {}))
+
+    def restore(self, found: Checkpoint, process: int = 0) -> None:
+        """Takes over a captured state; `process` is this process's number."""
+        if self.average is not None:
+            _load_weights(self.model, found.tensors["average"])
+            self.average.reset()
+        _load_weights(self.model, found.tensors["model"])
+        _load_optimizer(self.model, self.optimizer, found.tensors["optimizer"])
+        mine = f"{process}/"
+        own = {name.removeprefix(mine): t for name, t in found.tensors["random"].items() if name.startswith(mine)}
+        if own:
+            _load_random(own)
+        self.step, self.samples = found.step, found.state["samples"]
+        self.converged_at, self.appeared_at = found.state["converged_at"], found.state.get("appeared_at")
+        self.curve = [Validation.from_json(one) for one in found.state["curve"]]
+        self.loss_limit.first_losses = found.state["first_losses"]
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(found.state["scaler"])
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, gathered; on the CPU. Not copied if they are whole on the CPU already."""
     return cast(dict[str, Tensor], get_model_state_dict(model, options=_WHOLE))
 
 
 @torch.no_grad()
-def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """The reverse of `weights`; the parameters keep their memory layout."""
+def _load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """The reverse of `_weights`; the parameters keep their memory layout."""
     set_model_state_dict(model, dict(tensors), options=StateDictOptions(full_state_dict=True))
 
 
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's state as "PARAMETER/STATE" -> tensor, gathered; on the CPU.
+def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state as "PARAMETER/STATE" -> tensor, gathered; on the CPU.
 
     A state that is a mapping has one more "/": the scales of 8-bit states are in one.
     """
@@ -59,8 +155,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:
     return flat
 
 
-def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """The reverse of `optimizer_tensors`. The groups' settings stay those of `optimizer`."""
+def _load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """The reverse of `_optimizer_tensors`. The groups' settings stay those of `optimizer`."""
     if not tensors:
         return
     everywhere = StateDictOptions(full_state_dict=True)
@@ -74,14 +170,14 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: 
         inner[last] = value
     whole["state"] = state
     set_optimizer_state_dict(model, optimizer, whole, options=everywhere)
-    # A fused optimiser walks over memory: its states must lie there as the parameter does (channels last, say).
+    # A fused optimizer walks over memory: its states must have the parameter's layout (channels last, say).
     for parameter, values in optimizer.state.items():
         for key, value in values.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
                 values[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
-def random_tensors() -> dict[str, Tensor]:
+def _random_tensors() -> dict[str, Tensor]:
     """The states of the global random generators: PyTorch's (each device's), NumPy's and Python's."""
     _, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002 - the global one is meant
     version, words, next_gauss = random.getstate()
@@ -97,8 +193,8 @@ def random_tensors() -> dict[str, Tensor]:
     return tensors
 
 
-def load_random(tensors: Mapping[str, Tensor]) -> None:
-    """The reverse of `random_tensors`; devices that are not there any more are passed over."""
+def _load_random(tensors: Mapping[str, Tensor]) -> None:
+    """The reverse of `_random_tensors`; devices that no longer exist are skipped."""
     torch.set_rng_state(tensors["torch"])
     *keys, position, has_gauss = tensors["numpy"].tolist()
     state = ("MT19937", np.array(keys, dtype=np.uint32), position, has_gauss, tensors["numpy.gauss"].item())

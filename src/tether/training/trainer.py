@@ -1,72 +1,72 @@
-"""The training loop: readable in one sitting.
+"""The training loop.
 
-    every step:  feed -> loss -> backward -> finite? -> clip, update, average -> look? -> checkpoint?
+    every step:  feed -> forward -> backward -> check -> clip, update, average -> validate? -> checkpoint?
 
-Everything random about sample n of a run (its picture, noise, timestep, dropped prompt) is a function of the seed and
-n. What a run is at any moment is therefore: weights, their average, the optimiser's state, the step, and the number of
-samples seen. That is what a checkpoint holds, and why a run that was killed ends with the bits it would have had.
+Everything random about sample n of a run (its image, noise, timestep, dropped prompt) is a function of the seed and n.
+`RunState` is therefore all that a run is at any moment, a checkpoint holds it, and a run that was killed ends with the
+bits that it would have had.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from accelerate import Accelerator, DistributedType
 from accelerate.utils import broadcast_object_list, gather_object
-from torch import Tensor
+from torch import nn
 
 from tether.base import Base
-from tether.control import ControlNet
+from tether.control.control import Control
 from tether.errors import TetherError
-from tether.training.batch import Batch, Batches, Prefetch, sample_generators
-from tether.training.checkpoints import latest_checkpoint, list_checkpoints, save_checkpoint
+from tether.training.auxiliary import AuxiliaryLoss, make_auxiliary_losses
+from tether.training.average import MovingAverage
+from tether.training.batch import Batches, Prefetch
+from tether.training.checkpoints import latest_checkpoint, save_checkpoint
 from tether.training.config import CONFIG, TrainConfig
 from tether.training.convergence import find_convergence
-from tether.training.divergence import Diverged, LossLimit, diverged
-from tether.training.events import Look, Outcome, Progress, Watcher
-from tether.training.interruption import interruption
-from tether.training.memory import layout, retained_memory
+from tether.training.divergence import LossLimit
+from tether.training.events import Outcome, Progress, Validation, Validator
 from tether.training.objective import ControlObjective
-from tether.training.optimizer import (
-    MovingAverage,
-    backward_and_step,
-    clip_gradients,
-    learning_rate,
-    make_optimizer,
-    steps_while_backward,
-)
-from tether.training.precision import resolve_precision
-from tether.training.snapshot import capture, restore
-from tether.training.state import weights
-from tether.training.trackers import installed_trackers
+from tether.training.optimizer import learning_rate, make_optimizer
+from tether.training.performance.memory import layout, retained_memory
+from tether.training.performance.precision import attention_kernel, autocast, resolve_precision
+from tether.training.processes import check_sharding, interruption, make_accelerator
+from tether.training.state import RunState
+from tether.training.step import Sections, Step, StepResult, no_sections
+from tether.training.terms import RunTerms
 
 __all__ = ["Trainer", "make_objective"]
 
 logger = logging.getLogger(__name__)
 
-_LEAST_SCALE = 1e-4  # of a loss in float16: below it no gradient was finite for dozens of steps
-
 
 def make_objective(
-    base: Base, control: ControlNet, config: TrainConfig, memory_format: torch.memory_format | None = None
+    base: Base,
+    control: Control,
+    config: TrainConfig,
+    auxiliary: Mapping[str, AuxiliaryLoss] | None = None,
+    memory_format: torch.memory_format | None = None,
 ) -> ControlObjective:
-    """The objective of a run; base and control are put into a memory layout, the control on the base's device."""
-    memory_format = memory_format or layout(base.device)
+    """The objective of a run; the control is moved to the base's device, both into a memory layout."""
+    memory_format = memory_format or layout(base.device, config.optimizer)
     base.unet.to(memory_format=memory_format)  # type: ignore[call-overload]
     control.to(base.device, torch.float32).to(memory_format=memory_format)  # type: ignore[call-overload]
     return ControlObjective(
         base,
         control,
+        auxiliary,
         min_snr_gamma=config.min_snr,
+        velocity_cap=config.velocity_cap,
         noise_offset=config.noise_offset,
+        stratified=config.stratified_timesteps,
+        shift=config.timestep_shift,
         only_middle=config.only_middle,
         unlock_decoder=config.unlock_decoder,
     )
@@ -76,288 +76,203 @@ class Trainer:
     """Trains a control on a locked base.
 
     Args:
-        base: the base; it is moved to the device and its denoiser's memory layout chosen for it, no value changed.
-        control: what is trained, in place.
+        base: the base; it is moved to the device and its denoiser's memory layout changed, no value.
+        control: what is trained, in place; of any family.
         batches: gives the batch of samples `range(n, n + batch_size)`, always the same one for the same range.
         config: settings; those about the data are for whoever made `batches`.
-        watcher: looks every `watch_every` steps.
+        validator: called every `validation_every` steps.
         on_progress: called after each step.
-        identity: what tells the base and the data of a run from others ("base", "data"): going on with a run whose
-            checkpoint has another is refused.
+        identity: "base" and "data" -> what tells them from others of the same name: resuming a run whose checkpoint
+            has another is an error.
+        sections: for measuring the sections of a step, see `tether.training.step.Sections`.
+
+    Attributes:
+        state: everything that changes while training.
     """
 
     def __init__(
         self,
         base: Base,
-        control: ControlNet,
+        control: Control,
         batches: Batches,
         config: TrainConfig,
         *,
-        watcher: Watcher | None = None,
+        validator: Validator | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         identity: Mapping[str, str] | None = None,
+        sections: Sections = no_sections,
     ) -> None:
-        self.identity = dict(identity or {})
-        self.base, self.control, self.config = base, control, config
-        self.watcher, self.on_progress, self.batches = watcher, on_progress, batches
-        # Whatever `accelerate launch` was told: the type of the computation is the config's, and cast here.
-        self.accelerator = Accelerator(
-            cpu=config.device == "cpu",
-            mixed_precision="no",
-            log_with=installed_trackers(config.trackers) or None,
-            project_dir=config.out / "logs",
-        )
-        device = self.accelerator.device
-        self.dtype = resolve_precision(config.precision, device)
-        self.sharded = self.accelerator.distributed_type == DistributedType.FSDP
-        if self.sharded and not self.accelerator.is_fsdp2:
-            raise TetherError("FSDP's first version is not for new runs: use the second (--fsdp_version 2)")
-        if self.sharded and self.dtype == torch.float16:
-            raise TetherError("fp16 does not train sharded (FSDP): use precision bf16")
-        if self.sharded and config.unlock_decoder:
-            raise TetherError("a decoder is not unlocked sharded (FSDP): train it with DDP, or leave it locked")
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
-
+        self.base, self.control, self.config, self.batches = base, control, config, batches
+        self.validator, self.on_progress = validator, on_progress
+        self.accelerator = make_accelerator(config)
+        device, sharded = self.accelerator.device, check_sharding(self.accelerator, config)
+        dtype = resolve_precision(config.precision, device)
         if base.device != device:
             base.to(device)
-        # Sharded parameters must lie in memory as they are counted.
-        self.objective = make_objective(base, control, config, torch.contiguous_format if self.sharded else None)
-        self.checkpointed = [control, base.unet] if config.gradient_checkpointing else []
-        optimizer = make_optimizer(config, [p for p in self.objective.parameters() if p.requires_grad])
-        # Together, so that an optimiser of sharded parameters gets the shards; unwrapped, as scaling is done here.
-        self.model, wrapped = self.accelerator.prepare(self.objective, optimizer)
-        self.optimizer: torch.optim.Optimizer = wrapped.optimizer
-        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.average = MovingAverage(self.parameters, config.ema) if config.ema else None
-
-        self.step, self.samples = 0, 0
-        self.curve: list[Look] = []
-        self.converged_at: int | None = None
-        self.appeared_at: int | None = None
-        self.loss_limit = LossLimit(config.explosion)
-        self.saved_step: int | None = None
-        self.saved_time = time.monotonic()
-
-    @property
-    def accumulation(self) -> int:
-        """Forward passes a step; more of them after convergence, where the config says so."""
-        raised = self.converged_at is not None and self.config.after_convergence == "raise"
-        return self.config.gradient_accumulation * (self.config.raise_accumulation if raised else 1)
-
-    @property
-    def streams(self) -> bool:
-        """Whether each gradient is used and freed as soon as the backward pass has it, so that never all are there."""
-        return steps_while_backward(self.config, self.dtype, self.accumulation * self.accelerator.num_processes)
+        self._blank = _without_values(control)
+        auxiliary = make_auxiliary_losses(config.auxiliary_losses, control, base)
+        # Sharded parameters must be contiguous.
+        self.objective = make_objective(
+            base,
+            control,
+            config,
+            {name: loss for name, (_, loss) in auxiliary.items()},
+            torch.contiguous_format if sharded else None,
+        )
+        # Together, so that an optimizer of sharded parameters gets the shards; unwrapped, as scaling is done here.
+        model, wrapped = self.accelerator.prepare(self.objective, make_optimizer(config, self.objective))
+        self.state = RunState(
+            model,
+            wrapped.optimizer,
+            torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
+            LossLimit(config.divergence_factor),
+        )
+        if config.ema:
+            self.state.average = MovingAverage(self.state.parameters, config.ema, config.ema_warmup)
+        weights = {name: settings for name, (settings, _) in auxiliary.items()}
+        self.take_step = Step(self.state, config, self.accelerator, dtype, weights, sharded=sharded, sections=sections)
+        self.terms = RunTerms(config, self.accelerator.num_processes, dict(identity or {}))
+        self._saved_step: int | None = None
+        self._saved_time = time.monotonic()
 
     @property
     def checkpoints(self) -> Path:
+        """Folder of the run's checkpoints."""
         return self.config.out / "checkpoints"
 
     def fit(self) -> Outcome:
-        """Trains until all steps are done, convergence where the config stops there, or a signal to leave.
+        """Trains until all steps are done, until convergence if the config stops there, or until a signal.
 
-        Goes on from the last whole checkpoint in `out/checkpoints`, where there is one.
+        Resumes from the latest whole checkpoint in `out/checkpoints`, if there is one.
 
         Raises:
-            Diverged: when the loss or its gradient is not finite, or the loss has exploded; the checkpoints before
-                stay.
+            Diverged: when the loss or its gradient is not finite, or the loss has exploded; earlier checkpoints stay.
             TetherError: when a checkpoint cannot be written.
         """
         self.resume()
-        if self.accelerator.is_main_process:  # now that nothing stands against it
+        if self.accelerator.is_main_process:  # now that nothing forbids it
             self.config.save(self.config.out / CONFIG)
         before = self.objective.locked_fingerprint()
         self.accelerator.init_trackers("tether", {key: str(value) for key, value in self.config.model_dump().items()})
-        for module in self.checkpointed:
-            module.enable_gradient_checkpointing()
-        feed, started, first = Prefetch(self.batches, self.config.workers), time.monotonic(), self.samples
+        feed = Prefetch(self.batches, self.config.workers)
         try:
-            with interruption() as leave, retained_memory(self.accelerator.device):
-                reason = self._loop(feed, leave, started, first)
+            with (
+                interruption() as leave,
+                retained_memory(self.accelerator.device),
+                attention_kernel(self.config.attention),
+                self._gradient_checkpointing(),
+            ):
+                reason = self._loop(feed, leave)
         finally:
             feed.close()
-            for module in self.checkpointed:
-                module.disable_gradient_checkpointing()
             # The processes are not taken apart yet: the result is still to be gathered.
             for tracker in self.accelerator.trackers:
                 tracker.finish()
             self.accelerator.trackers = []
         after = self.objective.locked_fingerprint()
         if after != before:
-            raise TetherError(
-                f"the locked base has changed while training ({before} -> {after}): do not use the result"
-            )
-        return Outcome(reason, self.step, self.samples, self.curve, self.converged_at, after, self.appeared_at)
+            raise TetherError(f"the locked base changed during training ({before} -> {after}): do not use the result")
+        state = self.state
+        return Outcome(reason, state.step, state.samples, state.curve, state.converged_at, after, state.appeared_at)
 
-    def end(self) -> None:
-        """Takes the processes apart; a trainer cannot be used after it.
-
-        DDP's reducer goes first. Were it the last to hold the process group, PyTorch would destroy that under the
-        GIL, which a thread of Gloo may be waiting for with the group's lock in its hands: neither would ever go on.
-        """
-        del self.model
-        self.accelerator.free_memory()
-        self.accelerator.end_training()
-
-    def _loop(
-        self, feed: Prefetch, leave: threading.Event, started: float, first: int
-    ) -> Literal["finished", "converged", "interrupted"]:
-        config = self.config
-        if self.step == 0 and not self.curve:
-            self._look()
-        while self.step < config.steps:
-            if self.converged_at is not None and config.after_convergence == "stop":
+    def _loop(self, feed: Prefetch, leave: threading.Event) -> Literal["finished", "converged", "interrupted"]:
+        config, state = self.config, self.state
+        started, first = time.monotonic(), state.samples
+        if state.step == 0 and not state.curve:
+            self._validate()
+        while state.step < config.steps:
+            if state.converged_at is not None and config.after_convergence == "stop":
                 return "converged"
-            rate = learning_rate(config, self.step)
-            loss, norm, told_to_leave, due = self._train_step(feed, rate, leave)
-            # Told to leave, it looks all the same: going on from here it would not, and the curve would lack a point.
-            tag = self._look() if config.watch_every and self.step % config.watch_every == 0 else ""
-            self._report(loss, rate, norm, (self.samples - first) / (time.monotonic() - started))
-            due = due or self.step % config.checkpoint_every == 0 or self.step == config.steps
-            if tag or told_to_leave or due:
+            rate = learning_rate(config, state.step)
+            done = self.take_step(feed, rate, (leave.is_set(), self._is_late()))
+            interrupted, late = done.flags
+            # Validate even if interrupted: a resumed run would not, and the curve would lack a point.
+            tag = self._validate() if config.validation_every and state.step % config.validation_every == 0 else ""
+            self._report(done, rate, (state.samples - first) / (time.monotonic() - started))
+            due = late or state.step % config.checkpoint_every == 0 or state.step == config.steps
+            if tag or interrupted or due:
                 self.save(tag)
-            if told_to_leave and self.step < config.steps:
+            if interrupted and state.step < config.steps:
                 return "interrupted"
         return "finished"
 
-    def _train_step(self, feed: Prefetch, rate: float, leave: threading.Event) -> tuple[float, float, bool, bool]:
-        """One update. Returns the mean loss over all processes, the gradients' norm, whether any process was told to
-        leave, and whether a checkpoint is due by the clock of any."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        plan = self._plan(self.samples)
-        following = self._plan(self.samples + self._samples_a_step)
-        losses, names, norm, streams = [], [], 0.0, self.streams
-        for index, samples in enumerate(plan):
-            batch = feed(samples, [*plan[index + 1 :], *following]).to(self.accelerator.device)
-            names += batch.names or [str(number) for number in samples]
-            last = index == len(plan) - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
-                each = self._losses(batch, samples)
-                if streams:
-                    self._check_loss(each.mean().item(), each.detach(), names)
-                    norm = self._stream(each.mean())
-                    self._check_norm(norm, each.detach(), names)
-                else:
-                    self.scaler.scale(each.mean() / len(plan)).backward()
-            losses.append(each.detach())
+    def _is_late(self) -> bool:
+        """Whether a checkpoint is due by the clock."""
+        return time.monotonic() - self._saved_time > 60 * self.config.checkpoint_minutes
 
-        late = time.monotonic() - self.saved_time > 60 * self.config.checkpoint_minutes
-        told = torch.tensor([float(leave.is_set()), float(late)], device=self.accelerator.device)
-        everywhere = self.accelerator.gather(torch.cat([*losses, told])).view(-1, len(names) + 2)  # type: ignore[union-attr]
-        loss = everywhere[:, :-2].mean().item()
-        if not streams:
-            self._check_loss(loss, torch.cat(losses), names)
-            norm = self._update(torch.cat(losses), names)
-        if self.average is not None:
-            self.average.update(self.step)
-        self.step, self.samples = self.step + 1, self.samples + self._samples_a_step
-        return loss, norm, bool(everywhere[:, -2].any()), bool(everywhere[:, -1].any())
-
-    def _losses(self, batch: Batch, samples: range) -> Tensor:
-        """The loss of each sample, `(B,)`."""
-        noise = sample_generators(self.config.seed, samples)
-        with self._autocast():
-            return self.model(batch.latents, batch.conditions, batch.text_states, noise, batch.added)
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.accelerator.device.type, self.dtype) if self.dtype else nullcontext()
-
-    def _stream(self, loss: Tensor) -> float:
-        """The backward pass with the updates in it. Returns the gradients' norm."""
-        return float(backward_and_step(loss, self.optimizer, self.parameters))
-
-    def _update(self, losses: Tensor, names: list[str]) -> float:
-        """Clips and steps. Returns the gradients' norm before clipping."""
-        self.scaler.unscale_(self.optimizer)
-        limit = self.config.max_grad_norm
-        if self.sharded and limit:
-            norm = self.accelerator.clip_grad_norm_(self.parameters, limit)
-        elif self.scaler.is_enabled():
-            norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit or float("inf"))
-        else:
-            norm = clip_gradients(self.optimizer, self.parameters, limit)
-        self._check_norm(float(norm), losses, names)  # type: ignore[arg-type]
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        return float(norm)  # type: ignore[arg-type]
-
-    @property
-    def global_batch(self) -> int:
-        """Samples a step of all processes together, while the batch is not raised."""
-        return self.config.samples_a_step * self.accelerator.num_processes
-
-    @property
-    def _samples_a_step(self) -> int:
-        return self.config.batch_size * self.accumulation * self.accelerator.num_processes
-
-    def _plan(self, start: int) -> list[range]:
-        """The samples of each of this process's forward passes in the step that begins with sample `start`."""
-        size, processes = self.config.batch_size, self.accelerator.num_processes
-        firsts = (start + (k * processes + self.accelerator.process_index) * size for k in range(self.accumulation))
-        return [range(first, first + size) for first in firsts]
-
-    def _check_loss(self, loss: float, losses: Tensor, names: list[str]) -> None:
-        """Raises `Diverged` before the weights are touched."""
-        problem = self.loss_limit.problem(loss)
-        if problem:
-            raise self._diverged(problem, losses, names)
-
-    def _check_norm(self, norm: float, losses: Tensor, names: list[str]) -> None:
-        """Raises `Diverged` for gradients that are not finite, before anything is saved; a scaler skips those itself.
-
-        A finite loss can have such gradients: where the root of 0 is taken, or a product overflows on its way back.
-        """
-        vanished = self.scaler.is_enabled() and self.scaler.get_scale() < _LEAST_SCALE
-        if vanished or (not math.isfinite(norm) and not self.scaler.is_enabled()):
-            raise self._diverged("the loss is finite, its gradient is not", losses, names)
-
-    def _diverged(self, problem: str, losses: Tensor, names: list[str]) -> Diverged:
-        return diverged(f"step {self.step + 1}: {problem}", losses, names, list_checkpoints(self.checkpoints))
-
-    def _report(self, loss: float, rate: float, norm: float, speed: float) -> None:
-        self.accelerator.log({"loss": loss, "learning_rate": rate, "gradient_norm": norm}, step=self.step)
-        if self.on_progress is not None and self.accelerator.is_main_process:
-            left = (self.config.steps - self.step) * self._samples_a_step / speed
-            look = self.curve[-1] if self.curve else None
-            progress = Progress(self.step, self.config.steps, loss, rate, norm, speed, left, look, self.appeared_at)
-            self.on_progress(progress)
-
-    def _look(self) -> str:
-        """Has the watcher look, on the main process; returns the tag for the checkpoint, "converged" or ""."""
-        if self.watcher is None or not self.config.watch_every:
+    def _validate(self) -> str:
+        """Validates on the main process; returns the tag of the checkpoint, "converged" or ""."""
+        state = self.state
+        if self.validator is None or not self.config.validation_every:
             return ""
-        with self.result() as control, self._autocast():
-            seen = [self.watcher(self.step, control) if self.accelerator.is_main_process else None]
-        look: Look = broadcast_object_list(seen)[0]  # type: ignore[assignment]
-        self.curve.append(look)
-        if look.obedience is None or look.without_prompt is None:
+        found: list[Validation | None] = [None]
+        with self.result() as control, autocast(self.accelerator.device, self.take_step.dtype):
+            if self.accelerator.is_main_process:
+                found = [self.validator(state.step, control)]
+        (seen,) = broadcast_object_list(found)
+        assert seen is not None
+        state.curve.append(seen)
+        if seen.fidelity is None or seen.without_prompt is None:
             return ""
-        self.accelerator.log({"obedience": look.obedience, "without_prompt": look.without_prompt}, step=self.step)
-        curve = [(seen.step, seen.obedience) for seen in self.curve if seen.obedience is not None]
-        verdict = find_convergence([step for step, _ in curve], [obedience for _, obedience in curve])
-        if self.converged_at is not None:
+        self.accelerator.log({"fidelity": seen.fidelity, "without_prompt": seen.without_prompt}, step=state.step)
+        return self._judge()
+
+    def _judge(self) -> str:
+        """Looks for convergence in the curve of fidelity; returns the tag of the checkpoint."""
+        state = self.state
+        if state.converged_at is not None:
             return ""
+        curve = [(seen.step, seen.fidelity) for seen in state.curve if seen.fidelity is not None]
+        verdict = find_convergence([step for step, _ in curve], [fidelity for _, fidelity in curve])
         if verdict.kind == "sudden":
-            self.converged_at, self.appeared_at = self.step, verdict.step
+            state.converged_at, state.appeared_at = state.step, verdict.step
             return "converged"
-        if self.appeared_at is None:
-            self.appeared_at = verdict.step
+        if state.appeared_at is None:
+            state.appeared_at = verdict.step
         return ""
 
-    @contextmanager
-    def result(self) -> Iterator[ControlNet]:
-        """The control as it would be used: the average where there is one, whole, in evaluation mode.
+    def _report(self, done: StepResult, rate: float, speed: float) -> None:
+        state, config = self.state, self.config
+        values = {"loss": done.loss, "learning_rate": rate, "gradient_norm": done.gradient_norm}
+        self.accelerator.log(values | dict(done.auxiliary), step=state.step)
+        if self.on_progress is not None and self.accelerator.is_main_process:
+            self.on_progress(
+                Progress(
+                    state.step,
+                    config.steps,
+                    done.loss,
+                    rate,
+                    done.gradient_norm,
+                    speed,
+                    (config.steps - state.step) * self.take_step.samples / speed,
+                    state.curve[-1] if state.curve else None,
+                    state.appeared_at,
+                    done.auxiliary,
+                )
+            )
 
-        It shares memory with what is trained where it can: read it, inside the context only. All processes must
+    @contextmanager
+    def _gradient_checkpointing(self) -> Iterator[None]:
+        """Inside, control and denoiser recompute activations, if the config says so."""
+        if not self.config.gradient_checkpointing:
+            yield
+            return
+        set_gradient_checkpointing(self.base, self.control, True)
+        try:
+            yield
+        finally:
+            set_gradient_checkpointing(self.base, self.control, False)
+
+    @contextmanager
+    def result(self) -> Iterator[Control]:
+        """The control as it would be used: the average if there is one, whole, in evaluation mode.
+
+        It shares memory with what is trained where possible: read it, inside the context only. All processes must
         enter it; all but the main one get a control without values.
         """
-        with self.average.swapped() if self.average else nullcontext():
-            prefix = "control."
-            tensors = {n.removeprefix(prefix): t for n, t in weights(self.model).items() if n.startswith(prefix)}
-            with torch.device("meta"):
-                control = type(self.control).from_config(self.control.config)
+        with self.state.averaged():
+            tensors = self.state.weights("control.")
+            control = deepcopy(self._blank)
             if self.accelerator.is_main_process:
                 control.load_state_dict(tensors, assign=True)
             yield control.requires_grad_(False).eval()
@@ -366,13 +281,13 @@ class Trainer:
         """Writes a checkpoint, unless this step has one.
 
         Raises:
-            TetherError: on every process, where it cannot be written.
+            TetherError: on every process, when it cannot be written.
         """
-        if self.saved_step == self.step:
+        if self._saved_step == self.state.step:
             return
         problem: list[str | None] = [None]
         try:
-            checkpoint = capture(self)
+            checkpoint = self.state.capture(self.terms.to_json())
             if self.accelerator.is_main_process:
                 save_checkpoint(self.checkpoints, checkpoint, keep=self.config.keep_checkpoints, tag=tag)
         except (TetherError, OSError) as error:
@@ -380,18 +295,48 @@ class Trainer:
         problem = broadcast_object_list(problem)
         if problem[0]:
             raise TetherError(problem[0])
-        self.saved_step, self.saved_time = self.step, time.monotonic()
+        self._saved_step, self._saved_time = self.state.step, time.monotonic()
 
     def resume(self) -> None:
-        """Takes over the last whole checkpoint, where there is one.
+        """Takes over the latest whole checkpoint, if there is one.
 
         Raises:
-            TetherError: where it belongs to a run with other settings, another base or other data, or where the
+            TetherError: when it belongs to a run with other settings, another base or other data, or when the
                 processes do not see the same checkpoints.
         """
         found = latest_checkpoint(self.checkpoints)
         if len(set(gather_object([None if found is None else found.step]))) > 1:
-            raise TetherError(f"not every machine sees the checkpoints in {self.checkpoints}: give a folder they share")
+            raise TetherError(f"not every machine sees the checkpoints in {self.checkpoints}: use a shared folder")
         if found is not None:
-            restore(self, found)
-            logger.info("going on from step %d", self.step)
+            self.terms.check_continues(found.state)
+            self.state.restore(found, self.accelerator.process_index)
+            self._saved_step = self.state.step
+            logger.info("resuming from step %d", self.state.step)
+
+    def end(self) -> None:
+        """Takes the processes apart; a trainer cannot be used after it.
+
+        DDP's reducer goes first. If it were the last to hold the process group, PyTorch would destroy that under the
+        GIL, which a thread of Gloo may be waiting for while it holds the group's lock: a deadlock.
+        """
+        del self.state, self.take_step
+        self.accelerator.free_memory()
+        self.accelerator.end_training()
+
+
+def set_gradient_checkpointing(base: Base, control: Control, enabled: bool) -> None:
+    """Switches recomputation of activations on or off, in the denoiser and in a control that supports it."""
+    for module in (base.unet, control):
+        if enabled:
+            module.enable_gradient_checkpointing()
+        else:
+            module.disable_gradient_checkpointing()
+
+
+def _without_values(control: Control) -> Control:
+    """A copy of a control whose parameters and saved buffers are on "meta", so that it takes no memory."""
+    memo = {}
+    for tensor in control.state_dict(keep_vars=True).values():
+        empty = tensor.detach().to("meta")
+        memo[id(tensor)] = nn.Parameter(empty) if isinstance(tensor, nn.Parameter) else empty
+    return deepcopy(control, memo)

@@ -21,7 +21,7 @@ from tether.datasets.source import Rejected
 from tether.errors import TetherError
 from tether.images import open_image
 
-__all__ = ["Cut", "cut", "encode_captions", "encode_samples"]
+__all__ = ["Cut", "as_prompts", "cut", "encode_captions", "encode_samples"]
 
 READERS = 4
 """Threads that decode and crop while the autoencoder works."""
@@ -95,12 +95,17 @@ def encode_samples(
 
 def encode_captions(base: Base, captions: list[str], batch_size: int) -> dict[str, Tensor]:
     """The tensors of a shard of text states; one window of tokens each, as in the original training code."""
-    room = text_window(base.tokenizer, base.text_encoder) - 2
-    prompts = [_plain(_fit(base.tokenizer, caption, room)) for caption in captions]
+    prompts = as_prompts(base, captions)
     batches = [base.encode_prompts(prompts[i : i + batch_size]) for i in range(0, len(prompts), batch_size)]
     tensors = {"states": _half(torch.cat([batch.tokens for batch in batches]), "the text encoder")}
     pooled = [batch.pooled for batch in batches if batch.pooled is not None]
     return tensors | ({"pooled": _half(torch.cat(pooled), "the second text encoder")} if pooled else {})
+
+
+def as_prompts(base: Base, captions: list[str]) -> list[str]:
+    """Captions as prompts of one window of tokens each, without prompt weights."""
+    room = text_window(base.tokenizer, base.text_encoder) - 2
+    return [_plain(_fit(base.tokenizer, caption, room)) for caption in captions]
 
 
 def _fit(tokenizer: Any, caption: str, room: int) -> str:

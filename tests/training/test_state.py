@@ -50,7 +50,7 @@ def kill_once(training: Any, out: Path, rng: random.Random, in_a_write: bool) ->
         if done >= wanted and not in_a_write:
             time.sleep(rng.uniform(0, 0.15))
             break
-        if done >= wanted and any(folder.glob(".part-*")):
+        if done >= wanted and any(folder.glob(".*.part")):
             break
         time.sleep(0.0005)
     running = training.running()
@@ -154,19 +154,6 @@ def test_a_finished_run_is_finished(tiny: ModuleType, tmp_path: Path) -> None:
     tiny.train(tmp_path, steps=2)
     _, outcome, losses = tiny.train(tmp_path, steps=2)
     assert (outcome.reason, outcome.step, losses) == ("finished", 2, [])
-
-
-def test_going_on_with_other_settings_is_refused_in_one_line(tiny: ModuleType, tmp_path: Path) -> None:
-    tiny.train(tmp_path, steps=2)
-    with pytest.raises(TetherError, match=r"learning_rate was 0.001 and is now 0.5") as caught:
-        tiny.train(tmp_path, steps=4, learning_rate=0.5)
-    assert "\n" not in str(caught.value)
-
-
-def test_going_on_with_another_number_of_samples_a_step_is_refused(tiny: ModuleType, tmp_path: Path) -> None:
-    tiny.train(tmp_path, steps=2, batch_size=4)
-    with pytest.raises(TetherError, match="4 samples a step, these settings make 2"):
-        tiny.train(tmp_path, steps=4, batch_size=2)
 
 
 def test_a_disk_that_fills_stops_the_run_with_the_checkpoint_before(

@@ -1,13 +1,13 @@
-"""Layers that keep for the backward pass what it needs, and no more.
+"""Convolutions and linear layers that keep only what the backward pass needs.
 
 A convolution y = w * x, as a linear layer y = x wᵀ, has two gradients: ∂L/∂x, which needs w, and ∂L/∂w, which needs x.
 
 *Locked layers.* PyTorch's convolution keeps x for both, locked or not. Through a locked decoder only ∂L/∂x flows, so x
-need not be kept: it is a third of the activations of a residual block. (For linear layers PyTorch sees this by itself.)
+is not needed: it is a third of the activations of a residual block. (For linear layers PyTorch does this by itself.)
 
-*Trained layers in mixed precision.* Autocast makes a copy of w in the type of the computation, and all layers' copies
-are kept until the backward pass: half as much again as the weights. Here w itself is kept, which is there anyway, and
-cast a second time when its turn comes. The numbers are the same.
+*Trained layers in mixed precision.* Autocast copies w to the type of the computation, and all layers' copies are kept
+until the backward pass: half as much again as the weights. Here w itself is kept, which exists anyway, and cast a
+second time in the backward pass. The numbers are the same.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class locked_convolutions(TorchFunctionMode):
 
 
 class uncopied_weights(TorchFunctionMode):
-    """Inside, and where autocast casts, trained convolutions and linear layers keep no copies of their weights."""
+    """Inside, under autocast, trained convolutions and linear layers keep no copies of their weights."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -106,7 +106,7 @@ class uncopied_weights(TorchFunctionMode):
             x, weight, bias, *options = args
             kind = x.device.type
             dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-            # A weight that is no leaf is a view of something that others look after (FSDP).
+            # A weight that is not a leaf is a view of a tensor that FSDP manages.
             if weight.requires_grad and weight.is_leaf and weight.dtype != dtype and _plain(options):
                 x = x.to(dtype)
                 with torch.autocast(kind, enabled=False):

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from tether.training.memory import layout
+from tether.training.performance.memory import layout
 
 CPU = torch.device("cpu")
 
@@ -19,7 +19,7 @@ MEASURE = """
 import resource, sys
 from pathlib import Path
 import torch
-from tether.training.memory import retained_memory
+from tether.training.performance.memory import retained_memory
 
 def faults_of_a_block(mib):  # pages that the system hands out for it; it is freed again
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -70,6 +70,6 @@ def test_each_device_has_its_layout() -> None:
 def test_on_a_cpu_every_parameter_lies_as_the_fused_optimizer_reads_it(tiny: ModuleType, tmp_path: Path) -> None:
     trainer = tiny.make_trainer(tmp_path, steps=1, device="cpu")
     trainer.fit()
-    states = [state["exp_avg"] for state in trainer.optimizer.state.values()]
-    assert len(states) == len(trainer.parameters)
-    assert all(tensor.is_contiguous() for tensor in (*trainer.parameters, *states))
+    states = [state["exp_avg"] for state in trainer.state.optimizer.state.values()]
+    assert len(states) == len(trainer.state.parameters)
+    assert all(tensor.is_contiguous() for tensor in (*trainer.state.parameters, *states))

@@ -1,0 +1,100 @@
+"""Auxiliary losses: a second objective that is trained beside the diffusion loss.
+
+    L = L_diffusion + Σ_j w_j(k) L_j          at step k; w_j is given by the config
+
+An auxiliary loss is a plug-in: a class with `__call__(batch) -> scalar`, made with the trained control, the base and
+its options. It usually registers forward hooks on the control and reads what they saw:
+
+    class AttentionEntropy:
+        def __init__(self, control, base): ...          # hooks
+        def __call__(self, batch): ...                  # of the latest forward pass of that batch
+
+A config names it by entry point (group `tether.auxiliary_losses`), by `module:name` or by `path/to/file.py:name`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.metadata import entry_points
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from tether.base import Base
+from tether.control.control import Control
+from tether.errors import TetherError
+from tether.training.batch import Batch
+from tether.training.config import AuxiliaryLossConfig
+
+__all__ = ["GROUP", "AuxiliaryLoss", "load_auxiliary_loss", "make_auxiliary_losses"]
+
+GROUP = "tether.auxiliary_losses"
+"""Entry points of this group are known by their name."""
+
+
+class AuxiliaryLoss(Protocol):
+    """A further loss of a batch."""
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """The loss, a float32 scalar, of the forward pass that has just been run on `batch` (on the device)."""
+        ...
+
+
+def make_auxiliary_losses(
+    configs: Sequence[AuxiliaryLossConfig], control: Control, base: Base
+) -> dict[str, tuple[AuxiliaryLossConfig, AuxiliaryLoss]]:
+    """Name -> config and loss, for each loss whose weight is not 0.
+
+    Raises:
+        TetherError: when a loss is not found, does not accept its options, or has the name of another.
+    """
+    made: dict[str, tuple[AuxiliaryLossConfig, AuxiliaryLoss]] = {}
+    for config in configs:
+        if config.weight == 0:
+            continue
+        name = config.loss.rpartition(":")[2]
+        if name in made:
+            raise TetherError(f"two auxiliary losses are named {name}: give each once")
+        factory = load_auxiliary_loss(config.loss)
+        try:
+            made[name] = config, factory(control, base, **config.options)
+        except TypeError as error:
+            raise TetherError(f"auxiliary loss {config.loss} does not accept its options: {error}") from error
+    return made
+
+
+def load_auxiliary_loss(reference: str) -> Any:
+    """The class, or function, that an auxiliary loss is made with.
+
+    Args:
+        reference: an entry point's name, `module:name`, or `path/to/file.py:name`.
+
+    Raises:
+        TetherError: when there is none.
+    """
+    place, colon, name = reference.rpartition(":")
+    try:
+        if not colon:
+            found: Mapping[str, Any] = {point.name: point for point in entry_points(group=GROUP)}
+            if reference not in found:
+                known = ", ".join(sorted(found)) or "none"
+                raise TetherError(
+                    f"unknown auxiliary loss {reference!r} (installed: {known}): give module:name or file.py:name"
+                )
+            return found[reference].load()
+        module = _module_of_file(Path(place)) if place.endswith(".py") else import_module(place)
+        return getattr(module, name)
+    except (ImportError, AttributeError, OSError, SyntaxError) as error:
+        raise TetherError(f"cannot load the auxiliary loss {reference}: {error}") from error
+
+
+def _module_of_file(path: Path) -> Any:
+    spec = spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise TetherError(f"cannot load an auxiliary loss from {path}: there is no such file")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

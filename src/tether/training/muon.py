@@ -1,0 +1,108 @@
+"""Muon for matrices and kernels, AdamW for everything else, as one optimizer.
+
+    B_k = μ B_k-1 + (1 - μ) g_k,   θ_k = (1 - η λ) θ_k-1 - 0.2 η sqrt(max(m, n)) NS(g_k + μ (B_k - g_k))
+
+NS orthogonalizes an m x n matrix by five Newton-Schulz iterations (Jordan 2024, "Muon: an optimizer for hidden layers
+in neural networks"). The factor scales Muon's steps to AdamW's size, so that one learning rate serves both
+(arXiv:2502.16982).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tether.errors import TetherError
+
+__all__ = ["MuonAndAdamW", "is_matrix"]
+
+
+class MuonAndAdamW(torch.optim.Optimizer):
+    """A kernel `(out, in, h, w)` is stepped as the matrix `(out, h * w * in)`: a view of memory that is channels last.
+
+    Args:
+        matrices: parameters of two dimensions or more, for Muon.
+        others: the rest, for AdamW.
+        lr: learning rate of both.
+        betas: of AdamW.
+        weight_decay: of both.
+
+    Raises:
+        TetherError: when this PyTorch has no Muon.
+    """
+
+    def __init__(
+        self,
+        matrices: Sequence[nn.Parameter],
+        others: Sequence[nn.Parameter],
+        lr: float,
+        *,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.01,
+    ) -> None:
+        if not hasattr(torch.optim, "Muon"):
+            raise TetherError("optimizer muon needs PyTorch 2.9 or newer")
+        groups: list[dict[str, Any]] = [{"params": list(matrices), "muon": True}] if matrices else []
+        groups += [{"params": list(others), "muon": False}] if others else []
+        super().__init__(groups, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One step of every parameter that has a gradient."""
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if parameters:
+                (self._muon if group["muon"] else self._adamw)(parameters, group)
+        return loss
+
+    def _muon(self, parameters: Sequence[Tensor], group: dict[str, Any]) -> None:
+        """PyTorch's Muon on the parameters as matrices; its state is kept here, as matrices too."""
+        matrices = [nn.Parameter(_matrix(parameter.detach())) for parameter in parameters]
+        for matrix, parameter in zip(matrices, parameters, strict=True):
+            assert parameter.grad is not None
+            matrix.grad = _matrix(parameter.grad)
+        inner = torch.optim.Muon(
+            matrices, group["lr"], weight_decay=group["weight_decay"], adjust_lr_fn="match_rms_adamw"
+        )
+        self._step(inner, parameters, matrices)
+        for matrix, parameter in zip(matrices, parameters, strict=True):
+            if matrix.data_ptr() != parameter.data_ptr():  # it is a copy
+                _matrix_to(matrix.detach(), parameter)
+
+    def _adamw(self, parameters: Sequence[Tensor], group: dict[str, Any]) -> None:
+        """PyTorch's fused AdamW."""
+        inner = torch.optim.AdamW(
+            parameters, group["lr"], group["betas"], weight_decay=group["weight_decay"], fused=True
+        )
+        self._step(inner, parameters, parameters)
+
+    def _step(self, inner: torch.optim.Optimizer, parameters: Sequence[Tensor], stepped: Sequence[Tensor]) -> None:
+        """A step of `inner` on the tensors `stepped`, with the state that is kept for `parameters`."""
+        for parameter, tensor in zip(parameters, stepped, strict=True):
+            if state := self.state[parameter]:
+                inner.state[tensor] = state
+        inner.step()
+        for parameter, tensor in zip(parameters, stepped, strict=True):
+            self.state[parameter] = inner.state[tensor]
+
+
+def is_matrix(parameter: nn.Parameter, tables: Sequence[nn.Parameter] = ()) -> bool:
+    """Whether Muon steps a parameter: it has two dimensions or more and is not an embedding `tables` lists."""
+    return parameter.ndim > 1 and not any(parameter is table for table in tables)
+
+
+def _matrix(kernel: Tensor) -> Tensor:
+    return (kernel.permute(0, 2, 3, 1) if kernel.ndim == 4 else kernel).flatten(1)
+
+
+def _matrix_to(matrix: Tensor, parameter: Tensor) -> None:
+    """Copies a matrix into the parameter that `_matrix` made it of."""
+    if parameter.ndim == 4:
+        out, channels, height, width = parameter.shape
+        parameter.copy_(matrix.view(out, height, width, channels).permute(0, 3, 1, 2))
+    else:
+        parameter.copy_(matrix.view(parameter.shape))

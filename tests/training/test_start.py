@@ -1,0 +1,56 @@
+"""What a run starts from."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file
+
+from tether.base import ControlNet
+from tether.errors import TetherError
+from tether.training.run import train
+
+from .small import config
+
+
+def test_a_base_for_inpainting_is_not_trained_on(tiny_folder: Path, circles: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "inpainting"
+    shutil.copytree(tiny_folder, folder)
+    plain = UNet2DConditionModel.from_pretrained(tiny_folder / "unet")
+    UNet2DConditionModel.from_config({**plain.config, "in_channels": 9}).save_pretrained(folder / "unet")
+    with pytest.raises(TetherError, match="is for inpainting"):
+        train(config(tmp_path, folder, circles, validation_every=0))
+
+
+def test_a_new_run_begins_from_a_checkpoint_of_another(tiny_folder: Path, circles: Path, tmp_path: Path) -> None:
+    before = config(tmp_path / "one", tiny_folder, circles, validation_every=0, steps=2)
+    train(before)
+    checkpoint = before.out / "checkpoints" / "step-00000002"
+    learned = load_file(checkpoint / "average.safetensors")
+    barely = {"learning_rate": 1e-12, "weight_decay": 0.0, "ema": 0.0, "steps": 1}
+    after = config(tmp_path / "two", tiny_folder, circles, validation_every=0, start_from=str(checkpoint), **barely)
+    train(after)
+    control = ControlNet.load(after.out / "control").state_dict()
+    for name, tensor in control.items():
+        torch.testing.assert_close(tensor, learned[f"control.{name}"], rtol=0, atol=1e-6)
+
+
+def test_a_run_goes_on_though_what_it_began_from_is_gone(tiny_folder: Path, circles: Path, tmp_path: Path) -> None:
+    before = config(tmp_path / "one", tiny_folder, circles, validation_every=0, steps=2)
+    train(before)
+    start: dict[str, Any] = {"start_from": str(before.out / "checkpoints" / "step-00000002"), "validation_every": 0}
+    whole = train(config(tmp_path / "whole", tiny_folder, circles, steps=4, **start))
+    train(config(tmp_path / "two", tiny_folder, circles, steps=2, **start))
+    shutil.rmtree(before.out)
+    with pytest.raises(TetherError, match="step-00000002"):
+        train(config(tmp_path / "none", tiny_folder, circles, steps=2, **start))
+    continued = train(config(tmp_path / "two", tiny_folder, circles, steps=4, **start))
+    assert whole.control is not None
+    assert continued.control is not None
+    ours, theirs = (load_file(r.control / "diffusion_pytorch_model.safetensors") for r in (continued, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
