@@ -1,4 +1,4 @@
-"""The command line. Commands are thin, and import what is heavy only when they run."""
+"""The command line. Commands are thin, and import heavy packages only when they run."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ QUIET = {
     "DIFFUSERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
-"""What keeps the libraries below from talking over one clear line."""
+"""Environment variables that keep libraries from printing around the one line of an error."""
 
 app = typer.Typer(
     name="tether",
-    help="Steer a locked text-to-image diffusion model with a picture: edges, depth, pose, a doodle.",
+    help="Steer a locked text-to-image diffusion model with an image: edges, depth, pose, a doodle.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -37,8 +37,7 @@ app.command()(info.info)
 
 
 def main() -> None:
-    """Runs `tether`; every failure is one line on standard error, below the usage where an option is malformed, and a
-    non-zero exit.
+    """Runs `tether`. Every failure is one line on standard error, after the usage if an option is malformed.
 
     Exit codes: 2 for a wrong request, 130 for Ctrl-C, 1 for anything else. TETHER_TRACEBACK=1 shows tracebacks.
     """
@@ -51,14 +50,14 @@ def main() -> None:
     except TetherError as error:
         _fail(str(error), 2)
     except SystemExit as ended:
-        if isinstance(getattr(ended.__context__, "__cause__", None), KeyboardInterrupt):  # typer's way of saying it
-            _fail("stopped; every picture already written is whole", 130)
+        if isinstance(getattr(ended.__context__, "__cause__", None), KeyboardInterrupt):  # typer's form of Ctrl-C
+            _fail("stopped; every image already written is complete", 130)
         raise
     except MemoryError:
-        _fail("out of memory: draw fewer or smaller pictures", 1)
+        _fail("out of memory: generate fewer or smaller images", 1)
     except Exception as error:
-        line = str(error).strip().splitlines()
-        _fail(f"{type(error).__name__}: {line[0] if line else 'no message'} (TETHER_TRACEBACK=1 shows where)", 1)
+        lines = str(error).strip().splitlines() or ["no message"]
+        _fail(f"{type(error).__name__}: {lines[0]} (TETHER_TRACEBACK=1 shows the traceback)", 1)
 
 
 def _fail(line: str, code: int) -> None:

@@ -1,4 +1,4 @@
-"""What the options of `tether generate` say: their grammar, read without anything heavy."""
+"""The grammar of the options of `tether generate`, parsed without importing anything heavy."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ControlArgument:
 
 
 def parse_control(text: str) -> ControlArgument:
-    """Reads `KIND=IMAGE[:STRENGTH][@START-END]`, for example `canny=photo.jpg:0.8@0-0.6`.
+    """Parses `KIND=IMAGE[:STRENGTH][@START-END]`, for example `canny=photo.jpg:0.8@0-0.6`.
 
     Raises:
         TetherError: when the text has another form.
@@ -47,42 +47,58 @@ def parse_control(text: str) -> ControlArgument:
     ]
     if not readings:
         raise TetherError(
-            f"{text!r} is no control: write KIND=IMAGE[:STRENGTH][@START-END], as canny=photo.jpg:0.8@0-0.6"
+            f"{text!r} is not a control: write KIND=IMAGE[:STRENGTH][@START-END], such as canny=photo.jpg:0.8@0-0.6"
         )
-    # A folder of runs may be called "lr=1e-4": the first "=" that a picture follows is the one that is meant.
+    # A folder of runs may be named "lr=1e-4": the first "=" that is followed by a file ends the control.
     kind, match = next((one for one in readings if Path(one[1]["image"]).is_file()), readings[0])
     window = (float(match["start"] or 0), float(match["end"] or 1))
     return ControlArgument(kind, Path(match["image"]), float(match["strength"] or 1), window)
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Reads `WIDTHxHEIGHT`, or one number for a square."""
+    """Parses `WIDTHxHEIGHT`, or one number for a square.
+
+    Raises:
+        TetherError: when the text has another form.
+    """
     match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
     if match is None:
-        raise TetherError(f"{text!r} is no size: write WIDTHxHEIGHT, as 512x768")
+        raise TetherError(f"{text!r} is not a size: write WIDTHxHEIGHT, such as 512x768")
     return int(match[1]), int(match[2] or match[1])
 
 
 def parse_seeds(text: str) -> int | list[int]:
-    """Reads one seed, or seeds with commas between."""
+    """Parses one seed, or several separated by commas.
+
+    Raises:
+        TetherError: when the text has another form.
+    """
     if not re.fullmatch(r"\d+(,\d+)*", text):
-        raise TetherError(f"{text!r} is no seed: write a number from 0, or numbers with commas between")
+        raise TetherError(f"{text!r} is not a seed: write a whole number from 0, or several separated by commas")
     seeds = [int(part) for part in text.split(",")]
     return seeds if len(seeds) > 1 else seeds[0]
 
 
 def parse_weighting(text: str) -> str | list[float]:
-    """A weighting's name, or comma-separated weights, one a connection."""
+    """Parses the name of a weighting, or weights separated by commas, one for each injection point.
+
+    Raises:
+        TetherError: when one of several weights is not a number.
+    """
     if "," not in text:
         return text
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise TetherError(f"{text!r} is no weighting: write a name, or numbers with commas between") from None
+        raise TetherError(f"{text!r} is not a weighting: write a name, or numbers separated by commas") from None
 
 
 def parse_sides(text: str) -> Literal["both", "conditional"] | float:
-    """The sides of guidance by name, or the unconditional side's share."""
+    """Parses the CFG branches that a control acts on: a name, or the unconditional branch's share.
+
+    Raises:
+        TetherError: when the text has another form.
+    """
     if text == "both" or text == "conditional":
         return text
     if re.fullmatch(NUMBER, text):
@@ -91,16 +107,12 @@ def parse_sides(text: str) -> Literal["both", "conditional"] | float:
 
 
 def as_utf8(text: str) -> str:
-    """A text with a "?" for each byte that is no UTF-8; the name of a file may hold such."""
+    """The text with a "?" for each byte that is not UTF-8; file names may have such bytes."""
     return text.encode("utf-8", "replace").decode()
 
 
 def refuse_other_bytes(texts: list[str]) -> None:
-    """Refuses texts that cannot be written into a request, which is UTF-8.
-
-    Raises:
-        TetherError: showing the first of them.
-    """
+    """Raises a TetherError for the first text that is not UTF-8, as the JSON of a request is."""
     for text in texts:
         if as_utf8(text) != text:
-            raise TetherError(f"{as_utf8(text)!r} is no UTF-8: it cannot be kept in a picture, give it another name")
+            raise TetherError(f"{as_utf8(text)!r} is not UTF-8, which the metadata of an image needs: give it another name")

@@ -1,0 +1,79 @@
+"""`tether` as a process: exit codes, one line an error, no heavy imports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tether import cli
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_ctrl_c_is_one_line_and_exit_130() -> None:
+    done = run(
+        "import signal, sys\n"
+        "from tether import cli\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background starts without
+        "cli.app.command('wait')(lambda: signal.raise_signal(signal.SIGINT))\n"
+        "sys.argv = ['tether', 'wait']\n"
+        "cli.main()"
+    )
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "tether: stopped; every image already written is complete\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["demo", "--help"], ["train", "--help"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    done = run(
+        f"import sys; sys.argv = ['tether', *{arguments}]\n"
+        "from tether.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "heavy = {'torch', 'diffusers', 'transformers', 'cv2', 'numpy', 'PIL'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout
+
+
+def test_a_wrong_request_is_one_line_and_exit_2(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tether", "generate", "x", "--size", "abc"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "tether: 'abc' is not a size: write WIDTHxHEIGHT, such as 512x768\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (MemoryError(), "tether: out of memory: generate fewer or smaller images\n"),
+        (ValueError("one\ntwo"), "tether: ValueError: one (TETHER_TRACEBACK=1 shows the traceback)\n"),
+        (KeyError(), "tether: KeyError: no message (TETHER_TRACEBACK=1 shows the traceback)\n"),
+    ],
+)
+def test_any_other_failure_is_one_line_and_exit_1(
+    error: Exception, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails() -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", fails)
+    monkeypatch.delenv("TETHER_TRACEBACK", raising=False)
+    for name in cli.QUIET:
+        monkeypatch.setenv(name, "error")
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == line
