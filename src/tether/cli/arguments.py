@@ -115,4 +115,5 @@ def refuse_other_bytes(texts: list[str]) -> None:
     """Raises a TetherError for the first text that is not UTF-8, as the JSON of a request is."""
     for text in texts:
         if as_utf8(text) != text:
-            raise TetherError(f"{as_utf8(text)!r} is not UTF-8, which the metadata of an image needs: give it another name")
+            shown = as_utf8(text)
+            raise TetherError(f"{shown!r} is not UTF-8, which the metadata of an image needs: give it another name")
