@@ -169,7 +169,7 @@ def test_a_control_of_a_family_that_is_not_installed_names_it(tmp_path: Path):
 def test_a_broken_package_is_a_warning_and_the_others_are_there(site: Path):
     install(site, "tether_broken", "raise RuntimeError('no such library')", "broken = tether_broken:Adapter")
     install(site, "tether_wrong", "Adapter = 3", "wrong = tether_wrong:Adapter")
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="does not load") as caught:
         found = families()
     texts = sorted(str(warning.message) for warning in caught)
     assert texts[0] == "control family 'broken' (tether_broken:Adapter) does not load: no such library"
