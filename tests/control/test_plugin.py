@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tether.base import Base
 from tether.cli import app
 from tether.control import Conditioning, Control, control, families, family
 from tether.errors import TetherError
+from tether.kinds import prepare
 from tether.training.batch import Batch
 from tether.training.config import TrainConfig
 from tether.training.trainer import Trainer
@@ -64,7 +66,7 @@ def batches(samples: range) -> Batch:
     )
 
 
-def trained(base: Base, out: Path) -> Control:
+def train(base: Base, out: Path) -> Control:
     """A new adapter after five steps of the trainer."""
     torch.manual_seed(0)
     adapter = family("toy-adapter").from_base(base)
@@ -75,9 +77,9 @@ def trained(base: Base, out: Path) -> Control:
     assert trainer.fit().step == 5
     assert len(losses) == 5
     with trainer.result() as result:
-        assert result is adapter
+        trained = deepcopy(result)
     trainer.end()
-    return adapter
+    return trained
 
 
 def draw(base: Base, controls: list[Control], conditions: list[Image.Image], **options: Any) -> list[bytes]:
@@ -94,7 +96,7 @@ def test_a_family_of_another_package_is_trained_saved_and_drawn_with(
 ):
     locked = {name: tensor.clone() for name, tensor in tiny_base.unet.state_dict().items()}
     alone = draw(tiny_base, [], [])
-    adapter = trained(tiny_base, tmp_path / "run")
+    adapter = train(tiny_base, tmp_path / "run")
     assert all(head.weight.any() for head in adapter.heads)
     assert all(torch.equal(tensor, locked[name]) for name, tensor in tiny_base.unet.state_dict().items())
 
@@ -112,12 +114,14 @@ def test_a_family_of_another_package_is_trained_saved_and_drawn_with(
     assert draw(tiny_base, [loaded], [map_], injections=[tether.Injection(strength=0)]) == alone
     assert draw(tiny_base, [], []) == alone
 
-    arguments = ["generate", "a cube", "--base", tiny_folder, "--control", f"{tmp_path / 'adapter'}={condition}"]
-    options = ["--condition", "--steps", 3, "--seed", 5, "-o", tmp_path / "out"]
-    result = CliRunner().invoke(app, [str(one) for one in arguments + options], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    (path,) = result.stdout.splitlines()
-    assert Image.open(path).convert("RGB").tobytes() == steered[0]
+    edges = prepare(map_, "canny", (64, 64)).condition
+    for option, expected in (("--condition", steered), ("--control", draw(tiny_base, [loaded], [edges]))):
+        arguments = ["generate", "a cube", "--base", tiny_folder, option, f"{tmp_path / 'adapter'}={condition}"]
+        options = ["--steps", 3, "--seed", 5, "-o", tmp_path / "out"]
+        result = CliRunner().invoke(app, [str(one) for one in arguments + options], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        (path,) = result.stdout.splitlines()
+        assert [Image.open(path).convert("RGB").tobytes()] == expected
 
 
 def test_the_adapter_is_run_once_and_also_together_with_a_control_net(site: Path, tiny_base: Base, condition: Path):
