@@ -1,10 +1,10 @@
-"""Small files that change a base: LoRA and textual-inversion embeddings.
+"""Small files that change a base: LoRA (arXiv:2106.09685) and textual-inversion embeddings (arXiv:2208.01618).
 
-LoRA adds a product of two thin matrices to weights, W + s B A; it is read by diffusers and peft, which know the names
-of every trainer, then folded into the weights, so that the base is a plain base again and costs what it did.
+LoRA adds a product of two low-rank matrices to a weight, W + s B A. It is read by diffusers and peft, which know the
+names of all trainers, and fused into the weights, so the base is as fast as before.
 
-Textual inversion adds words: one or several rows to a text encoder's table of words. A word of several rows is written
-once and read as all of them.
+Textual inversion adds a token: one or several rows of a text encoder's embedding table. A token with several rows is
+written once in the prompt, and read as all of them.
 """
 
 from __future__ import annotations
@@ -29,28 +29,31 @@ __all__ = ["MultiwordTokenizer", "add_embedding", "add_lora"]
 
 logger = logging.getLogger(__name__)
 
-_FIRST_MATRIX = re.compile(r"lora\w*[._](A|down)\b")  # A of B A, one a layer, as any trainer calls it
+_FIRST_MATRIX = re.compile(r"lora\w*[._](A|down)\b")  # A of B A, once per layer, under any trainer's name
 
 
 def add_lora(base: Base, ref: str | Path, strength: float = 1.0) -> None:
-    """Folds a LoRA into a base's weights: W + strength * B A, scaled as its file says.
+    """Fuses a LoRA into a base's weights: W + strength * B A, scaled as its file specifies.
 
-    Load controls after it: a control that shares the base's weights would change as well. Where layers of the file
-    have no place in the base, a warning says how many.
+    Load controls after it: a control that shares the base's weights would change too. If layers of the file do not
+    exist in the base, a warning says how many.
 
     Args:
         base: changed in place.
         ref: a file (diffusers' or kohya's names), or a name on the hub ("owner/name/file.safetensors").
-        strength: 1 is what it was trained to be; -1 after 1 takes it away again, up to rounding.
+        strength: 1 is the strength of its training; -1 after 1 removes it again, up to rounding.
 
     Raises:
-        TetherError: where peft is not installed, or the file is damaged, no LoRA, or made for another kind of base.
+        TetherError: if peft is not installed, or the file is damaged, not a LoRA, or made for another kind of base.
     """
     if find_spec("peft") is None:
-        raise TetherError("LoRA files need peft: pip install 'tether-control[lora]'")
+        raise TetherError("loading a LoRA needs peft: pip install 'tether-control[lora]'")
     checkpoint = _open(ref, "LoRA")
     if not any("lora" in name.lower() for name in checkpoint.tensors):
-        raise TetherError(f"{checkpoint.path} is no LoRA: none of its {len(checkpoint.tensors)} tensors is called so")
+        raise TetherError(
+            f"{checkpoint.path} contains no LoRA weights: none of its {len(checkpoint.tensors)} tensors has 'lora' in "
+            "its name"
+        )
     tensors = {
         name: cast(tensor, base.dtype, name, str(checkpoint.path)) for name, tensor in checkpoint.tensors.items()
     }
@@ -71,15 +74,15 @@ def add_lora(base: Base, ref: str | Path, strength: float = 1.0) -> None:
 
 
 def add_embedding(base: Base, ref: str | Path, token: str | None = None) -> str:
-    """Adds a textual-inversion embedding's word to a base, and returns the word.
+    """Adds the token of a textual-inversion embedding to a base, and returns the token.
 
     Args:
         base: changed in place.
         ref: a file of any trainer, or a name on the hub.
-        token: the word to write in prompts; the file's own, or its name in angle brackets, when left out.
+        token: the token to write in prompts; the one in the file by default, or else the file's name in angle brackets.
 
     Raises:
-        TetherError: where the file is damaged, no embedding, made for another kind of base, or the word is taken.
+        TetherError: if the file is damaged, not an embedding, made for another kind of base, or the token exists.
     """
     checkpoint = _open(ref, "embedding")
     rows, own = _rows(base, checkpoint)
@@ -91,17 +94,14 @@ def add_embedding(base: Base, ref: str | Path, token: str | None = None) -> str:
 
 
 class MultiwordTokenizer:
-    """A tokenizer in which some words stand for several entries of the vocabulary.
-
-    All else is the tokenizer inside.
-    """
+    """A tokenizer in which some words are several tokens of the vocabulary; otherwise the tokenizer inside."""
 
     def __init__(self, tokenizer: Any, words: dict[str, list[str]]) -> None:
         self.tokenizer = tokenizer
         self.words = words
 
     def __call__(self, text: str | list[str], *args: Any, **options: Any) -> Any:
-        """Tokenizes, each word replaced by its entries."""
+        """Tokenizes, with each word replaced by its tokens."""
         one = isinstance(text, str)
         texts = [text] if one else list(text)
         for word, entries in self.words.items():
@@ -112,7 +112,7 @@ class MultiwordTokenizer:
         return len(self.tokenizer)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "tokenizer":  # a copy that is being made has none yet
+        if name == "tokenizer":  # while it is being copied
             raise AttributeError(name)
         return getattr(self.tokenizer, name)
 
@@ -122,13 +122,13 @@ def _open(ref: str | Path, what: str) -> Checkpoint:
     if path.is_dir():
         files = sorted(path.glob("*.safetensors")) or sorted(path.glob("*.bin"))
         if len(files) != 1:
-            raise TetherError(f"{ref} holds {len(files)} files that could be the {what}: name one of them")
+            raise TetherError(f"{ref} contains {len(files)} files that may be the {what}: name one of them")
         path = files[0]
     return open_checkpoint(path)
 
 
 def _pipeline(base: Base) -> Any:
-    """diffusers' pipeline around the base's own networks: it has the loaders."""
+    """diffusers' pipeline around the base's networks, for its loaders."""
     parts: dict[str, Any] = {
         "vae": base.vae,
         "text_encoder": base.text_encoder,
@@ -151,11 +151,11 @@ def _warn_of_layers_left_out(base: Base, checkpoint: Checkpoint) -> None:
     held = sum(_FIRST_MATRIX.search(name) is not None for name in checkpoint.tensors)
     taken = sum(hasattr(module, "lora_A") for network in base.modules() for module in network.modules())
     if taken < held:
-        logger.warning("%s: only %d of its %d layers have a place in %s", checkpoint.path, taken, held, base.name)
+        logger.warning("%s: only %d of its %d layers exist in %s", checkpoint.path, taken, held, base.name)
 
 
 def _rows(base: Base, checkpoint: Checkpoint) -> tuple[list[tuple[str, Tensor]], str | None]:
-    """(encoder, rows (N, D)) for each text encoder, and the word that the file names."""
+    """(encoder, rows `(N, D)`) for each text encoder, and the token in the file."""
     tensors = checkpoint.tensors
     if "clip_l" in tensors and "clip_g" in tensors:
         found, own = [("text_encoder", tensors["clip_l"]), ("text_encoder_2", tensors["clip_g"])], None
@@ -164,7 +164,7 @@ def _rows(base: Base, checkpoint: Checkpoint) -> tuple[list[tuple[str, Tensor]],
         found, own = [("text_encoder", tensor)], None if name in ("*", "emb_params") else name
     else:
         raise TetherError(
-            f"{checkpoint.path} is no embedding: it holds {len(tensors)} tensors, expected one (SDXL: two)"
+            f"{checkpoint.path} is not an embedding: expected one tensor (SDXL: two), found {len(tensors)}"
         )
     if ("text_encoder_2" in dict(found)) != (base.text_encoder_2 is not None):
         wanted = "two text encoders" if base.text_encoder_2 is not None else "one text encoder"
@@ -175,8 +175,8 @@ def _rows(base: Base, checkpoint: Checkpoint) -> tuple[list[tuple[str, Tensor]],
         tensor = tensor.reshape(-1, tensor.shape[-1]) if tensor.ndim else tensor.reshape(1, 1)
         if tensor.shape[-1] != width:
             raise TetherError(
-                f"{checkpoint.path} has {tensor.shape[-1]}-wide words, the base {base.name} {width}-wide: "
-                "use one that was made for this kind of base"
+                f"{checkpoint.path} has {tensor.shape[-1]}-wide embeddings, the base {base.name} {width}-wide ones: "
+                "use an embedding made for this kind of base"
             )
         rows.append((encoder, cast(tensor, torch.float32, encoder, str(checkpoint.path))))
     return rows, own
@@ -187,7 +187,7 @@ def _add_words(tokenizer: Any, encoder: Any, token: str, rows: Tensor, what: str
     inner = tokenizer.tokenizer if isinstance(tokenizer, MultiwordTokenizer) else tokenizer
     taken = [entry for entry in entries if entry in inner.get_vocab()]
     if taken:
-        raise TetherError(f"{what}: the word {taken[0]} is in the vocabulary already: give it another with token")
+        raise TetherError(f"{what}: the token {taken[0]} already exists: pass another one as token=")
     inner.add_tokens(entries)
     encoder.resize_token_embeddings(len(inner), mean_resizing=False)
     table = encoder.get_input_embeddings().weight

@@ -1,8 +1,8 @@
-"""A locked latent diffusion model as one typed object.
+"""A locked latent diffusion model (arXiv:2112.10752) as one typed object.
 
-A picture `x` in [-1, 1] is encoded to latents `z = s (E(x) - b)`, a prompt to text states `c`, and the denoiser
-predicts the noise in `z_t = sqrt(ā_t) z + sqrt(1 - ā_t) ε`. `Base` holds the parts under the names that
-diffusers and transformers give them, and the few operations that everything else needs of them.
+An image x in [-1, 1] is encoded to latents z = s (E(x) - b) with the autoencoder's scale s and shift b, and a prompt to
+text states c. From noised latents z_t and c the denoiser predicts what its noise process defines. `Base` has the parts
+under the names that diffusers and transformers give them, and the operations that everything else needs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["Base", "cast_quietly"]
 
 
 def cast_quietly(module: nn.Module, dtype: torch.dtype) -> None:
-    """Casts a network's floating-point numbers in place, without the warning that diffusers' own `to` gives of any."""
+    """Casts a network in place, without the warning that diffusers' own `to` logs."""
     nn.Module.to(module, dtype=dtype)
 
 
@@ -42,22 +42,22 @@ def _text_part(index: int, attribute: str) -> Any:
 
 @dataclass
 class Base:
-    """The parts of a latent diffusion model, all of them locked (no parameter asks for a gradient).
+    """The parts of a latent diffusion model, all of them locked (no parameter requires a gradient).
 
     Attributes:
-        unet: the denoiser.
+        unet: the denoiser's network; see `denoiser` for its interface.
         vae: the autoencoder.
         text: its text encoders, each with its tokenizer. `text_encoder`, `tokenizer`, `text_encoder_2` and
             `tokenizer_2` read and replace those of the first and the second one (None if there is no second).
-        noise_schedule: what a diffusers scheduler is configured with: `beta_start`, `beta_end`,
-            `beta_schedule`, `num_train_timesteps`, `prediction_type`, ...
-        name: how messages call this base.
-        words: what it is, for people, and how that is known.
+        noise_schedule: the config of a diffusers scheduler: `beta_start`, `beta_end`, `beta_schedule`,
+            `num_train_timesteps`, `prediction_type`, ...
+        name: its name in messages.
+        words: what it is, and how that was decided, for messages.
         family: "bundled", "sd1", "sd2", "sdxl", or "custom".
-        zero_empty_negative: guide away from zero states, and not from those of "", when there is no negative
-            prompt; SDXL was trained so (`force_zeros_for_empty_prompt` in its index).
-        source: where it was read from.
-        execution_device: where it computes, if its parts wait elsewhere until they are needed
+        zero_empty_negative: without a negative prompt, guide away from zeros instead of the states of "", as SDXL was
+            trained (`force_zeros_for_empty_prompt` in its `model_index.json`).
+        source: the path it was read from.
+        execution_device: where it computes, if its parts are elsewhere until they are needed
             (`tether.base.memory.reduce_memory`).
     """
 
@@ -88,7 +88,7 @@ class Base:
         return [self.unet, self.vae, *self.text.networks]
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Moves or casts every network in place and returns the base; one without values, on "meta", stays there."""
+        """Moves or casts every network in place, and returns the base. A network on "meta" stays there."""
         for module in self.modules():
             if dtype is not None:
                 cast_quietly(module, dtype)
@@ -125,12 +125,12 @@ class Base:
 
     @property
     def latent_factor(self) -> int:
-        """Pixels a latent pixel stands for along one side: 8 for Stable Diffusion."""
+        """Image pixels per latent pixel along one side: 8 for Stable Diffusion."""
         return 2 ** (len(self.vae.config["block_out_channels"]) - 1)
 
     @property
     def sample_size(self) -> int:
-        """The side, in pixels, of the pictures that the denoiser was trained on."""
+        """The side of the images that the denoiser was trained on, in pixels."""
         size = self.unet.config["sample_size"]
         side = size if isinstance(size, int) else max(size)
         return side * self.latent_factor
@@ -147,9 +147,9 @@ class Base:
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Pixels `(B, 3, H, W)` in [-1, 1] -> latents `(B, 4, H/8, W/8)`, scaled as the denoiser wants them.
+        """Pixels `(B, 3, H, W)` in [-1, 1] -> latents `(B, C, H/8, W/8)`, scaled for the denoiser.
 
-        Without a generator these are the posterior's means, with one a sample of it.
+        They are the means of the autoencoder's posterior; with a generator, a sample of it.
         """
         posterior = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist  # type: ignore[union-attr]
         latents = posterior.mode() if generator is None else posterior.sample(generator)
@@ -161,7 +161,7 @@ class Base:
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
-        """Latents `(B, 4, h, w)` -> pixels `(B, 3, 8h, 8w)` in [-1, 1], float32."""
+        """Latents `(B, C, h, w)` -> pixels `(B, 3, 8h, 8w)` in [-1, 1], float32."""
         shift = self.vae.config.get("shift_factor") or 0.0
         latents = latents.to(self.device, self.vae.dtype) / self.vae.config["scaling_factor"] + shift
         return self.vae.decode(latents).sample.float().clamp(-1, 1)  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Opens a base: the one that ships in the package, a diffusers folder, a single file, or a name on the hub."""
+"""Opens a base: the shipped one, a diffusers folder, a single file, or a name on the hub."""
 
 from __future__ import annotations
 
@@ -29,27 +29,28 @@ def load_base(
     revision: str | None = None,
     prediction_type: str | None = None,
 ) -> Base:
-    """Opens a base, locked and ready for inference. Its weights are in memory once; on the CPU, those whose type is
-    `dtype` already stay in the file and are mapped from it.
+    """Opens a base, locked and ready for inference.
+
+    There is one copy of the weights in memory. On the CPU, weights that already have `dtype` are mapped from the file.
 
     Args:
-        ref: "tether" for the base that ships in the package, the path of a diffusers folder, the path of a single
-            `.safetensors` or `.ckpt` file of Stable Diffusion 1.x, 2.x or XL, or a name on the hub
-            ("owner/name", "owner/name/file.safetensors", each with "@revision" or without).
-        vae: an autoencoder to use in place of the base's own: a folder, a file, or a name on the hub.
+        ref: "tether" for the shipped base, the path of a diffusers folder, the path of a single `.safetensors` or
+            `.ckpt` file of Stable Diffusion 1.x, 2.x or XL, or a name on the hub ("owner/name" or
+            "owner/name/file.safetensors", with or without "@revision").
+        vae: an autoencoder to use instead of the base's own: a folder, a file, or a name on the hub.
         dtype: what the weights are cast to.
         device: where they are put.
-        revision: of a name on the hub.
-        prediction_type: "epsilon" or "v_prediction", where what the base says of itself is wrong.
+        revision: a branch, tag or commit of a name on the hub.
+        prediction_type: "epsilon" or "v_prediction", to override what the base's files say.
 
     Raises:
-        TetherError: where there is nothing at `ref`, or not a base, or a damaged or hostile one.
+        TetherError: if there is nothing at `ref`, or it is not a base, or it is damaged or hostile.
     """
     parts, path = base_parts(ref, vae=vae, revision=revision, prediction_type=prediction_type)
     if str(ref) == SHIPPED:
         parts.family = "bundled"
     name = SHIPPED if str(ref) == SHIPPED else _name(ref, path)
-    return parts.land(dtype, name, path).to(device)
+    return parts.materialize(dtype, name, path).to(device)
 
 
 def base_parts(
@@ -59,7 +60,7 @@ def base_parts(
     revision: str | None = None,
     prediction_type: str | None = None,
 ) -> tuple[Parts, Path]:
-    """The networks of a base, mapped and not yet in memory, and where they are; arguments and errors as `load_base`."""
+    """The networks of a base, mapped and not yet in memory, and its path; arguments and errors as of `load_base`."""
     path = shipped("base") if str(ref) == SHIPPED else find(ref, "base", revision)
     own_vae = None if vae is None else _vae(vae)
     if path.is_dir():
@@ -68,7 +69,7 @@ def base_parts(
 
 
 def _name(ref: str | Path, path: Path) -> str:
-    """How messages call it: a folder's name, a file's without its ending, the hub's name."""
+    """Its name in messages: that of the folder, of the file without suffix, or on the hub."""
     if path != Path(ref).expanduser():
         return str(ref)
     return path.name if path.is_dir() else path.stem
@@ -81,5 +82,5 @@ def _vae(ref: str | Path) -> Part:
         return vae_of_file(path)
     part = part_of_folder(path / "vae" if is_base_folder(path) else path)
     if part.config.get("_class_name") != "AutoencoderKL":
-        raise TetherError(f"{path} is no autoencoder: it is a {part.config.get('_class_name')}")
+        raise TetherError(f"{path}: expected an autoencoder, found a {part.config.get('_class_name')}")
     return part

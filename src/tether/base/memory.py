@@ -1,9 +1,9 @@
-"""Less memory for the same picture, at the price of time.
+"""Generates the same image in less memory, at the cost of time.
 
-What is large differs from machine to machine. Attention is computed in slices where the device has no kernel that
-avoids the whole matrix of T x T weights (CPU and CUDA have one, and slices would cost memory there). The autoencoder
-works tile by tile, which bounds the largest activations of all. On an accelerator, text encoders, denoiser and
-autoencoder wait in the machine's own memory and are moved over only while they work (accelerate's hooks).
+Attention is computed in slices on devices without a kernel that avoids the whole T x T matrix of attention weights (CPU
+and CUDA have one, and slices would cost memory there). The autoencoder works in tiles, which bounds the largest
+activations. On an accelerator, text encoders, denoiser and autoencoder stay in main memory, and are moved to the device
+only while they run (accelerate's hooks).
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from tether.base.base import Base
 __all__ = ["reduce_memory", "slice_attention"]
 
 TILE = 512
-"""Side of the autoencoder's tiles in pixels; pictures up to this size are the same with and without tiles."""
+"""Side of the autoencoder's tiles in pixels. Images up to this size are the same with and without tiles."""
 
 FLASH_DEVICES = ("cpu", "cuda")
-"""Devices whose scaled_dot_product_attention never holds the whole attention matrix."""
+"""Devices whose scaled_dot_product_attention never stores the whole attention matrix."""
 
 
 def reduce_memory(base: Base, device: torch.device | str | None = None) -> Base:
-    """Makes a base draw in less memory; changed in place and returned.
+    """Makes a base use less memory; it is changed in place and returned.
 
     Args:
-        base: in the machine's memory; its parts are not moved to `device` before they are needed.
-        device: where it computes; its own device when left out.
+        base: in main memory; its parts are moved to `device` only when they are needed.
+        device: where it computes; its own device by default.
     """
     device = torch.device(device or base.device)
     base.vae.enable_tiling()
@@ -47,14 +47,14 @@ def reduce_memory(base: Base, device: torch.device | str | None = None) -> Base:
 
 
 def slice_attention(module: nn.Module) -> None:
-    """Computes every attention of a denoiser or a control head by head."""
+    """Computes every attention of a denoiser or a control one head at a time."""
     for part in module.modules():
         if isinstance(part, Attention):
             part.set_attention_slice(1)
 
 
 class OneAtATime(ModelHook):
-    """Moves a network to the device when it is called, and the others of its group away from it before."""
+    """Before a network runs, moves the others of its group off the device, and it onto the device."""
 
     def __init__(self, group: Sequence[nn.Module], device: torch.device) -> None:
         self.group, self.device = group, device

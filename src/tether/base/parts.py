@@ -1,7 +1,7 @@
-"""A base as files have it: the settings and mapped tensors of each network, under diffusers' names.
+"""A base as it is in files: the config and the mapped tensors of each network, under diffusers' names.
 
-Every way in (a folder, a single file) ends in `Parts` and every way out (a `Base` in memory, a folder, a single file)
-begins with it, so that what can be opened can be written.
+Reading a folder or a single file gives `Parts`; a `Base` in memory, a folder or a single file is made from it. So
+whatever can be opened can be written.
 """
 
 from __future__ import annotations
@@ -27,13 +27,12 @@ from transformers import (
 from tether.base.base import Base
 from tether.base.text import TextEncoders
 from tether.errors import TetherError
-from tether.files.materialize import check_fits_network, land
+from tether.files.materialize import check_fits_network, materialize
 from tether.formats.measures import check_measures
 
 __all__ = ["Part", "Parts", "make_network"]
 
-
-NO_NETWORK = (
+INVALID = (
     ValueError,
     TypeError,
     KeyError,
@@ -43,18 +42,18 @@ NO_NETWORK = (
     RuntimeError,
     StrictDataclassError,
 )
-"""What diffusers and transformers raise at settings that make no sense."""
+"""What diffusers and transformers raise for an invalid config."""
 
 
 def make_network(config: Mapping[str, Any], what: str) -> nn.Module:
-    """The network that a `config.json` describes, without numbers (on "meta").
+    """The network that a `config.json` describes, without weights (on "meta").
 
     Args:
         config: of diffusers' `UNet2DConditionModel` or `AutoencoderKL`, or of transformers' CLIP.
-        what: how messages call it.
+        what: its name in messages.
 
     Raises:
-        TetherError: where it describes nothing of the kind.
+        TetherError: if the config is invalid, or of another class.
     """
     check_measures(config, what)
     settings = dict(config)
@@ -62,7 +61,7 @@ def make_network(config: Mapping[str, Any], what: str) -> nn.Module:
     settings.pop("_diffusers_version", None)
     try:
         with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about settings of old files, which are read as they were meant
+            warnings.simplefilter("ignore")  # about settings of old versions, which are supported
             if kind == "UNet2DConditionModel":
                 return UNet2DConditionModel.from_config(settings)  # type: ignore[return-value]
             if kind == "AutoencoderKL":
@@ -70,10 +69,10 @@ def make_network(config: Mapping[str, Any], what: str) -> nn.Module:
             if kind in ("CLIPTextModel", "CLIPTextModelWithProjection", "CLIPModel"):
                 text = CLIPTextConfig.from_dict(settings)
                 return (CLIPTextModelWithProjection if kind.endswith("Projection") else CLIPTextModel)(text)
-    except NO_NETWORK as error:
+    except INVALID as error:
         line = (str(error) or type(error).__name__).strip().splitlines()[0]
-        raise TetherError(f"{what} has settings that describe no network: {line[:160]}") from None
-    raise TetherError(f"{what} is a {kind}: that is no part of Stable Diffusion 1.x, 2.x or XL")
+        raise TetherError(f"{what} has an invalid config: {line[:160]}") from None
+    raise TetherError(f"{what} is a {kind}: expected a network of Stable Diffusion 1.x, 2.x or XL")
 
 
 @dataclass
@@ -81,9 +80,9 @@ class Part:
     """One network.
 
     Attributes:
-        config: what its `config.json` says.
-        tensors: mapped, under the names of its files: a CLIP's begin with "text_model." whatever transformers does.
-        what: how messages call it.
+        config: its `config.json`.
+        tensors: mapped, under their names in files: those of a CLIP begin with "text_model." (in transformers 5 not).
+        what: its name in messages.
     """
 
     config: dict[str, Any]
@@ -92,10 +91,10 @@ class Part:
 
     @cached_property
     def network(self) -> nn.Module:
-        """The network that the settings describe, without numbers.
+        """The network that the config describes, without weights.
 
         Raises:
-            TetherError: where they describe none.
+            TetherError: if the config is invalid.
         """
         return make_network(self.config, self.what)
 
@@ -108,22 +107,22 @@ class Part:
         return self.tensors
 
     def check(self) -> None:
-        """Refuses tensors that are not exactly those the settings describe.
+        """Refuses tensors that are not exactly those of the network.
 
         Raises:
-            TetherError: naming what is missing, left over or of another shape.
+            TetherError: naming what is missing, unexpected or of another shape.
         """
         check_fits_network(self.network.state_dict(), self.named_for(self.network), self.what)
 
-    def land(self, dtype: torch.dtype | None) -> Any:
-        """The network with its weights, in memory once.
+    def materialize(self, dtype: torch.dtype | None) -> Any:
+        """The network with its weights, cast to `dtype` (None keeps theirs).
 
         Raises:
-            TetherError: as `check`, or where a number is broken.
+            TetherError: as `check`, or if a weight is NaN or infinite.
         """
         network = self.network
-        land(network, self.named_for(network), dtype, self.what)
-        del self.network  # it is not without numbers any more
+        materialize(network, self.named_for(network), dtype, self.what)
+        del self.network  # it has weights now
         return network.eval()
 
 
@@ -133,13 +132,13 @@ class Parts:
 
     Attributes:
         family: "sd1", "sd2", "sdxl", or "custom".
-        words: what it is, in words.
+        words: what it is, for messages.
         unet, vae, text_encoder, text_encoder_2: its networks.
-        scheduler: what its `scheduler_config.json` says.
-        index: what its `model_index.json` says.
+        scheduler: its `scheduler_config.json`.
+        index: its `model_index.json`.
         tokenizer, tokenizer_2: its tokenizers.
-        released_only: tensors that the released layout has and nothing uses.
-        notes: what was left behind, for people.
+        original_only: tensors that only the original layout has and no network uses.
+        notes: what was left out, for messages.
     """
 
     family: str
@@ -152,7 +151,7 @@ class Parts:
     tokenizer: PreTrainedTokenizerBase
     text_encoder_2: Part | None = None
     tokenizer_2: PreTrainedTokenizerBase | None = None
-    released_only: dict[str, Tensor] = field(default_factory=dict)
+    original_only: dict[str, Tensor] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def networks(self) -> dict[str, Part]:
@@ -160,18 +159,18 @@ class Parts:
         parts = {"unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoder}
         return parts if self.text_encoder_2 is None else parts | {"text_encoder_2": self.text_encoder_2}
 
-    def land(self, dtype: torch.dtype | None, name: str, source: Path) -> Base:
-        """The base, its weights in memory once.
+    def materialize(self, dtype: torch.dtype | None, name: str, source: Path) -> Base:
+        """The base, with one copy of its weights in memory.
 
-        SDXL's own autoencoder overflows in float16 and says so (`force_upcast`): it is float32 then.
+        SDXL's own autoencoder overflows in float16, as its config declares (`force_upcast`): it is kept in float32.
 
         Raises:
-            TetherError: as `Part.land`.
+            TetherError: as `Part.materialize`.
         """
         dtypes = dict.fromkeys(self.networks(), dtype)
         if dtype == torch.float16 and self.text_encoder_2 is not None and self.vae.config.get("force_upcast", True):
             dtypes["vae"] = torch.float32
-        networks = {name: part.land(dtypes[name]) for name, part in self.networks().items()}
+        networks = {name: part.materialize(dtypes[name]) for name, part in self.networks().items()}
         pairs = [(self.tokenizer, networks["text_encoder"])]
         if "text_encoder_2" in networks:
             pairs.append((self.tokenizer_2, networks["text_encoder_2"]))

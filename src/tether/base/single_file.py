@@ -1,11 +1,11 @@
-"""A base from one file in the released layout (`.safetensors` or `.ckpt`), without a network.
+"""Opens a base from one file in the original layout (`.safetensors` or `.ckpt`), offline.
 
     model.diffusion_model.*     the denoiser
     first_stage_model.*         the autoencoder
     cond_stage_model.*          the text encoder; conditioner.embedders.0 and .1 are SDXL's two
 
-What no tensor says (the noise schedule, the autoencoder's scale, the tokenizer's vocabulary) is the same for all models
-of a family and ships with Tether. Every tensor of the file is accounted for: used, known to be unused, or refused.
+What no tensor contains (the noise schedule, the autoencoder's scale, the tokenizer's vocabulary) is the same for all
+models of a family, and ships with Tether. Every tensor of the file is used, known to be unused, or refused.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from tether.errors import TetherError
 from tether.files.checkpoints import open_checkpoint
 from tether.files.folder import read_json
 from tether.formats.clip_vocabulary import clip_tokenizer
-from tether.formats.families import DROPPED, LAST_OF_SD2, UNUSED, UNUSED_IN_SD2, VAE, family_settings
+from tether.formats.families import DROPPED, LAST_OF_SD2, UNET, UNUSED, UNUSED_IN_SD2, VAE, family_settings
 from tether.formats.names import to_diffusers
-from tether.formats.recognize import UNET, Recognised, prediction_of, recognise
+from tether.formats.recognize import Recognized, prediction_of, recognize
 from tether.formats.text import clip_pairs, open_clip_layers, open_clip_pairs, text_config
 from tether.formats.unet import unet_pairs
 from tether.formats.vae import modern_names, vae_config, vae_pairs
@@ -33,52 +33,46 @@ __all__ = ["parts_of_file", "vae_of_file"]
 
 
 def parts_of_file(path: Path, *, vae: Part | None = None, prediction_type: str | None = None) -> Parts:
-    """The networks of a single file, recognised and checked.
+    """The networks of a single file, recognized and checked.
 
     Args:
         path: the file.
-        vae: an autoencoder to use in place of its own.
-        prediction_type: "epsilon" or "v_prediction"; told from the file when left out.
+        vae: an autoencoder to use instead of its own.
+        prediction_type: "epsilon" or "v_prediction"; decided from the file by default.
 
     Raises:
-        TetherError: where it is no base, or incomplete, or holds what does not belong in it.
+        TetherError: if it is not a base, is incomplete, or has unexpected tensors.
     """
     checkpoint = open_checkpoint(path)
-    recognised = recognise(checkpoint, "base")
-    settings = family_settings(recognised.family)
-    prediction, reason = (prediction_type, "you said so") if prediction_type else prediction_of(checkpoint, recognised)
+    recognized = recognize(checkpoint, "base")
+    family = recognized.family
+    settings = family_settings(family)
+    prediction, reason = (prediction_type, "as given") if prediction_type else prediction_of(checkpoint, recognized)
     if prediction not in ("epsilon", "v_prediction"):
-        raise TetherError(f"prediction type {prediction!r} is unknown: give epsilon or v_prediction")
+        raise TetherError(f"{prediction!r} is not a supported prediction type: expected epsilon or v_prediction")
+    if family == "sd2" and prediction == "v_prediction":
+        settings["unet"]["sample_size"] = 96  # models that predict velocity were trained on 768 pixels
     rest = dict(checkpoint.tensors)
-    if recognised.family == "sd2" and prediction == "v_prediction":
-        settings["unet"]["sample_size"] = 96  # those that predict velocity were trained on 768 pixels
     try:
-        unet = _unet(path, recognised, settings, rest)
-        texts = _texts(path, recognised, rest)
+        unet = _unet(path, recognized, settings, rest)
+        texts = _texts(path, recognized, rest)
         own_vae = _vae(path, settings, rest) if vae is None or any(n.startswith(VAE) for n in rest) else None
     except TetherError as error:
-        raise TetherError(str(error) if str(path) in str(error) else f"{path} does not open: {error}") from None
-    notes = [f"left out: {words}" for prefix, words in DROPPED.items() if any(n.startswith(prefix) for n in rest)]
-    rest = {name: tensor for name, tensor in rest.items() if not name.startswith(tuple(DROPPED))}
-    known = [UNUSED, UNUSED_IN_SD2] if recognised.family == "sd2" else [UNUSED]
-    strange = [name for name in rest if not any(pattern.fullmatch(name) for pattern in known)]
-    if strange:
-        raise TetherError(
-            f"{path} holds {len(strange)} tensors that do not belong in a {recognised.words}: {', '.join(strange[:3])}"
-        )
+        raise TetherError(str(error) if str(path) in str(error) else f"cannot open {path}: {error}") from None
+    rest, notes = _without_dropped(path, recognized, rest)
     schedule = settings["scheduler"] | {"prediction_type": prediction}
     if "ztsnr" in rest:
         schedule["rescale_betas_zero_snr"] = True
     parts = Parts(
-        family=recognised.family,
-        words=f"{recognised.words}, {prediction.replace('_', '-')} ({reason})",
+        family=family,
+        words=f"{recognized.words}, {prediction.replace('_', '-')} ({reason})",
         unet=unet,
         vae=_scaled(vae, own_vae, settings),
         text_encoder=texts[0],
         scheduler=schedule,
         index=settings["index"],
-        tokenizer=clip_tokenizer("!" if recognised.family == "sd2" else "<|endoftext|>"),
-        released_only=rest,
+        tokenizer=clip_tokenizer("!" if family == "sd2" else "<|endoftext|>"),
+        original_only=rest,
         notes=notes,
     )
     if len(texts) == 2:
@@ -88,31 +82,52 @@ def parts_of_file(path: Path, *, vae: Part | None = None, prediction_type: str |
     return parts
 
 
-def vae_of_file(path: Path) -> Part:
-    """An autoencoder from a file of its own (`vae-ft-mse-840000`) or inside a base's; its scale is left open.
+def _without_dropped(
+    path: Path, recognized: Recognized, rest: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors left that no network uses, without those that are dropped, and notes about the latter.
 
     Raises:
-        TetherError: where there is none.
+        TetherError: if there are tensors that do not belong in such a file.
+    """
+    notes = [f"left out: {words}" for prefix, words in DROPPED.items() if any(n.startswith(prefix) for n in rest)]
+    rest = {name: tensor for name, tensor in rest.items() if not name.startswith(tuple(DROPPED))}
+    known = [UNUSED, UNUSED_IN_SD2] if recognized.family == "sd2" else [UNUSED]
+    strange = [name for name in rest if not any(pattern.fullmatch(name) for pattern in known)]
+    if strange:
+        raise TetherError(
+            f"{path} has {len(strange)} unexpected tensors for {recognized.words}: {', '.join(strange[:3])}"
+        )
+    return rest, notes
+
+
+def vae_of_file(path: Path) -> Part:
+    """An autoencoder from its own file (`vae-ft-mse-840000`) or from a base's, without a scaling factor.
+
+    Raises:
+        TetherError: if there is none.
     """
     checkpoint = open_checkpoint(path)
     tensors = checkpoint.tensors
     prefix = VAE if any(name.startswith(VAE) for name in tensors) else ""
     if prefix + "encoder.conv_in.weight" not in tensors:
-        raise TetherError(f"{path} holds no autoencoder: expected one of Stable Diffusion 1.x, 2.x or XL")
-    if f"{prefix}encoder.down_blocks.0.resnets.0.conv1.weight" in tensors:  # diffusers' names: its folder's file
+        raise TetherError(f"{path} contains no autoencoder: expected one of Stable Diffusion 1.x, 2.x or XL")
+    if f"{prefix}encoder.down_blocks.0.resnets.0.conv1.weight" in tensors:  # diffusers' names: a file of its folder
         if not (path.parent / "config.json").is_file():
-            raise TetherError(f"{path} has diffusers' names, and no config.json beside it: give its whole folder")
+            raise TetherError(
+                f"{path} is in the diffusers layout, without config.json beside it: pass its whole folder"
+            )
         return Part(read_json(path.parent / "config.json"), modern_names(dict(tensors)), str(path))
     try:
         vae = _vae(path, {"vae": {}}, dict(tensors), prefix)
     except TetherError as error:
-        raise TetherError(f"{path} does not open as an autoencoder: {error}") from None
+        raise TetherError(f"cannot open {path} as an autoencoder: {error}") from None
     vae.check()
     return vae
 
 
 def _taken(pairs: Any, rest: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors below a prefix under diffusers' names, taken out of the rest."""
+    """The tensors with a prefix, under diffusers' names; they are removed from `rest`."""
     own = {name.removeprefix(prefix): tensor for name, tensor in rest.items() if name.startswith(prefix)}
     found, used = to_diffusers(pairs, own)
     for name in used:
@@ -120,8 +135,8 @@ def _taken(pairs: Any, rest: dict[str, Tensor], prefix: str) -> dict[str, Tensor
     return found
 
 
-def _unet(path: Path, recognised: Recognised, settings: Mapping[str, Any], rest: dict[str, Tensor]) -> Part:
-    shape = recognised.shape
+def _unet(path: Path, recognized: Recognized, settings: Mapping[str, Any], rest: dict[str, Tensor]) -> Part:
+    shape = recognized.shape
     last = rest.get(f"{UNET}out.2.weight")
     config = settings["unet"] | shape.config()
     config["out_channels"] = 4 if last is None else last.shape[0]
@@ -136,7 +151,7 @@ def _unet(path: Path, recognised: Recognised, settings: Mapping[str, Any], rest:
 
 def _vae(path: Path, settings: Mapping[str, Any], rest: dict[str, Tensor], prefix: str = VAE) -> Part:
     if not any(name.startswith(prefix) for name in rest):
-        raise TetherError("it has no autoencoder: give one with --vae")
+        raise TetherError("it has no autoencoder: pass one with --vae")
     config = vae_config(rest, prefix) | settings["vae"]
     vae = Part(config, {}, f"{path} (autoencoder)")
     pairs = vae_pairs(len(config["block_out_channels"]), vae.network.state_dict())
@@ -145,17 +160,17 @@ def _vae(path: Path, settings: Mapping[str, Any], rest: dict[str, Tensor], prefi
 
 
 def _scaled(given: Part | None, own: Part | None, settings: Mapping[str, Any]) -> Part:
-    """The autoencoder to use; one from a bare file takes the scale of the family that it is used with."""
+    """The autoencoder to use; one from its own file gets the scaling factor of the base's family."""
     if given is None:
         assert own is not None
         return own
     return replace(given, config=settings["vae"] | given.config)
 
 
-def _texts(path: Path, recognised: Recognised, rest: dict[str, Tensor]) -> list[Part]:
-    if recognised.family == "sd1":
+def _texts(path: Path, recognized: Recognized, rest: dict[str, Tensor]) -> list[Part]:
+    if recognized.family == "sd1":
         return [_clip(path, rest, "cond_stage_model.transformer.")]
-    if recognised.family == "sd2":
+    if recognized.family == "sd2":
         return [_open_clip(path, rest, "cond_stage_model.model.", projection=False)]
     return [
         _clip(path, rest, "conditioner.embedders.0.transformer."),

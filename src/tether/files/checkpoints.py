@@ -1,12 +1,12 @@
-"""Files of tensors, opened as if whoever wrote them meant harm.
+"""Opens files of tensors, assuming that they may be hostile.
 
-A file is two things: a table (name -> type, shape, place) and bytes. The table is read and believed only as far as the
-file's own size bears it out; the bytes are mapped, not read, so that opening 4 GB costs nothing until a tensor is used:
+A file has a table (name -> type, shape, offsets) and bytes. The table is checked against the size of the file, and the
+bytes are mapped, not read, so opening 4 GB costs nothing until a tensor is used:
 
     safetensors     8 bytes: length of the header; the header, JSON; the bytes
-    PyTorch (zip)   `data.pkl`, the table as a pickle of nothing but tensors; `data/N`, the bytes, stored uncompressed
+    PyTorch (zip)   `data.pkl`, the table as a pickle of tensors only; `data/N`, the bytes, stored uncompressed
 
-Whatever is wrong with a file is said in one line, before memory is taken for what it claims to hold.
+Every defect is one TetherError, raised before memory is allocated for what the file declares.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from tether.files.pickles import read_torch_zip
 __all__ = ["SUFFIXES", "Checkpoint", "open_checkpoint", "open_shards"]
 
 SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt", ".bin")
-"""The endings that files of tensors have."""
+"""The suffixes of files of tensors."""
 
 MAX_HEADER = 4 * 2**20
-"""SDXL's header is 0.3 MB, and trainers write a few of metadata. JSON of 4 MB is read in a second, in 100 MB."""
+"""SDXL's header has 0.3 MB, and trainers add a few MB of metadata. Parsing 4 MB takes a second and 100 MB of memory."""
 MAX_DIMENSIONS, MAX_NAME = 64, 250
-"""PyTorch's own limit; and letters of a tensor's name."""
+"""PyTorch's own limit of dimensions, and the most characters of a tensor's name."""
 
 ITEM_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1,
@@ -49,8 +49,8 @@ class Checkpoint:
     Attributes:
         path: the file, or the index of several.
         tensors: name -> tensor, mapped from the file.
-        metadata: strings that the file carries beside them.
-        numbers: numbers that it carries: `global_step`, ...
+        metadata: strings in the file beside the tensors.
+        numbers: numbers in the file beside the tensors: `global_step`, ...
     """
 
     path: Path
@@ -60,12 +60,12 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path | str) -> Checkpoint:
-    """Opens a safetensors file, or a PyTorch file that holds nothing but tensors.
+    """Opens a safetensors file, or a PyTorch file that contains only tensors.
 
-    Which of the two is told from the first bytes, not from the name.
+    The first bytes decide which of the two it is, not the name.
 
     Raises:
-        TetherError: where there is no file, or it is neither, or is damaged, or holds anything but tensors.
+        TetherError: if the file is missing, of another format, damaged, or contains anything but tensors.
     """
     path = Path(path)
     try:
@@ -73,7 +73,7 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
             start = file.read(64)
         size = path.stat().st_size
     except OSError as error:
-        raise TetherError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise TetherError(f"cannot read {path}: {error.strerror or error}") from None
     if start.startswith(b"PK\x03\x04"):
         tensors, numbers = read_torch_zip(path)
         return Checkpoint(path, tensors, numbers=numbers)
@@ -82,42 +82,39 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
 
 
 def open_shards(index: Path) -> Checkpoint:
-    """Opens the files that a `*.safetensors.index.json` names, as one.
+    """Opens the shards listed in a `*.safetensors.index.json` as one checkpoint.
 
     Raises:
-        TetherError: where the index is damaged or names a tensor that is not where it says.
+        TetherError: if the index is damaged, or a tensor is not in the shard that it names.
     """
     try:
         if index.stat().st_size > MAX_HEADER:
-            raise TetherError(f"{index} is no index of tensors: it has {index.stat().st_size:,} bytes")
+            raise TetherError(f"{index} has {index.stat().st_size:,} bytes: an index may have at most {MAX_HEADER:,}")
         places = json.loads(index.read_text())["weight_map"]
         names = sorted(set(places.values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise TetherError(f"{index} is no index of tensors: it does not say which file has which") from None
+        raise TetherError(f"{index} is not a valid index of shards: expected a weight_map") from None
     if any(not isinstance(name, str) or Path(name).name != name for name in names):
-        raise TetherError(f"{index} names files outside its folder: it was not written by diffusers or transformers")
+        raise TetherError(f"{index} names files outside its folder: expected file names only")
     files = {name: open_checkpoint(index.parent / name).tensors for name in names}
     missing = [name for name, file in places.items() if name not in files[file]]
     if missing:
-        raise TetherError(f"{index} says that {places[missing[0]]} has {missing[0]}, which it has not")
+        raise TetherError(f"{index} is inconsistent: {places[missing[0]]} does not contain {missing[0]}")
     return Checkpoint(index, {name: files[file][name] for name, file in places.items()})
 
 
 def _refuse_other_kinds(path: Path, start: bytes, size: int) -> None:
-    """What people open by mistake, said in their words."""
+    """Refuses files that people open by mistake, by what they are."""
     if size < 10:
-        raise TetherError(f"{path} holds no tensors: it has {size} bytes; the download may have stopped")
+        raise TetherError(f"{path} has only {size} bytes: expected a file of tensors; the download may be incomplete")
     if start.startswith(b"version https://git-lfs"):
         raise TetherError(f"{path} is a Git LFS pointer, not the weights: fetch them with git lfs pull")
     if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        raise TetherError(f"{path} is a web page, not weights: the link led to a page; download the file itself")
+        raise TetherError(f"{path} is a web page, not weights: download the file itself")
     if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and start[8:9] != b"{":
-        raise TetherError(
-            f"{path} is a bare pickle, as PyTorch wrote before 1.6: pickles can run code and only PyTorch's zip files "
-            "are read; save its tensors again, as safetensors"
-        )
+        raise TetherError(f"{path} is a pickle of PyTorch before 1.6, which can run code: save it again as safetensors")
     if start[8:9] != b"{":
-        raise TetherError(f"{path} is neither a safetensors file nor a PyTorch file (it starts with {start[:8]!r})")
+        raise TetherError(f"{path} is neither a safetensors nor a PyTorch file (it starts with {start[:8]!r})")
 
 
 def _open_safetensors(path: Path, size: int) -> Checkpoint:
@@ -132,20 +129,20 @@ def _open_safetensors(path: Path, size: int) -> Checkpoint:
 
 
 def _checked_header(path: Path, size: int) -> dict[str, Any]:
-    """The header's table, after checking that every tensor's shape is the size of its place, inside the file."""
+    """The header, after checking that each tensor has as many bytes as its shape needs, inside the file."""
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         if length > MAX_HEADER:
-            raise TetherError(f"{path} claims a header of {length:,} bytes: at most {MAX_HEADER:,} are believed")
+            raise TetherError(f"{path} declares a header of {length:,} bytes: at most {MAX_HEADER:,} are allowed")
         if 8 + length > size:
-            raise TetherError(f"{path} is cut short: its header has {length:,} bytes, the file {size:,}")
+            raise TetherError(f"{path} is truncated: its header has {length:,} bytes, the file {size:,}")
         header = file.read(length)
     try:
         table = json.loads(header)
     except (ValueError, RecursionError):
         table = None
     if not isinstance(table, dict):
-        raise TetherError(f"{path} is damaged: its header is no table of tensors")
+        raise TetherError(f"{path} is damaged: its header is not a table of tensors")
     for name, entry in table.items():
         if name != "__metadata__":
             _check_place(path, name, entry, room=size - 8 - length)
@@ -161,12 +158,13 @@ def _check_place(path: Path, name: str, entry: Any, room: int) -> None:
         if any(not isinstance(side, int) or isinstance(side, bool) or not 0 <= side < 2**63 for side in sides):
             raise TypeError
     except (KeyError, TypeError, ValueError):
-        raise TetherError(f"{path} is damaged: its header does not say where {name[:MAX_NAME]} is") from None
+        raise TetherError(f"{path} is damaged: its header has no valid entry for {name[:MAX_NAME]}") from None
     if kind not in ITEM_BYTES:
-        raise TetherError(f"{path} holds {name} as {kind[:20]}, which is not supported: save it as F16, BF16 or F32")
+        raise TetherError(f"{path} stores {name} as {kind[:20]}, which is not supported: save it as F16, BF16 or F32")
     if begin > end or end > room:
-        raise TetherError(f"{path} is cut short: {name} ends at byte {end:,}, the tensors at {room:,}")
+        raise TetherError(f"{path} is truncated: {name} ends at byte {end:,}, the file has {room:,} bytes of tensors")
     if math.prod(shape) * ITEM_BYTES[kind] != end - begin:
         raise TetherError(
-            f"{path} lies about {name}: {str(shape)[:100]} of {kind} are not the {end - begin:,} bytes it has"
+            f"{path} has an inconsistent header: it declares {name} as {str(shape)[:100]} of {kind}, and stores "
+            f"{end - begin:,} bytes"
         )

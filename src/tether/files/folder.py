@@ -1,4 +1,4 @@
-"""A folder in diffusers' layout: its JSON settings and the weights of one network."""
+"""A folder in the diffusers layout: its JSON files, and the weights of one network."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ MAX_JSON = 4 * 2**20
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
+    """Reads a JSON object.
 
     Raises:
-        TetherError: where there is none.
+        TetherError: if it is missing, damaged, or larger than 4 MiB.
     """
     try:
         if path.stat().st_size > MAX_JSON:
-            raise TetherError(f"{path} has {path.stat().st_size:,} bytes: no settings are that long")
+            raise TetherError(f"{path} has {path.stat().st_size:,} bytes: it exceeds the 4 MiB limit")
         content = json.loads(path.read_text())
     except FileNotFoundError:
-        raise TetherError(f"{path.parent} has no {path.name}: it is no whole diffusers folder") from None
+        raise TetherError(f"{path.parent} has no {path.name}: it is not a complete diffusers folder") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise TetherError(f"{path} cannot be read as JSON: {error}") from None
+        raise TetherError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(content, dict):
-        raise TetherError(f"{path} holds no settings: expected a JSON object")
+        raise TetherError(f"{path} is not valid: expected a JSON object")
     return content
 
 
 def is_base_folder(folder: Path) -> bool:
-    """Whether this is the folder of a whole base."""
+    """Whether this is the folder of a base."""
     return (folder / "model_index.json").is_file()
 
 
@@ -43,7 +43,7 @@ def weights_of_folder(folder: Path) -> Checkpoint:
     """The weights of one network's folder.
 
     Raises:
-        TetherError: where there are none, or they are damaged.
+        TetherError: if they are missing or damaged.
     """
     for stem in STEMS:
         for variant in ("", ".fp16", ".bf16"):
@@ -55,4 +55,4 @@ def weights_of_folder(folder: Path) -> Checkpoint:
         for variant in ("", ".fp16"):
             if (file := folder / f"{stem}{variant}.bin").is_file():
                 return open_checkpoint(file)
-    raise TetherError(f"{folder} has no weights: expected {STEMS[0]}.safetensors or {STEMS[1]}.safetensors in it")
+    raise TetherError(f"{folder} has no weights: expected {STEMS[0]}.safetensors or {STEMS[1]}.safetensors")

@@ -1,12 +1,11 @@
-"""Names on the Hugging Face hub -> files here.
+"""Finds models by path, or by name on the Hugging Face hub.
 
     owner/name                       a diffusers folder
     owner/name/path/file.safetensors one file of a repository
-    ...@revision                     a branch, tag or commit; `main` where nothing is said
+    ...@revision                     a branch, tag or commit; `main` by default
 
-Everything goes through huggingface_hub, which keeps its cache (HF_HOME), token (HF_TOKEN), mirror (HF_ENDPOINT) and
-offline switch (HF_HUB_OFFLINE). What is on this machine already comes first: a folder of that name is not looked for on
-the hub.
+Downloads go through huggingface_hub with its cache (HF_HOME), token (HF_TOKEN), mirror (HF_ENDPOINT) and offline mode
+(HF_HUB_OFFLINE). Local files come first: an existing path is not looked up on the hub.
 """
 
 from __future__ import annotations
@@ -37,26 +36,26 @@ NOT_NEEDED = ["safety_checker/*", "feature_extractor/*", "*onnx*", "*openvino*",
 
 
 def find(ref: str | Path, what: str, revision: str | None = None, *, any_file: bool = False) -> Path:
-    """The path of a file or folder, downloaded where it is a name on the hub.
+    """The local path of a file or folder, which is downloaded if `ref` is a name on the hub.
 
     Args:
         ref: a path, or a name on the hub.
         what: "base" or "control", for messages.
-        revision: a branch, tag or commit; goes before one in `ref`.
-        any_file: fetch weights of any name from a repository that is no diffusers folder.
+        revision: a branch, tag or commit; takes precedence over one in `ref`.
+        any_file: download weights of any name from a repository that is not a diffusers folder.
 
     Raises:
-        TetherError: where it is neither, or the hub does not give it.
+        TetherError: if it is neither, or the download fails.
     """
     try:
         path = Path(ref).expanduser()
         if str(ref) and path.exists():
             return path
-    except (OSError, RuntimeError):  # a name too long for a file, or a ~user who is not
+    except (OSError, RuntimeError):  # a name too long for a file, or an unknown ~user
         pass
     name = NAME.fullmatch(str(ref))
     if name is None or str(ref).startswith((".", "/")) or (name["file"] or "").endswith("/"):
-        raise TetherError(f"no {what} at {ref}: there is no such file or folder, and it is no name on the hub")
+        raise TetherError(f"no {what} at {ref}: there is no such file or folder, and it is not a name on the hub")
     if name["file"] is None and name["repo"].endswith(SUFFIXES):
         raise TetherError(f"no {what} at {ref}: there is no such file")
     revision = revision or name["revision"]
@@ -67,7 +66,7 @@ def find(ref: str | Path, what: str, revision: str | None = None, *, any_file: b
     except (LocalEntryNotFoundError, OfflineModeIsEnabled):
         reason = "it is not in the cache, and the hub cannot be reached (or HF_HUB_OFFLINE is set)"
     except GatedRepoError:
-        reason = "its owner asks you to accept terms: do so on its page, and log in with hf auth login"
+        reason = "access is gated: accept the terms on its page, and log in with hf auth login"
     except RepositoryNotFoundError:
         reason = "the hub has no such repository, or it is private (log in with hf auth login)"
     except RevisionNotFoundError:
@@ -75,24 +74,24 @@ def find(ref: str | Path, what: str, revision: str | None = None, *, any_file: b
     except EntryNotFoundError:
         reason = "the repository has no such file"
     except HFValidationError:
-        reason = "that is no name on the hub"
+        reason = "it is not a valid name on the hub"
     except Exception as error:  # whatever the HTTP library under huggingface_hub raises
         reason = f"the hub does not answer ({str(error).splitlines()[0][:120] if str(error) else type(error).__name__})"
     raise TetherError(f"no {what} at {ref}: there is no such file or folder here, and {reason}")
 
 
 def _folder(repo: str, any_file: bool, revision: str | None) -> Path:
-    """A snapshot with settings and weights, of the weights no more than one kind."""
+    """A snapshot with configs and one format of the weights."""
     folder = _snapshot(repo, revision, SETTINGS, [])
     if (folder / "model_index.json").is_file():
-        # A base's weights are in folders: the single files at the top of many repositories are another 10 GB.
+        # The weights of a base are in subfolders; the single files at the top of many repositories are another 10 GB.
         stem = "*/*"
     elif (folder / "config.json").is_file():
         stem = "diffusion_pytorch_model*"
     elif any_file:
         stem = "*"
     else:
-        return folder  # whoever opens it says what is not there
+        return folder  # opening it reports what is missing
     for ending, also_not in ((".safetensors", ["*.fp16.*", "*.bf16.*"]), (".safetensors", []), (".bin", [])):
         folder = _snapshot(repo, revision, [*SETTINGS, f"{stem}{ending}"], also_not)
         networks = [folder / part for part in PARTS if (folder / part).is_dir()] if stem == "*/*" else [folder]
@@ -102,13 +101,13 @@ def _folder(repo: str, any_file: bool, revision: str | None) -> Path:
 
 
 def _snapshot(repo: str, revision: str | None, wanted: list[str], not_wanted: list[str]) -> Path:
-    """What of a repository has these names; without a network, what there is of it in the cache."""
+    """The files of a repository that match; without a network, those in the cache."""
     try:
         found = snapshot_download(
             repo, revision=revision, allow_patterns=wanted, ignore_patterns=[*NOT_NEEDED, *not_wanted]
         )
     except LocalEntryNotFoundError as error:
-        found = getattr(error, "snapshot_path", None)  # some of it was fetched before, by another program maybe
+        found = getattr(error, "snapshot_path", None)  # a part of it was downloaded before
         if found is None:
             raise
     return Path(found)

@@ -1,8 +1,8 @@
-"""Tensors of a file become the weights of a network, and are in memory once.
+"""Turns the tensors of a file into the weights of a network, with one copy in memory.
 
-A network is made without numbers (on the "meta" device), its names and shapes are compared with the file's, and then
-each tensor takes its place: the mapped one itself where the type is right, else a copy in the right type, after which
-the mapped pages are given back. No more than the weights and one tensor are ever in memory.
+A network is created on the "meta" device, its names and shapes are compared with the file's, and then each parameter is
+replaced: by the mapped tensor itself if it has the wanted dtype, or else by a copy in it, after which the mapped pages
+are released. At most the weights and one tensor are in memory at once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tether.errors import TetherError
 
-__all__ = ["FilePages", "cast", "check_fits_network", "land"]
+__all__ = ["FilePages", "cast", "check_fits_network", "materialize"]
 
 
 def check_fits_network(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], what: str) -> None:
@@ -27,77 +27,81 @@ def check_fits_network(expected: Mapping[str, Tensor], found: Mapping[str, Tenso
     Args:
         expected: the network's state dict.
         found: the file's tensors, under the network's names.
-        what: how the message calls the file and what it should hold.
+        what: the file's name in messages.
 
     Raises:
-        TetherError: naming a tensor that is missing, left over, of another shape or no floating point.
+        TetherError: naming a tensor that is missing, unexpected, of another shape, or not of floating point.
     """
     missing = [name for name in expected if name not in found]
     if missing:
         raise TetherError(f"{what} is incomplete: it lacks {_some(missing)}")
     extra = [name for name in found if name not in expected]
     if extra:
-        raise TetherError(f"{what} holds tensors that do not belong in it: {_some(extra)}")
+        raise TetherError(f"{what} has unexpected tensors: {_some(extra)}")
     for name, tensor in expected.items():
         if tensor.shape != found[name].shape:
-            raise TetherError(f"{what} has {name} of {tuple(found[name].shape)}: expected {tuple(tensor.shape)}")
+            raise TetherError(f"{what} has {name} of shape {tuple(found[name].shape)}: expected {tuple(tensor.shape)}")
         if tensor.is_floating_point() and not found[name].is_floating_point():
-            raise TetherError(f"{what} has {name} as {found[name].dtype}: expected numbers of floating point")
+            raise TetherError(f"{what} has {name} as {found[name].dtype}: expected a floating-point type")
 
 
 def cast(tensor: Tensor, dtype: torch.dtype | None, name: str, what: str) -> Tensor:
-    """A tensor in another type, itself where it has that type; its numbers looked at.
+    """A tensor in another dtype (itself if it already has that dtype), after checking its values.
 
     Args:
-        tensor: any shape; one that is not of floating point stays as it is.
-        dtype: the type, or None to leave it.
-        name, what: how messages call the tensor and the file.
+        tensor: any shape; integers are returned as they are.
+        dtype: the dtype, or None to keep it.
+        name, what: names of the tensor and the file in messages.
 
     Raises:
-        TetherError: where it holds NaN or infinity, or numbers too large for the type.
+        TetherError: if it contains NaN or infinity, or values too large for the dtype.
     """
     if not tensor.is_floating_point():
         return tensor
     dtype = dtype or tensor.dtype
     if tensor.numel():
-        # Small types have no minimum and maximum on every device; they are an eighth of the weights at most.
+        # aminmax of 8-bit types is not supported on every device; they are an eighth of the weights at most.
         numbers = tensor.float() if tensor.dtype.itemsize == 1 else tensor
         low, high = (float(bound) for bound in numbers.aminmax())
         if not max(abs(low), abs(high)) < float("inf"):  # written so that NaN fails
-            raise TetherError(f"{what} is broken: {name} holds NaN or infinity")
+            raise TetherError(f"{what} is damaged: {name} contains NaN or infinity")
         if max(abs(low), abs(high)) > torch.finfo(dtype).max:
             kind = str(dtype).removeprefix("torch.")
-            raise TetherError(f"{name} of {what} does not fit in {kind} (it has {max(abs(low), abs(high)):.3g})")
+            raise TetherError(f"{name} of {what} does not fit into {kind}: it reaches {max(abs(low), abs(high)):.3g}")
     return tensor.to(dtype)
 
 
-def land(network: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype | None, what: str) -> None:
-    """Gives a network that was made on "meta" its weights.
+def materialize(network: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype | None, what: str) -> None:
+    """Loads weights into a network on "meta".
 
     Args:
         network: its parameters are replaced.
         tensors: mapped tensors under the network's names, all of them and no others.
-        dtype: what they are cast to; None leaves them as they are.
-        what: how messages call the file.
+        dtype: what they are cast to; None keeps their dtypes.
+        what: the file's name in messages.
 
     Raises:
         TetherError: as `check_fits_network` and `cast`.
     """
     check_fits_network(network.state_dict(), tensors, what)
     pages = FilePages()
-    landed = {}
+    weights = {}
     for name, tensor in tensors.items():
-        landed[name] = cast(tensor, dtype, name, what)
-        if landed[name] is not tensor:
+        weights[name] = cast(tensor, dtype, name, what)
+        if weights[name] is not tensor:
             pages.give_back(tensor)
-    network.load_state_dict(landed, assign=True)
+    network.load_state_dict(weights, assign=True)
     for module in network.modules():
         for name, buffer in module.named_buffers(recurse=False):
-            if buffer.is_meta and name == "position_ids":  # 0, 1, 2, ...: never saved
+            if buffer.is_meta and name == "position_ids":  # 0, 1, 2, ...; not saved in files
                 module.register_buffer(name, torch.arange(buffer.shape[-1]).expand(buffer.shape), persistent=False)
     left = [name for name, tensor in (*network.named_parameters(), *network.named_buffers()) if tensor.is_meta]
     if left:
         raise TetherError(f"{what} is incomplete: it lacks {_some(left)}")
+
+
+land = materialize
+"""The former name of `materialize`."""
 
 
 def _some(names: list[str]) -> str:
@@ -106,7 +110,7 @@ def _some(names: list[str]) -> str:
 
 
 class FilePages:
-    """The pages of this process that files are mapped to: they can be given back, and read again."""
+    """The memory pages of mapped files. Released pages are read from their file again when they are used."""
 
     def __init__(self) -> None:
         self._ranges: list[tuple[int, int]] = []
@@ -118,10 +122,10 @@ class FilePages:
                     self._ranges.append((begin, end))
 
     def give_back(self, tensor: Tensor) -> None:
-        """Frees the whole pages inside a tensor of a file, as nobody wrote to it; does nothing to other tensors."""
+        """Releases the whole pages of a mapped tensor that was not modified; does nothing to other tensors."""
         if not tensor.is_contiguous() or tensor.device.type != "cpu":
             return
-        begin = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE  # its neighbours keep their pages
+        begin = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE  # pages shared with neighboring tensors stay
         end = (tensor.data_ptr() + tensor.numel() * tensor.element_size()) // mmap.PAGESIZE * mmap.PAGESIZE
         if begin < end and any(first <= begin and end <= last for first, last in self._ranges):
             ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), mmap.MADV_DONTNEED)

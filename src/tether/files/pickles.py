@@ -1,12 +1,12 @@
-"""PyTorch's zip files, read without running anything that is in them.
+"""Reads PyTorch's zip files without running any code in them.
 
-The table is a pickle, and a pickle is a program. It is read twice: once as text, where it may call nothing but what
-rebuilds tensors and dictionaries, and then by PyTorch's own reader for weights, which knows no other calls either.
-The bytes are mapped: a member that is compressed cannot be, so that no zip bomb is ever unpacked, and storages that
-are mapped cannot grow, so that no shape can be larger than the file.
+The table is a pickle, which is a program. It is read twice: first its instructions are scanned, and may only call what
+rebuilds tensors and dictionaries; then PyTorch's weights-only unpickler runs it, which allows no other calls either.
+The bytes are mapped. Compressed members cannot be mapped, so a zip bomb is never unpacked, and mapped storages cannot
+grow, so no shape can be larger than the file.
 
-The first Stable Diffusion files were saved by PyTorch Lightning, with its callbacks beside the tensors. What those
-name (`BYSTANDERS`) is not imported: an object that does nothing stands in for each.
+The first Stable Diffusion files were saved by PyTorch Lightning, with its callbacks beside the tensors. The classes of
+those (`BYSTANDERS`) are not imported: an object that does nothing replaces each.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from tether.errors import TetherError
 __all__ = ["read_torch_zip"]
 
 MAX_PICKLE = 2**20
-"""The table of a whole SD 1.5 with its EMA is 0.3 MB. One of this size made of nothing but lists takes 75 MB."""
+"""The table of SD 1.5 with its EMA has 0.3 MB. One of this size made of lists only takes 75 MB of memory."""
 MAX_SHARING = 2
-"""Tensors may share their numbers, as tied weights do: so many times the file's size they may be together."""
+"""Tensors may share storage, as tied weights do: all of them together may be so many times as large as the file."""
 MAX_DIRECTORY = 16 * 2**20
 MAX_MEMBERS = 100_000
 
@@ -45,11 +45,11 @@ BYSTANDERS = (
     ("numpy", "dtype"),
     ("_codecs", "encode"),
 )
-"""(module, name) of what Lightning's callbacks are made of: their class, and the best loss so far as NumPy's number."""
+"""(module, name) of the objects in Lightning's callbacks: their class, and the best loss as a NumPy scalar."""
 
 
 class _StandIn:
-    """Is made from anything, keeps nothing."""
+    """Accepts any arguments and stores nothing."""
 
     def __new__(cls, *args: Any) -> _StandIn:
         return object.__new__(cls)
@@ -64,22 +64,22 @@ class _StandIn:
 _STAND_INS = [type(name, (_StandIn,), {"__module__": module}) for module, name in BYSTANDERS]
 
 INNER_TABLES = ("state_dict", "string_to_param", "module", "model")
-"""Under which names trainers put the tensors when they save other things beside them."""
+"""Keys under which trainers save the tensors when they save other things beside them."""
 
 
 def read_torch_zip(path: Path) -> tuple[dict[str, Tensor], dict[str, float]]:
     """The tensors of a PyTorch zip file, mapped, and the numbers beside them (`global_step`, ...).
 
     Raises:
-        TetherError: where it is damaged, compressed, or holds anything but tensors.
+        TetherError: if it is damaged, compressed, or contains anything but tensors.
     """
     _check_program(path, _read_table(path))
     try:
         with torch.serialization.safe_globals(_STAND_INS):  # type: ignore[arg-type] # classes are callables
             content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except Exception as error:  # whatever a hostile table makes PyTorch's reader stumble over
+    except Exception as error:  # a hostile table can make PyTorch's unpickler raise anything
         line = (str(error) or type(error).__name__).strip().splitlines()[0]
-        raise TetherError(f"{path} is damaged, or lies about its tensors: {line[:160]}") from None
+        raise TetherError(f"{path} is damaged or inconsistent: {line[:160]}") from None
     return _flat(path, content)
 
 
@@ -91,16 +91,16 @@ def _read_table(path: Path) -> bytes:
                 members = archive.infolist()
                 tables = [member for member in members if member.filename.endswith("/data.pkl")]
                 if len(tables) != 1:
-                    raise TetherError(f"{path} is a zip file, but not one of PyTorch's: it has no table of tensors")
+                    raise TetherError(f"{path} is a zip file, but not a PyTorch file: it has no table of tensors")
                 packed = [member for member in members if member.compress_type != zipfile.ZIP_STORED]
                 if packed:
                     raise TetherError(
-                        f"{path} is compressed ({packed[0].filename}: {packed[0].compress_size:,} bytes that become "
-                        f"{packed[0].file_size:,}), which PyTorch never does: refused"
+                        f"{path} is refused: it is compressed, which PyTorch never does ({packed[0].filename}: "
+                        f"{packed[0].compress_size:,} bytes, {packed[0].file_size:,} unpacked)"
                     )
                 if tables[0].file_size > MAX_PICKLE:
                     raise TetherError(
-                        f"{path} has a table of {tables[0].file_size:,} bytes: at most {MAX_PICKLE:,} are believed"
+                        f"{path} has a table of {tables[0].file_size:,} bytes: at most {MAX_PICKLE:,} are allowed"
                     )
                 return archive.read(tables[0])
     except (
@@ -113,50 +113,50 @@ def _read_table(path: Path) -> bytes:
         struct.error,
     ) as error:
         line = (str(error) or type(error).__name__).splitlines()[0]
-        raise TetherError(f"{path} is damaged or cut short: {line[:160]}") from None
+        raise TetherError(f"{path} is damaged or truncated: {line[:160]}") from None
 
 
 def _check_directory(path: Path, file: BinaryIO) -> None:
-    """The list of members is read whole by any reader of zip files: refuse one that is absurdly long."""
+    """Refuses a very long list of members, which every reader of zip files reads whole."""
     size = file.seek(0, 2)
     file.seek(max(0, size - 65_557))
     tail = file.read()
     file.seek(0)
     found = tail.rfind(b"PK\x05\x06")
     if found < 0 or len(tail) - found < 22:
-        raise TetherError(f"{path} is cut short: the list of what it holds, at its end, is missing")
+        raise TetherError(f"{path} is truncated: the list of its members, at the end, is missing")
     count, length = struct.unpack_from("<HI", tail, found + 10)
     if length == 0xFFFFFFFF or count == 0xFFFF:  # the numbers are in the 64-bit record before
         record = tail.rfind(b"PK\x06\x06", 0, found)
         if record < 0 or len(tail) - record < 56:
-            raise TetherError(f"{path} is damaged: the list of what it holds does not say how long it is")
+            raise TetherError(f"{path} is damaged: the list of its members has no length")
         count, length = struct.unpack_from("<QQ", tail, record + 32)
     if length > min(size, MAX_DIRECTORY) or count > MAX_MEMBERS:
-        raise TetherError(f"{path} claims to hold {count:,} files, listed in {length:,} bytes: refused")
+        raise TetherError(f"{path} is refused: it declares {count:,} members, listed in {length:,} bytes")
 
 
 def _check_program(path: Path, table: bytes) -> None:
-    """Reads the pickle's instructions without following them."""
+    """Scans the pickle's instructions without running them."""
     try:
         for instruction, argument, _ in pickletools.genops(table):
             known = argument in ALLOWED_CALLS or tuple(str(argument).split(" ")) in BYSTANDERS
             if instruction.name in ("GLOBAL", "INST") and not known:
                 raise TetherError(
-                    f"{path} holds more than tensors: its pickle calls {str(argument).replace(' ', '.')[:80]}, which "
-                    "could run code; refused (open it where you trust it and save the tensors as safetensors)"
+                    f"{path} is refused: its pickle calls {str(argument).replace(' ', '.')[:80]}, which could run code "
+                    "(if you trust it, save its tensors as safetensors)"
                 )
             if instruction.name in ("STACK_GLOBAL", "OBJ", "EXT1", "EXT2", "EXT4"):
-                raise TetherError(f"{path} hides what its pickle calls ({instruction.name}): refused")
+                raise TetherError(f"{path} is refused: its pickle hides what it calls ({instruction.name})")
     except (ValueError, IndexError, UnicodeDecodeError, struct.error, OverflowError) as error:
-        raise TetherError(f"{path} is damaged: its table breaks off ({str(error).splitlines()[0][:120]})") from None
+        raise TetherError(f"{path} is damaged: its table is incomplete ({str(error).splitlines()[0][:120]})") from None
 
 
 def _flat(path: Path, content: Any) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """The one dictionary of tensors in what a trainer saved, however deep it put it."""
+    """The dictionary of tensors in what a trainer saved, at the top or nested."""
     numbers: dict[str, float] = {}
     for _ in range(3):
         if not isinstance(content, dict):
-            raise TetherError(f"{path} holds a {type(content).__name__}: expected a dictionary of tensors")
+            raise TetherError(f"{path} contains a {type(content).__name__}: expected a dictionary of tensors")
         numbers |= {
             key: value
             for key, value in content.items()
@@ -171,17 +171,17 @@ def _flat(path: Path, content: Any) -> tuple[dict[str, Tensor], dict[str, float]
         if isinstance(value, Tensor):
             tensors[str(name)] = _plain(path, str(name), value)
     if not tensors:
-        raise TetherError(f"{path} holds no tensors")
+        raise TetherError(f"{path} contains no tensors")
     claimed, size = sum(t.numel() * t.element_size() for t in tensors.values()), path.stat().st_size
-    if claimed > MAX_SHARING * size:  # each alone fits in the file, but they all are the same few bytes
-        raise TetherError(f"{path} lies about its tensors: {claimed:,} bytes of them in a file of {size:,}")
+    if claimed > MAX_SHARING * size:  # each fits in the file, but they all share the same bytes
+        raise TetherError(f"{path} is inconsistent: it declares {claimed:,} bytes of tensors in a file of {size:,}")
     return tensors, numbers
 
 
 def _plain(path: Path, name: str, tensor: Tensor) -> Tensor:
     if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
-        raise TetherError(f"{path} holds {name} in a form that is not plain numbers: refused")
-    # A stride of zero makes one number look like any number of them.
+        raise TetherError(f"{path} is refused: {name} is not a dense tensor")
+    # With a stride of zero, one value would pass for any number of them.
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise TetherError(f"{path} lies about {name}: {tuple(tensor.shape)} are more numbers than the file has")
+        raise TetherError(f"{path} is inconsistent: {name} has shape {tuple(tensor.shape)}, larger than its storage")
     return tensor.detach()

@@ -60,21 +60,21 @@ def write_safetensors(
     *,
     give_back: bool = False,
 ) -> int:
-    """Writes tensors in the order of their names, and returns how many bytes the file has.
+    """Writes a safetensors file, and returns its size in bytes.
 
     Args:
-        path: the file; no file may be there.
-        tensors: their numbers are checked.
-        dtype: what those of floating point are cast to; None leaves each as it is.
-        metadata: strings to go with them.
-        give_back: give the pages of mapped tensors back once they are written. Only for tensors that nobody has
-            changed since they were opened: a page that is given back is read from its file again.
+        path: the file, which must not exist.
+        tensors: the tensors; their values are checked.
+        dtype: what floating-point tensors are cast to; None keeps their dtypes.
+        metadata: strings to store beside them.
+        give_back: release the pages of mapped tensors once they are written. Only for tensors that were not modified
+            since they were opened: a released page is read from its file again.
 
     Raises:
-        TetherError: where a tensor is broken or does not fit the type.
-        OSError: where the file cannot be written.
+        TetherError: if a tensor contains NaN or infinity, or does not fit into the dtype.
+        OSError: if the file cannot be written.
     """
-    # The widest first keeps every tensor aligned to its own type.
+    # The widest types first, so that every tensor is aligned to its type.
     types = {name: dtype if dtype and tensor.is_floating_point() else tensor.dtype for name, tensor in tensors.items()}
     names = sorted(tensors, key=lambda name: (-types[name].itemsize, name))
     table: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
@@ -102,28 +102,28 @@ def write_safetensors(
 
 
 def write_torch(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> int:
-    """Writes PyTorch's zip file of `{"state_dict": tensors}`, as the released files are; otherwise as above."""
+    """Writes PyTorch's zip file of `{"state_dict": tensors}`; otherwise as `write_safetensors`."""
     content = {}
     for name in sorted(tensors):
         tensor = cast(tensors[name].detach(), dtype, name, "the source").cpu()
-        # A view would take its whole storage along.
+        # PyTorch saves the whole storage of a view.
         whole = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
         content[name] = tensor if whole else tensor.clone(memory_format=torch.contiguous_format)
     try:
         torch.save({"state_dict": content}, path)
-    except RuntimeError as error:  # PyTorch's writer of zip files reports a full disk so
+    except RuntimeError as error:  # how PyTorch's zip writer reports a full disk
         raise OSError(f"the disk may be full ({str(error).splitlines()[0][:120]})") from None
     return path.stat().st_size
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes JSON that people can read, its folder first where it is missing."""
+    """Writes indented JSON; missing parent folders are created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def write_tokenizer(folder: Path, tokenizer: Any) -> None:
-    """A tokenizer's folder, with the two files of old beside the new one: programs before transformers 5 read those."""
+    """Writes a tokenizer's folder, with the two files that programs before transformers 5 read beside the new one."""
     tokenizer.save_pretrained(folder)
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     pairs = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]

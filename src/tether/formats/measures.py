@@ -1,4 +1,4 @@
-"""Sizes that a network's settings may have: checked before anything of that size is allocated."""
+"""Limits for the sizes in a network's config, checked before anything of that size is allocated."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ MAX_BLOCKS = 1000
 
 
 def check_measures(config: Mapping[str, Any], what: str) -> None:
-    """Refuses settings that no network has, before something of that size is made.
+    """Refuses a config with sizes that no network has.
+
+    Args:
+        config: a network's `config.json`.
+        what: its name in messages.
 
     Raises:
         TetherError: naming the setting.
@@ -24,15 +28,15 @@ def check_measures(config: Mapping[str, Any], what: str) -> None:
     most = {name: _largest(value) for name, value in config.items()}
     for name, (largest, length) in most.items():
         if largest > (MAX_DEPTH if "layers" in name else MAX_SIDE) or length > MAX_DEPTH:
-            raise TetherError(f"{what} has settings that describe no network: {name} is {str(config[name])[:60]}")
+            raise TetherError(f"{what} has an invalid config: {name} is {str(config[name])[:60]}, above the limit")
     levels = most.get("block_out_channels", (0, 1))[1]
     layers, depth = (most.get(name, (1, 1))[0] for name in ("layers_per_block", "transformer_layers_per_block"))
     if levels * layers * depth > MAX_BLOCKS:
-        raise TetherError(f"{what} has settings that describe no network: {levels} levels of {layers} x {depth} layers")
+        raise TetherError(f"{what} has an invalid config: {levels} levels of {layers} x {depth} layers is too many")
 
 
 def _largest(value: Any) -> tuple[int, int]:
-    """The largest whole number anywhere in a setting, and how many values it holds."""
+    """The largest integer anywhere in a setting, and how many values it holds."""
     largest, length, left = 1, 0, [value]
     while left:
         one = left.pop()

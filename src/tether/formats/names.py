@@ -1,12 +1,12 @@
-"""The released layout of Stable Diffusion's files and that of diffusers: which tensor of one is which of the other.
+"""The original (LDM) layout of Stable Diffusion's files and that of diffusers: how the tensors of the two correspond.
 
-Every tensor is in both, under two names; a few are kept in another form as well. `Pair` says both, and a list of pairs
-translates either way without a number changing.
+Every tensor is in both layouts under different names, and a few have a different form. A `Pair` says which tensors
+correspond and how; a list of pairs translates in both directions without changing a number.
 
-    kind          released                                diffusers
+    kind          original                                diffusers
     same          any shape                               the same
     square        (out, in, 1, 1), a 1x1 convolution      (out, in), a linear layer
-    thirds        (3 * out, ...), one above the other     three of (out, ...): queries, keys, values
+    thirds        (3 * out, ...), concatenated            three of (out, ...): queries, keys, values
     transposed    (in, out)                               (out, in)
 """
 
@@ -19,30 +19,30 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = ["Pair", "to_diffusers", "to_released"]
+__all__ = ["Pair", "to_diffusers", "to_original"]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One tensor of a released file and the one (three where `kind` is "thirds") that diffusers has for it."""
+    """A tensor of the original layout, and the one (three if `kind` is "thirds") of the diffusers layout."""
 
-    released: str
+    original: str
     diffusers: tuple[str, ...]
     kind: Literal["same", "square", "thirds", "transposed"] = "same"
 
 
-def to_diffusers(pairs: Iterable[Pair], released: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], set[str]]:
-    """Released tensors under diffusers' names, as views, and the names of those that were used.
+def to_diffusers(pairs: Iterable[Pair], original: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], set[str]]:
+    """Tensors of the original layout under diffusers' names, as views, and the original names of those translated.
 
-    Pairs whose tensor is not there are left out: whoever knows what should be there says what is missing.
+    Pairs whose tensor is missing are skipped: the caller checks that the result is complete.
     """
     found: dict[str, Tensor] = {}
     used = set()
     for pair in pairs:
-        tensor = released.get(pair.released)
+        tensor = original.get(pair.original)
         if tensor is None:
             continue
-        used.add(pair.released)
+        used.add(pair.original)
         if pair.kind == "square" and tensor.ndim == 4 and tensor.shape[2:] == (1, 1):
             tensor = tensor[:, :, 0, 0]
         elif pair.kind == "transposed":
@@ -52,11 +52,11 @@ def to_diffusers(pairs: Iterable[Pair], released: Mapping[str, Tensor]) -> tuple
     return found, used
 
 
-def to_released(pairs: Iterable[Pair], diffusers: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The other way round.
+def to_original(pairs: Iterable[Pair], diffusers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The reverse of `to_diffusers`.
 
     Raises:
-        KeyError: where a tensor is not there.
+        KeyError: if a tensor is missing.
     """
     found = {}
     for pair in pairs:
@@ -66,5 +66,5 @@ def to_released(pairs: Iterable[Pair], diffusers: Mapping[str, Tensor]) -> dict[
             tensor = tensor[:, :, None, None]
         elif pair.kind == "transposed":
             tensor = tensor.T
-        found[pair.released] = tensor
+        found[pair.original] = tensor
     return found

@@ -1,8 +1,8 @@
-"""What a denoiser's encoder looks like, read from the shapes of its tensors.
+"""The architecture of a denoiser's encoder, read from the shapes of its tensors.
 
-Both layouts name the same things: a first convolution, levels of a few residual layers each (with a transformer of
-some depth after each layer, or none), a downsampler between levels, a middle. The number of heads is the one thing that
-no shape tells: SD 1.x, whose transformers project with convolutions, has 8; all later ones have heads of 64 channels.
+Both layouts name the same parts: a first convolution, levels of a few residual layers each (with a transformer of some
+depth after each layer, or none), a downsampler between levels, a middle. Only the number of heads is not in the shapes:
+SD 1.x, whose transformers project with convolutions, has 8; all later models have heads of 64 channels.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Any
 from torch import Tensor
 
 from tether.errors import TetherError
+from tether.formats.families import FamilyName
 
-__all__ = ["EncoderShape", "encoder_of_diffusers", "encoder_of_released"]
+__all__ = ["EncoderShape", "encoder_of_diffusers", "encoder_of_original"]
 
 MAX_LEVELS = 8
 MAX_LAYERS = 8
@@ -28,15 +29,15 @@ class EncoderShape:
     """The encoder and middle of a denoiser, or of a ControlNet for it.
 
     Attributes:
-        in_channels: of the latents (9 for inpainting).
-        channels: of each level.
-        layers: residual layers a level.
-        depths: of the transformers of each level; 0 where it has none.
-        middle_depth: of the middle's transformer; 0 where the middle is one residual layer (small controls for SDXL).
-        text_width: of the text states.
+        in_channels: channels of the latents (9 for inpainting).
+        channels: channels of each level.
+        layers: residual layers per level.
+        depths: depth of the transformers of each level; 0 without transformers.
+        middle_depth: depth of the middle's transformer; 0 if it is one residual layer (small controls for SDXL).
+        text_width: width of the text states.
         linear: whether transformers project with linear layers, and heads have 64 channels.
-        added_width: of what SDXL adds to the time embedding; None where there is nothing.
-        pooled_text: whether text states, pooled, are added to the time embedding (the shipped base).
+        added_width: width of what SDXL adds to the time embedding; None for other families.
+        pooled_text: whether pooled text states are added to the time embedding (the shipped base).
     """
 
     in_channels: int
@@ -49,14 +50,25 @@ class EncoderShape:
     added_width: int | None
     pooled_text: bool = False
 
+    @property
+    def family(self) -> FamilyName:
+        """The family of Stable Diffusion with such an encoder."""
+        if self.added_width is not None:
+            return "sdxl"
+        return "sd2" if self.linear else "sd1"
+
     def config(self) -> dict[str, Any]:
-        """The settings that diffusers' `UNet2DConditionModel` and `ControlNetModel` share."""
+        """The settings that diffusers' `UNet2DConditionModel` and `ControlNetModel` share.
+
+        Raises:
+            TetherError: if diffusers has no settings for this architecture.
+        """
         depths = list(self.depths[:-1]) + [self.depths[-1] or self.middle_depth]
         depths = [depth or 1 for depth in depths]
         if self.middle_depth and depths[-1] != self.middle_depth:
             raise TetherError(
-                f"a denoiser with transformers of depth {depths[-1]} on its last level and {self.middle_depth} in its "
-                "middle is not supported"
+                f"transformers of depth {depths[-1]} on the last level and {self.middle_depth} in the middle are not "
+                "supported"
             )
         settings: dict[str, Any] = {
             "in_channels": self.in_channels,
@@ -81,11 +93,11 @@ class EncoderShape:
         return settings
 
 
-def encoder_of_released(tensors: Mapping[str, Tensor], prefix: str) -> EncoderShape:
+def encoder_of_original(tensors: Mapping[str, Tensor], prefix: str) -> EncoderShape:
     """Reads the shape from `input_blocks.*` and `middle_block.*` below `prefix`.
 
     Raises:
-        TetherError: where the blocks are of no shape that Stable Diffusion has.
+        TetherError: if no Stable Diffusion has such blocks.
     """
     levels: list[list[tuple[int, int]]] = [[]]
     for k in range(1, MAX_LEVELS * (MAX_LAYERS + 1)):
@@ -111,7 +123,7 @@ def encoder_of_diffusers(tensors: Mapping[str, Tensor]) -> EncoderShape:
     """Reads the shape from `down_blocks.*` and `mid_block.*`.
 
     Raises:
-        TetherError: as above.
+        TetherError: if no Stable Diffusion has such blocks.
     """
     levels: list[list[tuple[int, int]]] = []
     for k in range(MAX_LEVELS):
@@ -135,7 +147,7 @@ def encoder_of_diffusers(tensors: Mapping[str, Tensor]) -> EncoderShape:
 
 
 def _depth(tensors: Mapping[str, Tensor], transformer: str) -> int:
-    """How many blocks the transformer below this prefix has."""
+    """The number of blocks of the transformer below this prefix."""
     depth = 0
     while f"{transformer}transformer_blocks.{depth}.norm1.weight" in tensors:
         depth += 1
@@ -150,11 +162,11 @@ def _shape(
         (t for name, t in tensors.items() if re.search(re.escape(middle) + r".*attn2\.to_k\.weight$", name)), None
     )
     projection = tensors.get(f"{middle}proj_in.weight")
-    # Small controls for SDXL have no transformer anywhere, and so no tensor of the text's width.
+    # Small controls for SDXL have no transformer anywhere, and so no tensor as wide as the text states.
     small = added in tensors and not any(depth for level in levels for _, depth in level) and projection is None
     whole = text is not None and projection is not None
     if not levels or not regular or first not in tensors or not (whole or small):
-        raise TetherError("its blocks are of no shape that Stable Diffusion 1.x, 2.x or XL has")
+        raise TetherError("its blocks do not match Stable Diffusion 1.x, 2.x or XL")
     return EncoderShape(
         in_channels=tensors[first].shape[1],
         channels=tuple(level[0][0] for level in levels),

@@ -1,17 +1,17 @@
-"""The text encoders' tensors: CLIP as transformers names it, inside a released file, and OpenCLIP.
+"""The text encoders' tensors in the original layout (CLIP as transformers names it, or OpenCLIP) and in transformers.
 
-    released, CLIP (SD 1.x, SDXL's first)      as transformers has it, under a prefix
-    released, OpenCLIP (SD 2.x, SDXL's second) transformers
+    original, CLIP (SD 1.x, SDXL's first)      as in transformers, under a prefix
+    original, OpenCLIP (SD 2.x, SDXL's second) transformers
     token_embedding.weight                     text_model.embeddings.token_embedding.weight
     positional_embedding                       text_model.embeddings.position_embedding.weight
     transformer.resblocks.N.ln_1, .ln_2        text_model.encoder.layers.N.layer_norm1, .layer_norm2
-    transformer.resblocks.N.attn.in_proj_*     text_model.encoder.layers.N.self_attn.{q,k,v}_proj.*, one above the other
+    transformer.resblocks.N.attn.in_proj_*     text_model.encoder.layers.N.self_attn.{q,k,v}_proj.*, concatenated
     transformer.resblocks.N.attn.out_proj      text_model.encoder.layers.N.self_attn.out_proj
     transformer.resblocks.N.mlp.c_fc, .c_proj  text_model.encoder.layers.N.mlp.fc1, .fc2
     ln_final                                   text_model.final_layer_norm
     text_projection (in, out)                  text_projection.weight (out, in)
 
-SD 2.x reads the states before the last layer: its files hold 24 layers and it uses 23, and no projection.
+SD 2.x uses the states before the last layer: its files have 24 layers, of which it uses 23, and no projection.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tether.formats.names import Pair
 __all__ = ["clip_pairs", "open_clip_layers", "open_clip_pairs", "text_config"]
 
 TOKENS = 49408
-"""Entries of CLIP's vocabulary, the only one that Stable Diffusion's text encoders have."""
+"""Size of CLIP's vocabulary, which all text encoders of Stable Diffusion have."""
 
 LAYER = {
     "layer_norm1": "ln_1",
@@ -46,13 +46,13 @@ WHOLE = {
 
 
 def clip_pairs(names: Iterable[str], bare: bool = False) -> list[Pair]:
-    """The pairs for CLIP, whose names are the same; `bare` where a file leaves out "text_model."."""
+    """The pairs for CLIP, whose names are the same; `bare` if the file omits "text_model."."""
     return [Pair(name.removeprefix("text_model.") if bare else name, (name,)) for name in names]
 
 
 def open_clip_pairs(layers: int, projection: bool) -> list[Pair]:
     """The pairs for OpenCLIP with that many layers, with or without the projection."""
-    pairs = [Pair(released, (name,)) for name, released in WHOLE.items()]
+    pairs = [Pair(original, (name,)) for name, original in WHOLE.items()]
     for n in range(layers):
         ours, theirs = f"text_model.encoder.layers.{n}.", f"transformer.resblocks.{n}."
         for parameter in ("weight", "bias"):
@@ -65,7 +65,7 @@ def open_clip_pairs(layers: int, projection: bool) -> list[Pair]:
 
 
 def open_clip_layers(tensors: Mapping[str, Tensor], prefix: str) -> int:
-    """How many layers the OpenCLIP encoder below `prefix` has."""
+    """The number of layers of the OpenCLIP encoder below `prefix`."""
     return next(n for n in count() if f"{prefix}transformer.resblocks.{n}.ln_1.weight" not in tensors)
 
 
@@ -73,15 +73,15 @@ def text_config(tensors: Mapping[str, Tensor], activation: str) -> dict[str, Any
     """Settings of transformers' CLIP for tensors under its names.
 
     Raises:
-        TetherError: where they are no text encoder of Stable Diffusion.
+        TetherError: if they are not a text encoder of Stable Diffusion.
     """
     words = tensors.get("text_model.embeddings.token_embedding.weight")
     places = tensors.get("text_model.embeddings.position_embedding.weight")
     inner = tensors.get("text_model.encoder.layers.0.mlp.fc1.weight")
     if words is None or places is None or inner is None:
-        raise TetherError("its text encoder is none that Stable Diffusion 1.x, 2.x or XL has")
+        raise TetherError("its text encoder does not match Stable Diffusion 1.x, 2.x or XL")
     if len(words) != TOKENS:
-        raise TetherError(f"its text encoder knows {len(words):,} tokens: CLIP's vocabulary has {TOKENS:,}")
+        raise TetherError(f"its text encoder has {len(words):,} tokens: expected CLIP's {TOKENS:,}")
     layers = next(n for n in count() if f"text_model.encoder.layers.{n}.layer_norm1.weight" not in tensors)
     projection = tensors.get("text_projection.weight")
     width = words.shape[1]

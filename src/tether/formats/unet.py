@@ -1,6 +1,6 @@
 """The denoiser's and the ControlNet's tensors in both layouts.
 
-    released                        diffusers
+    original                        diffusers
     time_embed.0, .2                time_embedding.linear_1, .linear_2
     label_emb.0.0, .0.2             add_embedding.linear_1, .linear_2          (SDXL)
     encoder_pooling.0, .1, .2, .3   add_embedding.norm1, .pool, .proj, .norm2  (the shipped base)
@@ -15,7 +15,7 @@
     middle_block_out.0              controlnet_mid_block
     input_hint_block.0, .2 ... .N   controlnet_cond_embedding.conv_in, .blocks.0 ..., .conv_out
 
-Inside a residual layer the parts have other names too; inside a transformer they have the same ones.
+The parts of a residual layer have different names too (`RESIDUAL_PARTS`); those of a transformer have the same.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ RESIDUAL_PARTS = {
 
 
 def _modules(shape: EncoderShape) -> Iterator[tuple[str, str]]:
-    """(diffusers, released) prefixes of what denoiser and ControlNet share."""
+    """(diffusers, original) prefixes of the modules that denoiser and ControlNet share."""
     yield "time_embedding.linear_1.", "time_embed.0."
     yield "time_embedding.linear_2.", "time_embed.2."
     yield "add_embedding.linear_1.", "label_emb.0.0."
@@ -83,7 +83,7 @@ def unet_pairs(shape: EncoderShape, names: Iterable[str]) -> list[Pair]:
     """The pairs for a denoiser.
 
     Args:
-        shape: of its encoder.
+        shape: its encoder's.
         names: diffusers' names of its tensors.
     """
     return _pairs([*_modules(shape), *_decoder_modules(shape)], names)
@@ -97,15 +97,15 @@ def control_pairs(shape: EncoderShape, names: Iterable[str]) -> list[Pair]:
 
 
 def _pairs(modules: list[tuple[str, str]], names: Iterable[str]) -> list[Pair]:
-    released = dict(modules)
+    original = dict(modules)
     pairs = []
     for name in names:
         # The longest prefix that is a module: "down_blocks.0.resnets.1." of "down_blocks.0.resnets.1.norm1.weight".
         cuts = [k + 1 for k, letter in enumerate(name) if letter == "."]
-        cut = next((cut for cut in reversed(cuts) if name[:cut] in released), None)
+        cut = next((cut for cut in reversed(cuts) if name[:cut] in original), None)
         if cut is None:
             continue
         part, _, parameter = name[cut:].rpartition(".")
         inner = RESIDUAL_PARTS.get(part, part) if ".resnets." in name[:cut] else part
-        pairs.append(Pair(released[name[:cut]] + (f"{inner}." if inner else "") + parameter, (name,)))
+        pairs.append(Pair(original[name[:cut]] + (f"{inner}." if inner else "") + parameter, (name,)))
     return pairs

@@ -1,7 +1,7 @@
 """CLIP's tokenizer, from the vocabulary that OpenAI published with it (MIT, see LICENSE.txt beside this file).
 
-The file is the published one, byte for byte. Its first 48,894 merges are the vocabulary: 256 bytes, the same at the end
-of a word, one word piece a merge, and the two marks of start and end; 49,408 entries.
+The file is the published one, byte for byte. Its first 48,894 merges define the vocabulary of 49,408 entries: 256
+bytes, the same 256 at the end of a word, one word piece per merge, and the start and end tokens.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def clip_tokenizer(pad_token: str = END) -> CLIPTokenizer:
-    """The tokenizer of every Stable Diffusion, without a network.
+    """The tokenizer of every Stable Diffusion, made without a download.
 
     Args:
-        pad_token: what fills a prompt up to 77 tokens: the end mark for CLIP, "!" (entry 0) for OpenCLIP.
+        pad_token: pads a prompt to 77 tokens: the end token for CLIP, "!" (entry 0) for OpenCLIP.
     """
     lines = gzip.decompress(FILE.read_bytes()).decode("utf-8").split("\n")
     merges = [tuple(line.split()) for line in lines[1 : 1 + MERGES]]
-    # Bytes that print stand for themselves and come first; the others take the letters from U+0100 on.
+    # Printable bytes are written as themselves and come first; the others are written as U+0100 and up.
     printing = [*range(33, 127), *range(161, 173), *range(174, 256)]
     letters = [chr(byte) for byte in printing] + [chr(256 + k) for k in range(256 - len(printing))]
     words = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(merge) for merge in merges), START, END]
