@@ -1,7 +1,10 @@
-"""From one layout to the other and back, for bases and controls: `tether convert IN OUT --to diffusers|released`.
+"""Converts bases and controls between layouts: `tether convert IN OUT --to diffusers|original`.
 
-Nothing is computed but, where it is asked for, another type of number or a transfer: the tensors that come out are
-those that went in, bit for bit. The target is written whole or not at all, and never over something else unasked.
+    diffusers   a folder with a config and weights for each network
+    original    one file, with the names of Stable Diffusion's own code (LDM)
+
+The tensors that are written are those that were read, bit for bit, unless another dtype or a transfer is asked for. The
+target is written completely or not at all, and only replaced with `force`.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tether.base.folder import RELEASED_ONLY
+from tether.base.folder import ORIGINAL_ONLY
 from tether.base.load import SHIPPED, base_parts
 from tether.base.parts import Part, Parts
 from tether.control.architecture import default_settings
@@ -25,26 +28,34 @@ from tether.errors import TetherError
 from tether.files.checkpoints import SUFFIXES, open_checkpoint
 from tether.files.hub import find
 from tether.files.writing import replacing, write_json, write_safetensors, write_tokenizer, write_torch
-from tether.formats.families import family_settings
-from tether.formats.names import to_released
-from tether.formats.recognize import recognise
+from tether.formats.families import UNET, VAE, family_settings
+from tether.formats.names import Pair, to_original
+from tether.formats.recognize import recognize
 from tether.formats.shape import EncoderShape, encoder_of_diffusers
 from tether.formats.text import clip_pairs, open_clip_pairs
 from tether.formats.unet import control_pairs, unet_pairs
 from tether.formats.vae import vae_pairs
 from tether.weights import shipped, shipped_controls
 
-__all__ = ["Converted", "convert"]
+__all__ = ["LAYOUTS", "Converted", "convert"]
 
-Layout = Literal["diffusers", "released"]
+Layout = Literal["diffusers", "original", "released"]
+LAYOUTS: Mapping[str, Literal["diffusers", "original"]] = {
+    "diffusers": "diffusers",
+    "original": "original",
+    "released": "original",
+}
+"""Accepted names of the layouts; "released" is the former name of "original"."""
 NOISE = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps", "trained_betas")
-"""The settings of a noise schedule that are the same for all of a family, and stand in no released file."""
+"""Settings of the noise schedule that are the same for a whole family, and not stored in the original layout."""
 NETWORK_WEIGHTS, TEXT_WEIGHTS = "diffusion_pytorch_model.safetensors", "model.safetensors"
+CLIP, OPEN_CLIP = "quick_gelu", "gelu"
+"""The two kinds of text encoders, by activation."""
 
 
 @dataclass(frozen=True)
 class Converted:
-    """What a conversion did.
+    """The result of a conversion.
 
     Attributes:
         words: what was read: "ControlNet for Stable Diffusion 1.x (768-wide text states)".
@@ -74,94 +85,106 @@ def convert(
     transfer_to: str | Path | None = None,
     prediction_type: str | None = None,
 ) -> Converted:
-    """Writes a base or a control in the other layout, or in the same.
+    """Writes a base or a control in another layout, or in the same one.
 
     Args:
-        source: whatever `load_base` or `ControlNet.load` opens.
-        target: the folder to be, for "diffusers"; the file to be, for "released": `.safetensors`, or `.ckpt` or `.pth`
-            for programs that read nothing else.
-        to: the layout.
-        dtype: what the weights are cast to; each stays what it is when left out.
-        force: replace what is at `target`.
-        base: the base that a control's difference file is a difference to.
-        kind: what a control's conditions are, where neither notes nor name say so.
+        source: anything that `load_base` or `ControlNet.load` opens.
+        target: for "diffusers" the folder to write; for "original" the file, with the suffix `.safetensors`, or `.ckpt`
+            or `.pth` for programs that read nothing else.
+        to: the layout, a key of `LAYOUTS`.
+        dtype: what the weights are cast to; None keeps their dtypes.
+        force: replace an existing target.
+        base: the base that a control's difference file is added to.
+        kind: the kind of a control's condition images, if neither its notes nor its name have it.
         transfer_from, transfer_to: move a control from one base to another; see `tether.control.transfer`.
-        prediction_type: what a base predicts, where it is wrong or silent about that.
+        prediction_type: what a base predicts, to override what its files say.
 
     Raises:
-        TetherError: where the source does not open, the target exists or cannot be written, or the layout cannot say
-            what the source is.
+        TetherError: if the source cannot be opened, the target exists or cannot be written, or the layout cannot store
+            the source.
     """
     target = Path(target)
-    _check_target(target, to, force)
+    if to not in LAYOUTS:
+        raise TetherError(f"{to!r} is not a supported layout: expected diffusers or original")
+    to_folder = LAYOUTS[to] == "diffusers"
+    _check_target(target, to_folder, force)
     if (transfer_from is None) != (transfer_to is None):
         raise TetherError("a transfer needs two bases: give both --transfer-from and --transfer-to")
-    own = str(source) in shipped_controls()
-    path = shipped(f"control-{source}") if own else shipped("base") if source == SHIPPED else find(source, "model")
-    if is_control_folder(path) or (path.is_file() and recognise(open_checkpoint(path)).what == "control"):
-        unet = None if base is None else base_parts(base)[0].unet.tensors
-        name = None if Path(source).exists() else str(source)  # a path's folders may be called after anything
-        control = control_of(path, base_unet=unet, kind=kind or (str(source) if own else None), name=name)
+    path = _find(source)
+    if is_control_folder(path) or (path.is_file() and recognize(open_checkpoint(path)).what == "control"):
+        control = _open_control(source, path, base, kind)
         if transfer_from is not None and transfer_to is not None:
             pair = [base_parts(ref)[0].unet.tensors for ref in (transfer_from, transfer_to)]
             control.tensors = transferred(control.tensors, *pair)
-        return _write_control(control, target, to, dtype, force)
+        return (_write_control_folder if to_folder else _write_control_file)(control, target, dtype, force)
     if transfer_from is not None:
-        raise TetherError(f"{source} is a base: only a control can be transferred")
+        raise TetherError(f"{source} is a base model: only a control can be transferred")
     parts, _ = base_parts(source, prediction_type=prediction_type)
     for part in parts.networks().values():
         part.check()
-    return (_write_base_folder if to == "diffusers" else _write_base_file)(parts, target, dtype, force)
+    return (_write_base_folder if to_folder else _write_base_file)(parts, target, dtype, force)
 
 
-def _check_target(target: Path, to: str, force: bool) -> None:
-    if to not in ("diffusers", "released"):
-        raise TetherError(f"layout {to!r} is unknown: give diffusers or released")
-    if to == "released" and target.suffix not in (".safetensors", ".ckpt", ".pth"):
-        raise TetherError(f"{target} should be a file: give it the ending .safetensors (or .ckpt or .pth)")
-    if to == "diffusers" and target.suffix in SUFFIXES:
-        raise TetherError(f"{target} should be a folder: the diffusers layout is not one file")
-    if target.exists() and not force:
-        raise TetherError(f"{target} exists: use --force to replace it")
-    if target.exists() and target.is_dir() != (to == "diffusers"):
-        raise TetherError(
-            f"{target} is {'a folder' if target.is_dir() else 'a file'}: it is not replaced by another kind"
-        )
+def _check_target(target: Path, to_folder: bool, force: bool) -> None:
+    if not to_folder and target.suffix not in (".safetensors", ".ckpt", ".pth"):
+        raise TetherError(f"{target}: the original layout is a file; end its name in .safetensors (or .ckpt or .pth)")
+    if to_folder and target.suffix in SUFFIXES:
+        raise TetherError(f"{target}: the diffusers layout is a folder; give a name without {target.suffix}")
+    if not target.exists():
+        return
+    if not force:
+        raise TetherError(f"{target} already exists: use --force to replace it")
+    if target.is_dir() != to_folder:
+        found, expected = ("folder", "file") if target.is_dir() else ("file", "folder")
+        raise TetherError(f"{target} is a {found}: refusing to replace it by a {expected}")
 
 
-def _write_control(control: ControlPart, target: Path, to: Layout, dtype: torch.dtype | None, force: bool) -> Converted:
-    settings = control.settings
+def _find(source: str | Path) -> Path:
+    if str(source) in shipped_controls():
+        return shipped(f"control-{source}")
+    return shipped("base") if str(source) == SHIPPED else find(source, "model")
+
+
+def _open_control(source: str | Path, path: Path, base: str | Path | None, kind: str | None) -> ControlPart:
+    unet = None if base is None else base_parts(base)[0].unet.tensors
+    name = None if Path(source).exists() else str(source)  # folders above a path may have any name
+    shipped_kind = str(source) if str(source) in shipped_controls() else None
+    return control_of(path, base_unet=unet, kind=kind or shipped_kind, name=name)
+
+
+def _write_control_folder(control: ControlPart, target: Path, dtype: torch.dtype | None, force: bool) -> Converted:
     with replacing(target, force=force) as part:
-        if to == "diffusers":
-            part.mkdir()
-            size = write_safetensors(part / NETWORK_WEIGHTS, control.tensors, dtype, give_back=True)
-            write_json(part / "config.json", settings)
-            if control.kind is not None:
-                write_json(part / NOTES, {"kind": control.kind})
-        else:
-            if settings.get("hint", "released") != "released":
-                raise TetherError(
-                    f"{control.what} encodes its condition as the paper does: no released layout has that"
-                )
-            shape = _shape(control.tensors, control.what)
-            unsaid = _unsaid(settings, default_settings() | shape.config(), len(shape.channels))
-            for name in ("conditioning_channels", "conditioning_embedding_out_channels", "global_pool_conditions"):
-                unsaid.pop(name, None)  # the hint encoder's tensors tell it, or metadata of its own
-            for name, value in unsaid.items():
-                if name not in UNSHAPED:
-                    raise TetherError(f"{control.what} has {name}={value}, which the released layout cannot say")
-                if target.suffix != ".safetensors":
-                    raise TetherError(
-                        f"{control.what} has {name}={value}, which a {target.suffix} cannot say: write .safetensors"
-                    )
-            tensors = to_released(control_pairs(shape, control.tensors), control.tensors)
-            metadata = {"tether.kind": control.kind} if control.kind is not None else {}
-            if settings["global_pool_conditions"]:
-                metadata["tether.global_pool_conditions"] = "true"
-            if unsaid:
-                metadata[SETTINGS] = json.dumps(unsaid)
-            tensors = {f"control_model.{name}": tensor for name, tensor in tensors.items()}
-            size = _write_file(part, tensors, dtype, metadata)
+        part.mkdir()
+        size = write_safetensors(part / NETWORK_WEIGHTS, control.tensors, dtype, give_back=True)
+        write_json(part / "config.json", control.settings)
+        if control.kind is not None:
+            write_json(part / NOTES, {"kind": control.kind})
+    return Converted(control.words, target, len(control.tensors), size, control.notes)
+
+
+def _write_control_file(control: ControlPart, target: Path, dtype: torch.dtype | None, force: bool) -> Converted:
+    settings = control.settings
+    if settings.get("hint", "released") != "released":
+        raise TetherError(f"{control.what} has the hint encoder of the paper, which the original layout cannot store")
+    shape = _shape(control.tensors, control.what)
+    more = _differing(settings, default_settings() | shape.config(), len(shape.channels))
+    for name in ("conditioning_channels", "conditioning_embedding_out_channels", "global_pool_conditions"):
+        more.pop(name, None)  # the first two are in the shapes of the hint encoder, the third in metadata of its own
+    for name, value in more.items():
+        if name not in UNSHAPED:
+            raise TetherError(f"{control.what} has {name}={value}, which the original layout cannot store")
+        if target.suffix != ".safetensors":
+            raise TetherError(
+                f"{control.what} has {name}={value}, which {target.suffix} cannot store: use .safetensors"
+            )
+    metadata = {} if control.kind is None else {"tether.kind": control.kind}
+    if settings["global_pool_conditions"]:
+        metadata["tether.global_pool_conditions"] = "true"
+    if more:
+        metadata[SETTINGS] = json.dumps(more)
+    tensors = to_original(control_pairs(shape, control.tensors), control.tensors)
+    tensors = {f"control_model.{name}": tensor for name, tensor in tensors.items()}
+    size = _write_file(target, tensors, dtype, metadata, force)
     return Converted(control.words, target, len(control.tensors), size, control.notes)
 
 
@@ -177,102 +200,112 @@ def _write_base_folder(parts: Parts, target: Path, dtype: torch.dtype | None, fo
             write_tokenizer(folder / "tokenizer_2", parts.tokenizer_2)
         write_json(folder / "scheduler" / "scheduler_config.json", parts.scheduler)
         write_json(folder / "model_index.json", parts.index)
-        if parts.released_only:
-            size += write_safetensors(folder / RELEASED_ONLY, parts.released_only, dtype, give_back=True)
+        if parts.original_only:
+            size += write_safetensors(folder / ORIGINAL_ONLY, parts.original_only, dtype, give_back=True)
     count = sum(len(network.tensors) for network in parts.networks().values())
     return Converted(parts.words, target, count, size, parts.notes)
 
 
 def _write_base_file(parts: Parts, target: Path, dtype: torch.dtype | None, force: bool) -> Converted:
     shape = _shape(parts.unet.tensors, parts.unet.what)
-    told = shape.config()
-    for name, value in _unsaid(parts.unet.config, told, len(shape.channels)).items():
-        raise TetherError(
-            f"{parts.unet.what} has {name}={value}, which the released layout cannot say (it means {told[name]})"
-        )
-    below = {
-        "model.diffusion_model.": (unet_pairs(shape, parts.unet.tensors), parts.unet),
-        "first_stage_model.": (
-            vae_pairs(len(parts.vae.config["block_out_channels"]), parts.vae.tensors),
-            parts.vae,
-        ),
-    } | _texts(parts, shape.linear)
-    tensors: dict[str, Tensor] = dict(parts.released_only)
-    for prefix, (pairs, network) in below.items():
-        tensors |= {prefix + name: tensor for name, tensor in to_released(pairs, network.tensors).items()}
+    _check_implied(parts, shape)
+    networks = {
+        UNET: (unet_pairs(shape, parts.unet.tensors), parts.unet),
+        VAE: (vae_pairs(len(parts.vae.config["block_out_channels"]), parts.vae.tensors), parts.vae),
+    } | _text_networks(parts, shape)
+    tensors: dict[str, Tensor] = dict(parts.original_only)
+    for prefix, (pairs, network) in networks.items():
+        tensors |= {prefix + name: tensor for name, tensor in to_original(pairs, network.tensors).items()}
     velocity = parts.scheduler.get("prediction_type") == "v_prediction"
-    family = "sdxl" if parts.text_encoder_2 is not None else "sd2" if shape.linear else "sd1"
-    usual = family_settings(family)["scheduler"]
-    for name in NOISE:
-        said, meant = parts.scheduler.get(name, usual.get(name)), usual.get(name)
-        if said != meant:
-            raise TetherError(
-                f"the noise schedule has {name}={said}, which the released layout cannot say (it means {meant})"
-            )
-    # The marks that others look for, too: an empty tensor's name says it.
-    if velocity and family != "sd2":
+    # Empty tensors by which other programs recognize these models as well.
+    if velocity and shape.family != "sd2":
         tensors.setdefault("v_pred", torch.zeros(0))
     if parts.scheduler.get("rescale_betas_zero_snr"):
         tensors.setdefault("ztsnr", torch.zeros(0))
     notes = list(parts.notes)
     if velocity and target.suffix != ".safetensors":
-        notes.append("it predicts velocity (v), which a .ckpt cannot say: write .safetensors, or tell its reader")
-    metadata = {"modelspec.prediction_type": "v" if velocity else "epsilon"}
-    with replacing(target, force=force) as part:
-        size = _write_file(part, tensors, dtype, metadata)
+        notes.append(
+            f"it predicts velocity, which {target.suffix} cannot store: use .safetensors, or set the prediction type "
+            "where you load it"
+        )
+    size = _write_file(target, tensors, dtype, {"modelspec.prediction_type": "v" if velocity else "epsilon"}, force)
     return Converted(parts.words, target, len(tensors), size, notes)
 
 
-def _texts(parts: Parts, linear: bool) -> dict[str, tuple[Any, Part]]:
+def _check_implied(parts: Parts, shape: EncoderShape) -> None:
+    """Checks that all settings of a base are those that a reader of the original layout assumes.
+
+    Raises:
+        TetherError: naming the setting.
+    """
+    implied, usual = shape.config(), family_settings(shape.family)
+    for name, value in _differing(parts.unet.config, implied, len(shape.channels)).items():
+        raise TetherError(_cannot_store(parts.unet.what, name, value, implied[name]))
+    for name in NOISE:
+        expected = usual["scheduler"].get(name)
+        if parts.scheduler.get(name, expected) != expected:
+            raise TetherError(_cannot_store("the noise schedule", name, parts.scheduler[name], expected))
+    scale, expected = parts.vae.config.get("scaling_factor", 0.18215), usual["vae"]["scaling_factor"]
+    if scale != expected:
+        raise TetherError(_cannot_store(parts.vae.what, "scaling_factor", scale, expected))
+
+
+def _cannot_store(what: str, name: str, value: Any, expected: Any) -> str:
+    return f"{what} has {name}={value}, which the original layout cannot store (it implies {expected})"
+
+
+def _text_networks(parts: Parts, shape: EncoderShape) -> dict[str, tuple[list[Pair], Part]]:
     """Prefix -> pairs and encoder, for one or two text encoders."""
-    first, second = parts.text_encoder, parts.text_encoder_2
-    family = "sdxl" if second is not None else "sd2" if linear else "sd1"
-    scale, usual = parts.vae.config.get("scaling_factor", 0.18215), family_settings(family)["vae"]["scaling_factor"]
-    if scale != usual:
+    encoders = [each for each in (parts.text_encoder, parts.text_encoder_2) if each is not None]
+    expected = {"sd1": [CLIP], "sd2": [OPEN_CLIP], "sdxl": [CLIP, OPEN_CLIP]}[shape.family]
+    if len(encoders) != len(expected):
         raise TetherError(
-            f"{parts.vae.what} has scaling_factor={scale}, which the released layout cannot say (it means {usual})"
+            f"{parts.unet.what} needs {len(expected)} text encoders in the original layout, found {len(encoders)}"
         )
-    expected = {"quick_gelu": "CLIP", "gelu": "OpenCLIP"}
-    wanted = {"text encoder": (first, "gelu" if linear and second is None else "quick_gelu")}
-    if second is not None:
-        wanted["second text encoder"] = (second, "gelu")
-    for words, (encoder, activation) in wanted.items():
+    for encoder, activation in zip(encoders, expected, strict=True):
         heads = max(1, encoder.config["hidden_size"] // 64)
         if encoder.config.get("hidden_act") != activation or encoder.config["num_attention_heads"] != heads:
-            raise TetherError(
-                f"{encoder.what}: the released layout needs {expected[activation]} as {words} of this base"
-            )
-    if second is not None:
+            name = "CLIP" if activation == CLIP else "OpenCLIP"
+            raise TetherError(f"{encoder.what}: the original layout of this base needs {name} as text encoder")
+    first, *second = encoders
+    if second:
         return {
             "conditioner.embedders.0.transformer.": (clip_pairs(first.tensors), first),
-            "conditioner.embedders.1.model.": (open_clip_pairs(second.config["num_hidden_layers"], True), second),
+            "conditioner.embedders.1.model.": (_open_clip_pairs(second[0], projection=True), second[0]),
         }
-    if linear:
-        return {"cond_stage_model.model.": (open_clip_pairs(first.config["num_hidden_layers"], False), first)}
+    if shape.family == "sd2":
+        return {"cond_stage_model.model.": (_open_clip_pairs(first, projection=False), first)}
     return {"cond_stage_model.transformer.": (clip_pairs(first.tensors), first)}
 
 
+def _open_clip_pairs(encoder: Part, projection: bool) -> list[Pair]:
+    return open_clip_pairs(encoder.config["num_hidden_layers"], projection)
+
+
 def _shape(tensors: dict[str, Tensor], what: str) -> EncoderShape:
-    """The encoder's shape."""
     try:
         shape = encoder_of_diffusers(tensors)
-        shape.config()  # it may be of no shape that settings have
+        shape.config()  # raises for architectures without settings
     except TetherError as error:
-        raise TetherError(f"{what} has no released layout: {error}") from None
+        raise TetherError(f"{what} cannot be stored in the original layout: {error}") from None
     return shape
 
 
-def _unsaid(config: Mapping[str, Any], told: Mapping[str, Any], levels: int) -> dict[str, Any]:
-    """The settings that differ from those `told`, which a reader takes who is told nothing else."""
+def _differing(config: Mapping[str, Any], implied: Mapping[str, Any], levels: int) -> dict[str, Any]:
+    """The settings that differ from the implied ones, which a reader assumes if a file stores no settings."""
 
-    def spread(value: Any) -> Any:  # 8 and [8, 8, 8, 8] say the same
+    def spread(value: Any) -> Any:  # 8 and [8, 8, 8, 8] are the same
         return list(value) if isinstance(value, (list, tuple)) else [value] * levels
 
-    said = {name: config[name] for name in told if config.get(name) is not None}
-    return {name: value for name, value in said.items() if spread(value) != spread(told[name])}
+    given = {name: config[name] for name in implied if config.get(name) is not None}
+    return {name: value for name, value in given.items() if spread(value) != spread(implied[name])}
 
 
-def _write_file(path: Path, tensors: dict[str, Tensor], dtype: torch.dtype | None, metadata: dict[str, str]) -> int:
-    if path.suffix == ".safetensors":
-        return write_safetensors(path, tensors, dtype, metadata, give_back=True)
-    return write_torch(path, tensors, dtype)
+def _write_file(
+    target: Path, tensors: dict[str, Tensor], dtype: torch.dtype | None, metadata: dict[str, str], force: bool
+) -> int:
+    """Writes a file in the original layout, and returns its size in bytes."""
+    with replacing(target, force=force) as part:
+        if target.suffix == ".safetensors":
+            return write_safetensors(part, tensors, dtype, metadata, give_back=True)
+        return write_torch(part, tensors, dtype)

@@ -44,24 +44,24 @@ def test_a_lora_is_folded_into_the_weights(kohya: bool, tiny_base: Base, tmp_pat
 
 
 @pytest.mark.parametrize("kohya", [False, True], ids=["diffusers names", "kohya names"])
-def test_layers_of_a_lora_that_have_no_place_are_told_of(
+def test_layers_of_a_lora_that_do_not_exist_are_counted_in_a_warning(
     kohya: bool, tiny_base: Base, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("peft", reason="an optional dependency, tether-control[lora]")
     path, _, _ = lora_file(tmp_path, 64, kohya=kohya)
     add_lora(tiny_base, path)
-    assert "have a place" not in caplog.text
+    assert "layers exist" not in caplog.text
     more = {name.replace("attentions", "attenders"): tensor for name, tensor in load_file(path).items()}
     save_file(load_file(path) | more, path)
     add_lora(tiny_base, path)
-    assert "only 1 of its 2 layers have a place" in caplog.text
+    assert "only 1 of its 2 layers exist" in caplog.text
 
 
 def test_a_lora_for_another_base_is_refused_and_leaves_the_base_alone(tiny_base: Base, tmp_path: Path) -> None:
     pytest.importorskip("peft", reason="an optional dependency, tether-control[lora]")
     before = {name: tensor.clone() for name, tensor in tiny_base.unet.state_dict().items()}
     path, _, _ = lora_file(tmp_path, 96)
-    with pytest.raises(TetherError) as caught:
+    with pytest.raises(TetherError, match="does not fit the base") as caught:
         add_lora(tiny_base, path)
     assert len(str(caught.value).splitlines()) == 1
     after = tiny_base.unet.state_dict()
@@ -72,7 +72,7 @@ def test_a_lora_for_another_base_is_refused_and_leaves_the_base_alone(tiny_base:
 def test_a_file_that_is_no_lora_is_refused(tiny_base: Base, tmp_path: Path) -> None:
     pytest.importorskip("peft", reason="an optional dependency, tether-control[lora]")
     save_file({"a": torch.zeros(2)}, tmp_path / "a.safetensors")
-    with pytest.raises(TetherError, match="no LoRA"):
+    with pytest.raises(TetherError, match="contains no LoRA weights"):
         add_lora(tiny_base, tmp_path / "a.safetensors")
 
 
@@ -106,9 +106,9 @@ def test_a_tokenizer_with_words_of_many_entries_can_be_copied(tiny_base: Base) -
 
 def test_an_embedding_of_another_width_or_a_taken_word_is_refused(tiny_base: Base, tmp_path: Path) -> None:
     torch.save({"<x>": torch.zeros(1, 48)}, tmp_path / "x.pt")
-    with pytest.raises(TetherError, match="48-wide words"):
+    with pytest.raises(TetherError, match="has 48-wide embeddings"):
         add_embedding(tiny_base, tmp_path / "x.pt")
     torch.save({"<y>": torch.zeros(1, 32)}, tmp_path / "y.pt")
     assert add_embedding(tiny_base, tmp_path / "y.pt") == "<y>"
-    with pytest.raises(TetherError, match="already"):
+    with pytest.raises(TetherError, match="the token <y> already exists"):
         add_embedding(tiny_base, tmp_path / "y.pt")

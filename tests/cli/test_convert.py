@@ -34,6 +34,6 @@ def test_the_kind_of_a_control_and_what_a_base_predicts_can_be_said(
 )
 def test_an_unknown_choice_is_refused(flag: str, wrong: str, tiny_folder: Path, tmp_path: Path) -> None:
     arguments = {"--to": "diffusers", flag: wrong}
-    with pytest.raises(TetherError, match=f"{flag} {wrong}: choose"):
+    with pytest.raises(TetherError, match=f"{flag} {wrong}: expected one of"):
         convert(tiny_folder, tmp_path / "out", *(word for pair in arguments.items() for word in pair))
     assert not (tmp_path / "out").exists()

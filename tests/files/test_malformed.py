@@ -298,9 +298,9 @@ def test_a_vae_with_one_broken_number_is_refused(bad: float, tiny_folder: Path, 
     tensors["decoder.conv_in.weight"][0, 0, 1, 1] = bad
     save_file(tensors, tmp_path / "diffusion_pytorch_model.safetensors")
     (tmp_path / "config.json").write_text((tiny_folder / "vae" / "config.json").read_text())
-    line = refused(lambda: part_of_folder(tmp_path).land(None))
+    line = refused(lambda: part_of_folder(tmp_path).materialize(None))
     assert "decoder.conv_in.weight" in line
-    assert "NaN or infinity" in line
+    assert "contains NaN or infinity" in line
 
 
 def test_a_number_too_large_for_the_wanted_type_is_refused(tiny_folder: Path) -> None:
@@ -308,8 +308,8 @@ def test_a_number_too_large_for_the_wanted_type_is_refused(tiny_folder: Path) ->
 
     part = part_of_folder(tiny_folder / "vae")
     part.tensors["decoder.conv_in.bias"] = torch.full_like(part.tensors["decoder.conv_in.bias"], 1e5)
-    part.land(torch.bfloat16)
-    assert "float16" in refused(lambda: part.land(torch.float16))
+    part.materialize(torch.bfloat16)
+    assert "float16" in refused(lambda: part.materialize(torch.float16))
 
 
 @pytest.mark.parametrize("change", [{"hidden_size": "wide"}, {"hidden_size": -4}, {"num_hidden_layers": None}])
@@ -317,7 +317,7 @@ def test_settings_of_no_text_encoder_are_refused(change: dict[str, Any], tiny_fo
     from tether.base.parts import make_network
 
     config = json.loads((tiny_folder / "text_encoder" / "config.json").read_text())
-    assert "describe no network" in refused(lambda: make_network(config | change, "a folder"))
+    assert "has an invalid config" in refused(lambda: make_network(config | change, "a folder"))
 
 
 @pytest.mark.parametrize(
@@ -345,17 +345,17 @@ def test_settings_of_too_many_layers_in_all_are_refused(tiny_folder: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda t: t.pop("conv_in.weight"), "lacks conv_in.weight"),
-        (lambda t: t.update(more=torch.zeros(2)), "do not belong in it: more"),
+        (lambda t: t.update(more=torch.zeros(2)), "has unexpected tensors: more"),
         (lambda t: t.update({"conv_in.weight": torch.zeros(3, 3)}), "(3, 3)"),
-        (lambda t: t.update({"conv_in.weight": t["conv_in.weight"].long()}), "floating point"),
+        (lambda t: t.update({"conv_in.weight": t["conv_in.weight"].long()}), "expected a floating-point type"),
     ],
     ids=["a key is missing", "a key is left over", "a shape is wrong", "a weight is of whole numbers"],
 )
 def test_a_folder_whose_tensors_are_not_its_networks_is_refused(
-    change: Callable[[dict[str, torch.Tensor]], Any], said: str, tiny_folder: Path, tmp_path: Path
+    change: Callable[[dict[str, torch.Tensor]], Any], message: str, tiny_folder: Path, tmp_path: Path
 ) -> None:
     from safetensors.torch import load_file
 
@@ -365,7 +365,7 @@ def test_a_folder_whose_tensors_are_not_its_networks_is_refused(
     change(tensors)
     save_file(tensors, tmp_path / "diffusion_pytorch_model.safetensors")
     (tmp_path / "config.json").write_text((tiny_folder / "unet" / "config.json").read_text())
-    assert said in refused(lambda: part_of_folder(tmp_path).land(None))
+    assert message in refused(lambda: part_of_folder(tmp_path).materialize(None))
 
 
 def test_an_index_of_shards_cannot_name_files_elsewhere(tmp_path: Path) -> None:

@@ -72,9 +72,9 @@ def test_one_broken_number_in_a_single_file_is_refused_by_name(bad: float, tmp_p
     control["zero_convs.0.0.weight"][0, 0] = bad
     save_file(base, tmp_path / "base.safetensors")
     save_file(control, tmp_path / "control.safetensors")
-    with pytest.raises(TetherError, match=r"conv_in\.weight holds NaN or infinity"):
+    with pytest.raises(TetherError, match=r"conv_in\.weight contains NaN or infinity"):
         load_base(tmp_path / "base.safetensors")
-    with pytest.raises(TetherError, match=r"controlnet_down_blocks\.0\.weight holds NaN or infinity"):
+    with pytest.raises(TetherError, match=r"controlnet_down_blocks\.0\.weight contains NaN or infinity"):
         ControlNet.load(tmp_path / "control.safetensors")
 
 

@@ -1,4 +1,4 @@
-"""`tether convert`: bases and controls between the layouts people have."""
+"""`tether convert`: bases and controls between the diffusers and the original layout."""
 
 from __future__ import annotations
 
@@ -11,38 +11,39 @@ from tether.errors import TetherError
 
 __all__ = ["convert"]
 
+LAYOUTS = ("diffusers", "original")
+ALIASES = {"released": "original"}
 DTYPES = ("float32", "float16", "bfloat16")
+PREDICTION_TYPES = ("epsilon", "v_prediction")
 
 
 def convert(
     source: Annotated[str, typer.Argument(help="A base or a control: folder, file, or name on the hub.")],
-    target: Annotated[Path, typer.Argument(help="The folder (diffusers) or file (released) to write.")],
-    to: Annotated[str, typer.Option("--to", help="diffusers or released.")],
+    target: Annotated[Path, typer.Argument(help="The folder (diffusers) or file (original) to write.")],
+    to: Annotated[str, typer.Option("--to", help="diffusers or original.")],
     dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.", show_default=False)] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing target.")] = False,
     base: Annotated[
-        str | None, typer.Option(help="The base that a control's difference file belongs to.", show_default=False)
+        str | None, typer.Option(help="The base that a control's difference file is added to.", show_default=False)
     ] = None,
     kind: Annotated[
-        str | None, typer.Option(help="A control's conditions (canny, ...), if not noted.", show_default=False)
+        str | None, typer.Option(help="The kind of a control (canny, ...), if it is not known.", show_default=False)
     ] = None,
     prediction_type: Annotated[
-        str | None, typer.Option(help="A base's: epsilon or v_prediction, if wrong or silent.", show_default=False)
+        str | None,
+        typer.Option(help="What a base predicts: epsilon or v_prediction; overrides its files.", show_default=False),
     ] = None,
     transfer_from: Annotated[
-        str | None, typer.Option(help="Move a control: the base it was trained on.", show_default=False)
+        str | None, typer.Option(help="Transfer a control: the base it was trained on.", show_default=False)
     ] = None,
     transfer_to: Annotated[
-        str | None, typer.Option(help="Move a control: the base it shall steer.", show_default=False)
+        str | None, typer.Option(help="Transfer a control: the base to use it with.", show_default=False)
     ] = None,
 ) -> None:
-    """Write a base or a control in another layout, or move a control to another base."""
-    if to not in ("diffusers", "released"):
-        raise TetherError(f"--to {to}: choose diffusers or released")
-    if dtype not in (None, *DTYPES):
-        raise TetherError(f"--dtype {dtype}: choose one of {', '.join(DTYPES)}")
-    if prediction_type not in (None, "epsilon", "v_prediction"):
-        raise TetherError(f"--prediction-type {prediction_type}: choose epsilon or v_prediction")
+    """Convert a base or a control to another layout, or transfer a control to another base."""
+    _check_choice("--to", to, (*LAYOUTS, *ALIASES), LAYOUTS)
+    _check_choice("--dtype", dtype, DTYPES)
+    _check_choice("--prediction-type", prediction_type, PREDICTION_TYPES)
     import torch
 
     from tether.conversion import convert as write
@@ -50,7 +51,7 @@ def convert(
     done = write(
         source,
         target,
-        to=to,
+        to=ALIASES.get(to, to),  # type: ignore[arg-type]
         dtype=getattr(torch, dtype) if dtype else None,
         force=force,
         base=base,
@@ -62,3 +63,10 @@ def convert(
     print(f"{done.words}: {done.tensors} tensors, {done.bytes / 1e6:.1f} MB, in {done.target}")
     for note in done.notes:
         print(note)
+
+
+def _check_choice(
+    option: str, value: str | None, accepted: tuple[str, ...], shown: tuple[str, ...] | None = None
+) -> None:
+    if value is not None and value not in accepted:
+        raise TetherError(f"{option} {value}: expected one of {', '.join(shown or accepted)}")

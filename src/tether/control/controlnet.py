@@ -47,12 +47,11 @@ from tether.control.signal import Signal
 from tether.control.store import write_folder
 from tether.control.zero import ZeroConv2d
 from tether.errors import TetherError
-from tether.files.materialize import land
+from tether.files.materialize import materialize
+from tether.formats.families import short_name
 from tether.kinds import find_kind
 
 __all__ = ["ControlNet"]
-
-WIDTHS = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}
 
 
 @register("controlnet")
@@ -188,7 +187,7 @@ class ControlNet(Control):
         unet = None if base is None else base.denoiser.network.state_dict()
         part = control_of(path, base_unet=unet, kind=kind, name=name)
         control = cls(part.modules, part.settings)
-        land(control, part.tensors, dtype, part.what)
+        materialize(control, part.tensors, dtype, part.what)
         control.kind = part.kind
         return control
 
@@ -233,7 +232,8 @@ class ControlNet(Control):
         ):
             if ours != theirs:
                 ours, theirs = ours or 0, theirs or 0
-                made = [f" ({WIDTHS[w]})" if w in WIDTHS and "text states" in words else "" for w in (ours, theirs)]
+                names = [short_name(width) if "text states" in words else None for width in (ours, theirs)]
+                made = [f" ({name})" if name else "" for name in names]
                 raise TetherError(
                     f"control {self.name} has {ours}{words}{made[0]}, base {base.name} has {theirs}{made[1]}: "
                     "use a control that was made for this kind of base"

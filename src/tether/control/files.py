@@ -33,10 +33,10 @@ from tether.errors import TetherError
 from tether.files.checkpoints import Checkpoint, open_checkpoint
 from tether.files.folder import is_base_folder
 from tether.files.materialize import check_fits_network
-from tether.formats.families import BASE_PREFIXES, UNUSED
+from tether.formats.families import BASE_PREFIXES, UNUSED, describe, family_of_config
 from tether.formats.measures import check_measures
 from tether.formats.names import to_diffusers
-from tether.formats.recognize import FAMILY_WORDS, Recognised, recognise
+from tether.formats.recognize import Recognized, recognize
 from tether.formats.unet import control_pairs
 from tether.kinds import find_kind, guess_kind
 
@@ -162,23 +162,18 @@ def _of_folder(folder: Path, kind: str | None, guessed: str | None) -> ControlPa
     found = stored.config.get("_class_name", "ControlNetModel")
     if found != "ControlNetModel":
         raise TetherError(f"{folder}: expected a ControlNetModel, found a {found}")
-    width = stored.config.get("cross_attention_dim")
-    if stored.config.get("addition_embed_type") == "text_time":
-        family = "sdxl"
-    else:
-        family = {768: "sd1", 1024: "sd2"}.get(width if isinstance(width, int) else 0, "custom")
     return ControlPart(
         config=stored.config,
         tensors=stored.tensors,
         what=str(folder),
-        words=f"ControlNet for {FAMILY_WORDS[family]} ({width}-wide text states)",
+        words=f"ControlNet for {describe(family_of_config(stored.config), stored.config.get('cross_attention_dim'))}",
         kind=kind or stored.kind or guessed,
     )
 
 
 def _of_file(path: Path, kind: str | None, guessed: str | None, base_unet: Mapping[str, Tensor] | None) -> ControlPart:
     checkpoint = open_checkpoint(path)
-    recognized = recognise(checkpoint, "control")
+    recognized = recognize(checkpoint, "control")
     kind = kind or checkpoint.metadata.get("tether.kind") or guessed
     config = _config(checkpoint, recognized)
     if find_kind(kind).pools_globally:
@@ -212,7 +207,7 @@ def _check_nothing_else(part: ControlPart, unused: list[str], prefix: str, tenso
         )
 
 
-def _config(checkpoint: Checkpoint, recognized: Recognised) -> dict[str, Any]:
+def _config(checkpoint: Checkpoint, recognized: Recognized) -> dict[str, Any]:
     """The settings of a file's ControlNet: from shapes and metadata."""
     pools = checkpoint.metadata.get("tether.global_pool_conditions") == "true"
     known = _settings_of_shape(checkpoint.tensors, recognized) | {"global_pool_conditions": pools}
@@ -225,18 +220,18 @@ def _config(checkpoint: Checkpoint, recognized: Recognised) -> dict[str, Any]:
     return known | more
 
 
-def _settings_of_shape(tensors: Mapping[str, Tensor], recognized: Recognised) -> dict[str, Any]:
+def _settings_of_shape(tensors: Mapping[str, Tensor], recognized: Recognized) -> dict[str, Any]:
     """The settings of a ControlNet that the shapes of its tensors determine."""
-    released = recognized.layout == "released"
-    hint = f"{recognized.prefix}input_hint_block." if released else "controlnet_cond_embedding."
+    original = recognized.layout == "original"
+    hint = f"{recognized.prefix}input_hint_block." if original else "controlnet_cond_embedding."
     # Every second convolution of the hint encoder widens: their inputs, and the last one's, are its channels.
     names = (
-        [f"{hint}{2 * k}.weight" for k in range(1, 16)] if released else [f"{hint}blocks.{k}.weight" for k in range(15)]
+        [f"{hint}{2 * k}.weight" for k in range(1, 16)] if original else [f"{hint}blocks.{k}.weight" for k in range(15)]
     )
     inner = [tensors[name] for name in names if name in tensors]
-    if not released:
+    if not original:
         inner.append(tensors[f"{hint}conv_out.weight"])
-    first = tensors[f"{hint}0.weight" if released else f"{hint}conv_in.weight"]
+    first = tensors[f"{hint}0.weight" if original else f"{hint}conv_in.weight"]
     return recognized.shape.config() | {
         "_class_name": "ControlNetModel",
         "conditioning_channels": first.shape[1],

@@ -32,6 +32,21 @@ __all__ = ["find"]
 NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(?P<file>/[\w./ -]+)?(@(?P<revision>[\w./-]+))?")
 SETTINGS = ["*.json", "*.txt", "*.model"]
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
+REASONS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
+    (
+        (LocalEntryNotFoundError, OfflineModeIsEnabled),
+        "it is not in the cache, and the hub cannot be reached (or HF_HUB_OFFLINE is set)",
+    ),
+    ((GatedRepoError,), "access is gated: accept the terms on its page, and log in with hf auth login"),
+    (
+        (RepositoryNotFoundError,),
+        "the hub has no such repository, or it is private (log in with hf auth login)",
+    ),
+    ((RevisionNotFoundError,), "it has no revision {revision}"),
+    ((EntryNotFoundError,), "the repository has no such file"),
+    ((HFValidationError,), "it is not a valid name on the hub"),
+)
+"""Errors of huggingface_hub -> the reason in messages; subclasses come before their bases."""
 NOT_NEEDED = ["safety_checker/*", "feature_extractor/*", "*onnx*", "*openvino*", "*flax*", "*non_ema*", "*.msgpack"]
 
 
@@ -47,12 +62,9 @@ def find(ref: str | Path, what: str, revision: str | None = None, *, any_file: b
     Raises:
         TetherError: if it is neither, or the download fails.
     """
-    try:
-        path = Path(ref).expanduser()
-        if str(ref) and path.exists():
-            return path
-    except (OSError, RuntimeError):  # a name too long for a file, or an unknown ~user
-        pass
+    path = _local(ref)
+    if path is not None:
+        return path
     name = NAME.fullmatch(str(ref))
     if name is None or str(ref).startswith((".", "/")) or (name["file"] or "").endswith("/"):
         raise TetherError(f"no {what} at {ref}: there is no such file or folder, and it is not a name on the hub")
@@ -63,21 +75,25 @@ def find(ref: str | Path, what: str, revision: str | None = None, *, any_file: b
         if name["file"] is not None:
             return Path(hf_hub_download(name["repo"], name["file"].strip("/"), revision=revision))
         return _folder(name["repo"], any_file, revision)
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled):
-        reason = "it is not in the cache, and the hub cannot be reached (or HF_HUB_OFFLINE is set)"
-    except GatedRepoError:
-        reason = "access is gated: accept the terms on its page, and log in with hf auth login"
-    except RepositoryNotFoundError:
-        reason = "the hub has no such repository, or it is private (log in with hf auth login)"
-    except RevisionNotFoundError:
-        reason = f"it has no revision {revision}"
-    except EntryNotFoundError:
-        reason = "the repository has no such file"
-    except HFValidationError:
-        reason = "it is not a valid name on the hub"
-    except Exception as error:  # whatever the HTTP library under huggingface_hub raises
-        reason = f"the hub does not answer ({str(error).splitlines()[0][:120] if str(error) else type(error).__name__})"
+    except Exception as error:  # the HTTP library under huggingface_hub can raise anything
+        reason = _reason(error, revision)
     raise TetherError(f"no {what} at {ref}: there is no such file or folder here, and {reason}")
+
+
+def _local(ref: str | Path) -> Path | None:
+    try:
+        path = Path(ref).expanduser()
+        return path if str(ref) and path.exists() else None
+    except (OSError, RuntimeError):  # a name too long for a file, or an unknown ~user
+        return None
+
+
+def _reason(error: Exception, revision: str | None) -> str:
+    """Why the hub did not give a file, for messages."""
+    for kinds, reason in REASONS:
+        if isinstance(error, kinds):
+            return reason.format(revision=revision)
+    return f"the hub does not answer ({str(error).splitlines()[0][:120] if str(error) else type(error).__name__})"
 
 
 def _folder(repo: str, any_file: bool, revision: str | None) -> Path:

@@ -100,10 +100,6 @@ def materialize(network: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.
         raise TetherError(f"{what} is incomplete: it lacks {_some(left)}")
 
 
-land = materialize
-"""The former name of `materialize`."""
-
-
 def _some(names: list[str]) -> str:
     few = ", ".join(names[:3])
     return few if len(names) <= 3 else f"{few} and {len(names) - 3} more"
