@@ -73,6 +73,14 @@ def test_a_request_names_its_engine(toy: ModuleType, tiny_folder: Path) -> None:
     assert '"engine":"toy"' in drawn.metadata["tether"]
 
 
+def test_a_session_keeps_its_engine_from_run_to_run(toy: ModuleType, tiny_folder: Path) -> None:
+    session = tether.sampling.Session()
+    request = Request(prompt="a cube", base=str(tiny_folder), steps=1, engine="toy")
+    first, second = session.open(request).engine, session.open(request).engine
+    assert isinstance(first, toy.Toy)
+    assert first is second
+
+
 def test_eager_gives_back_what_it_gets() -> None:
     denoiser, controls = FakeDenoiser(), [FakeControl()]
     assert engine("eager").prepare(denoiser, controls) == (denoiser, controls)

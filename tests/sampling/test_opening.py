@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from tether.base import Base
-from tether.sampling import Request, Session
+from tether.sampling import Request, Session, opening
 from tether.sampling.opening import BaseKey, Opener, Recent, copy_on_write
 
 
@@ -104,6 +104,24 @@ def test_a_session_draws_with_a_lora_and_then_without_as_before(tiny_folder: Pat
     spared = draw(loras=[lora], low_memory=True)
     levels = [np.frombuffer(drawn, np.uint8).astype(int) for drawn in (spared, styled)]
     assert np.abs(levels[0] - levels[1]).max() <= 1
+
+
+def test_one_base_is_enough_to_adapt_it(tiny_folder: Path, word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    load = opening.load_base
+    monkeypatch.setattr(opening, "load_base", lambda ref, **options: opened.append(ref) or load(ref, **options))
+    opener = Opener(1, lambda line: None)
+    opener.base(key(tiny_folder, embeddings=[word]))
+    assert len(opener.opened.values) == 1
+    assert len(opened) == 1
+
+
+def test_the_base_of_an_adapted_one_is_not_the_one_that_goes(tiny_folder: Path, word: str) -> None:
+    opener = Opener(2, lambda line: None)
+    base = opener.base(key(tiny_folder))
+    opener.base(key(tiny_folder, dtype="bfloat16"))
+    opener.base(key(tiny_folder, embeddings=[word]))
+    assert opener.base(key(tiny_folder)) is base
 
 
 def test_with_low_memory_only_the_base_that_draws_is_kept(tiny_folder: Path, lora: str) -> None:

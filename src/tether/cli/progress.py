@@ -1,4 +1,4 @@
-"""Progress on a terminal, nothing in a pipe."""
+"""Progress bars on a terminal; none elsewhere."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from tether.sampling import Step
     from tether.training.events import Progress
 
-__all__ = ["count_bar", "step_bar", "training_line"]
+__all__ = ["TrainingLine", "count_bar", "step_bar", "training_line"]
 
 
 @contextmanager
 def _bar() -> Iterator[Bar | None]:
-    """A rich progress display on standard error, or None where that is no terminal."""
+    """A rich progress display on standard error, or None if that is not a terminal."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -36,7 +36,7 @@ def step_bar() -> Iterator[Callable[[Step], None] | None]:
         if bar is None:
             yield None
             return
-        task = bar.add_task("drawing", total=None)
+        task = bar.add_task("generating", total=None)
         yield lambda step: bar.update(task, completed=step.index + 1, total=step.total)
 
 
@@ -51,48 +51,57 @@ def count_bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-@contextmanager
-def training_line() -> Iterator[tuple[Callable[[Progress], None], Callable[[str, int, int], None] | None]]:
-    """Yields what `tether.training.run.train` tells: progress of steps, and of the data before them.
+class TrainingLine:
+    """What `tether.training.run.train` reports: progress of the steps, and of the data before them.
 
-    On a terminal a live line; in a pipe, or a log, a line on standard error for each look. When control appears is a
-    line of its own in both.
+    On a terminal it is one live line; elsewhere, a line on standard error for each validation. The step at which
+    control appears is a line of its own in both.
     """
+
+    def __init__(self, bar: Bar | None) -> None:
+        self.bar = bar
+        self.task = None if bar is None else bar.add_task("preparing", total=None)
+        self.validated = -1
+        self.appeared = False
+
+    def on_progress(self, progress: Progress) -> None:
+        """Called after every step."""
+        validation = progress.validation
+        line = f"loss {progress.loss:.4f}, {progress.samples_per_second:.1f} samples/s"
+        line += f", {_duration(progress.seconds_left)} left"
+        if validation is not None and validation.fidelity is not None:
+            line += f", fidelity {validation.fidelity:.2f}"
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, description=line, completed=progress.step, total=progress.steps)
+        elif validation is not None and validation.step != self.validated:
+            self._print(f"step {progress.step} of {progress.steps}: {line}")
+        self.validated = -1 if validation is None else validation.step
+        if progress.appeared_at is not None and not self.appeared:
+            self.appeared = True
+            self._print(f"control appeared at step {progress.appeared_at}, and stays")
+
+    def on_stage(self, what: str, done: int, total: int) -> None:
+        """Called while data are prepared."""
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, description=what, completed=done, total=total)
+
+    def _print(self, line: str) -> None:
+        if self.bar is None:
+            print(line, file=sys.stderr, flush=True)
+        else:
+            self.bar.console.print(line)
+
+
+@contextmanager
+def training_line() -> Iterator[tuple[Callable[[Progress], None], Callable[[str, int, int], None]]]:
+    """Yields the callbacks `on_progress` and `on_stage` of a `TrainingLine`."""
     with _bar() as bar:
-        task = None if bar is None else bar.add_task("preparing", total=None)
-        seen, said = -1, False
-
-        def say(line: str) -> None:
-            if bar is None:
-                print(line, file=sys.stderr, flush=True)
-            else:
-                bar.console.print(line)
-
-        def on_progress(progress: Progress) -> None:
-            nonlocal seen, said
-            look = progress.validation
-            words = f"loss {progress.loss:.4f}, {progress.samples_per_second:.1f} samples/s"
-            words += f", {_duration(progress.seconds_left)} left"
-            if look is not None and look.fidelity is not None:
-                words += f", fidelity {look.fidelity:.2f}"
-            if bar is not None and task is not None:
-                bar.update(task, description=words, completed=progress.step, total=progress.steps)
-            elif look is not None and look.step != seen:
-                say(f"step {progress.step} of {progress.steps}: {words}")
-            seen = -1 if look is None else look.step
-            if progress.appeared_at is not None and not said:
-                said = True
-                say(f"control appeared at step {progress.appeared_at}, and stays")
-
-        def on_stage(what: str, done: int, total: int) -> None:
-            if bar is not None and task is not None:
-                bar.update(task, description=what, completed=done, total=total)
-
-        yield on_progress, on_stage
+        line = TrainingLine(bar)
+        yield line.on_progress, line.on_stage
 
 
 def _duration(seconds: float) -> str:
-    """ "3:07:20" of 11240 seconds."""
+    """Seconds as "3:07:20", or "7:20" below an hour."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

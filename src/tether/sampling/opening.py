@@ -41,14 +41,18 @@ class Recent(Generic[Key, Value]):
         self.values: OrderedDict[Key, Value] = OrderedDict()
 
     def get(self, key: Key, make: Callable[[], Value]) -> Value:
-        """The value of a key, made where it is not kept; the one used longest ago then goes."""
+        """The value of a key, made if it is not kept; the ones used longest ago go before it is made."""
         if key not in self.values:
+            self._make_room()
             made = make()
-            while len(self.values) >= self.most:
-                self.values.popitem(last=False)
+            self._make_room()
             self.values[key] = made
         self.values.move_to_end(key)
         return self.values[key]
+
+    def _make_room(self) -> None:
+        while len(self.values) >= self.most:
+            self.values.popitem(last=False)
 
 
 @dataclass(frozen=True)
@@ -130,13 +134,14 @@ class Opener:
         return opened.controls.get(ref, lambda: load_control(ref, base=base, dtype=base.dtype, device=device))
 
     def _opened(self, key: BaseKey) -> Opened:
-        return self.opened.get(key, lambda: Opened(self._make(key)))
-
-    def _make(self, key: BaseKey) -> Base:
         if key.adapted and not key.low_memory:
-            base = copy_on_write(self.base(replace(key, loras=(), embeddings=())))
-        else:
-            base = self._load(key)  # with low memory, the unchanged base is not kept
+            plain = self.base(replace(key, loras=(), embeddings=()))
+            return self.opened.get(key, lambda: Opened(self._adapted(copy_on_write(plain), key)))
+        # With low memory the base without adapters is not kept beside the one with them.
+        return self.opened.get(key, lambda: Opened(self._adapted(self._load(key), key)))
+
+    def _adapted(self, base: Base, key: BaseKey) -> Base:
+        """The base, changed in place by its LoRA, embeddings and low memory."""
         for text in key.loras:
             add_lora(base, *parse_lora(text))
         for ref in key.embeddings:
@@ -162,7 +167,7 @@ def check_device(device: str) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise TetherError(f"there is no device {device!r} here: choose another with --device") from None
+        raise TetherError(f"there is no device {device!r} here: choose another, for example cpu") from None
 
 
 def copy_on_write(base: Base) -> Base:

@@ -5,7 +5,8 @@
     for drawn in session.run(request):
         save_png(drawn.image, path, drawn.metadata)
 
-A session keeps the bases and controls that were used last. It runs one request at a time.
+A session keeps the bases and controls that were used last, and one engine of a name. It serves one call at a time:
+those of other threads wait.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
+from threading import RLock
 
 from PIL import Image
 
@@ -20,6 +22,7 @@ from tether.errors import TetherError
 from tether.images import fit
 from tether.kinds import annotatable, fit_map, prepare
 from tether.sampling.checks import check_size
+from tether.sampling.engines import Engine, engine
 from tether.sampling.loop import Step
 from tether.sampling.opening import BaseKey, Opener, check_device
 from tether.sampling.pipeline import Pipeline
@@ -61,6 +64,8 @@ class Session:
 
     def __init__(self, *, bases: int = 2, notify: Callable[[str], None] = lambda line: None) -> None:
         self._opener = Opener(bases, notify)
+        self._engines: dict[str, Engine] = {}
+        self._lock = RLock()
 
     def prepare(self, request: Request) -> Request:
         """A request that needs no other image: photos are annotated, everything is fitted to the size.
@@ -74,12 +79,16 @@ class Session:
         for entry in request.controls:
             if entry.kind is not None:
                 annotatable(entry.kind)
+        with self._lock:
+            return self._prepared(request)
+
+    def _prepared(self, request: Request) -> Request:
         base = self._opener.base(BaseKey.of(request))
         size = request.size or (base.sample_size, base.sample_size)
         check_size(base, size)  # before any image of that size is made
         images = {"init": request.init, "mask": request.mask}
         fitted = {name: image and fit(image, *size, request.fit) for name, image in images.items()}
-        controls = [self._prepared(entry, request, size) for entry in request.controls]
+        controls = [self._with_condition(entry, request, size) for entry in request.controls]
         versions = request.versions or {name: version(name) for name in PACKAGES}
         return request.model_copy(update={**fitted, "size": size, "controls": controls, "versions": versions})
 
@@ -91,9 +100,12 @@ class Session:
         """
         check_device(request.device)
         key = BaseKey.of(request)
-        base = self._opener.base(key)
-        controls = [self._opener.control(entry.ref, key) for entry in request.controls]
-        return Pipeline(base, controls, engine=request.engine)
+        with self._lock:
+            base = self._opener.base(key)
+            controls = [self._opener.control(entry.ref, key) for entry in request.controls]
+            if request.engine not in self._engines:
+                self._engines[request.engine] = engine(request.engine)
+            return Pipeline(base, controls, engine=self._engines[request.engine])
 
     def run(
         self,
@@ -116,21 +128,22 @@ class Session:
 
         def after_step(step: Step | None) -> None:
             if cancel is not None and cancel():
-                raise Cancelled("cancelled: no image was made")
+                raise Cancelled("cancelled")
             if on_step is not None and step is not None:
                 on_step(step)
 
-        after_step(None)
         listening = None if cancel is None and on_step is None else after_step
-        request = self.prepare(request)
-        pipeline = self.open(request)
-        return [
-            Drawn(image, part.seeds[index], part.metadata(index))
-            for part in one_at_a_time(request)
-            for index, image in enumerate(pipeline.run(part, listening))
-        ]
+        with self._lock:
+            after_step(None)
+            request = self.prepare(request)
+            pipeline = self.open(request)
+            return [
+                Drawn(image, part.seeds[index], part.metadata(index))
+                for part in one_at_a_time(request)
+                for index, image in enumerate(pipeline.run(part, listening))
+            ]
 
-    def _prepared(self, entry: ControlRequest, request: Request, size: tuple[int, int]) -> ControlRequest:
+    def _with_condition(self, entry: ControlRequest, request: Request, size: tuple[int, int]) -> ControlRequest:
         """The control with its condition at the size, and the photo that it was made from."""
         changes: dict[str, object] = {"mask": entry.mask and fit(entry.mask, *size, request.fit)}
         kind = entry.kind or self._opener.control(entry.ref, BaseKey.of(request)).kind
