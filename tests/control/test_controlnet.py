@@ -398,8 +398,8 @@ def test_one_hint_serves_a_whole_batch(make_unet, make_inputs, randomize):
         ({"time_cond_proj_dim": 8}, "time_cond_proj_dim"),
         ({"resnet_out_scale_factor": 0.5}, "resnet_out_scale_factor"),
         ({"center_input_sample": True}, "center_input_sample"),
-        ({"layers_per_block": (1, 1, 1)}, "no ControlNet"),
-        ({"mid_block_type": None}, "no ControlNet"),
+        ({"layers_per_block": (1, 1, 1)}, "does not describe a ControlNet"),
+        ({"mid_block_type": None}, "does not describe a ControlNet"),
         ({"addition_embed_type": "image", "encoder_hid_dim": 8}, "addition_embed_type"),
     ],
 )

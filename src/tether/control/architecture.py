@@ -1,8 +1,8 @@
-"""Which parts of a denoiser a ControlNet copies, and how its configuration is written down.
+"""Which parts of a U-Net a ControlNet copies, and its configuration.
 
-The configuration is that of ``diffusers.ControlNetModel``, which knows fewer variants of the UNet than
-``UNet2DConditionModel`` does. A UNet whose encoder it cannot describe is refused here, by name of the
-setting, rather than copied into a ControlNet that nobody could load again.
+The configuration is that of ``diffusers.ControlNetModel``, which has fewer variants of the U-Net than
+``UNet2DConditionModel``. A U-Net whose encoder it cannot describe is an error that names the setting, because a
+ControlNet of it could not be loaded again.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ ENCODER_PARTS = (
     "down_blocks",
     "mid_block",
 )
-"""The modules of a UNet that make its encoder and middle; a ControlNet gives them the same names."""
+"""The modules of a U-Net's encoder and middle; they have the same names in a ControlNet."""
 
 _SUPPORTED: dict[str, tuple[str | None, ...]] = {
     "addition_embed_type": (None, "text", "text_time"),
     "encoder_hid_dim_type": (None, "text_proj"),
 }
-# Settings of a UNet that do not change what its encoder computes (dropout does so in training only).
+# Settings of a U-Net that do not change what its encoder computes (dropout does, but only in training).
 _NOT_OF_THE_ENCODER = {
     "sample_size",
     "out_channels",
@@ -66,33 +66,33 @@ def _settings(model: type) -> dict[str, Any]:
 
 
 def default_settings() -> dict[str, Any]:
-    """What each setting of a ControlNet's configuration is where it says nothing."""
+    """The default of each setting of a ControlNet's configuration."""
     return _settings(ControlNetModel)
 
 
 def config_of_unet(unet: UNet2DConditionModel, **control_settings: Any) -> dict[str, Any]:
-    """The ControlNet configuration for a UNet.
+    """The ControlNet configuration for a U-Net.
 
     Args:
         unet: the denoiser.
-        **control_settings: what the UNet does not know: channels of the condition, of the hint encoder, ...
+        **control_settings: settings that a U-Net does not have: channels of the condition, of the hint encoder, ...
 
     Raises:
-        TetherError: when the UNet has a setting that a ControlNet configuration cannot express.
+        TetherError: when the U-Net has a setting that a ControlNet configuration cannot express.
     """
     known = _settings(ControlNetModel)
     for name, default in _settings(UNet2DConditionModel).items():
         value = unet.config.get(name, default)
         if name not in known and name not in _NOT_OF_THE_ENCODER and value != default:
-            raise TetherError(f"cannot control a UNet with {name}={value!r}: only {default!r} is supported")
+            raise TetherError(f"cannot control a U-Net with {name}={value!r}: only {default!r} is supported")
     return {name: unet.config[name] for name in known if name in unet.config} | control_settings
 
 
 def build(config: Mapping[str, Any]) -> ControlNetModel:
-    """diffusers' ControlNet for a configuration, randomly initialised, on the current device (meta included).
+    """diffusers' ControlNet for a configuration, randomly initialized, on the current device ("meta" included).
 
     Raises:
-        TetherError: when the configuration describes no ControlNet, or one that is not supported.
+        TetherError: when the configuration does not describe a ControlNet, or one that is not supported.
     """
     known = {name: value for name, value in config.items() if name in _settings(ControlNetModel)}
     for name, supported in _SUPPORTED.items():
@@ -101,7 +101,7 @@ def build(config: Mapping[str, Any]) -> ControlNetModel:
     try:
         return ControlNetModel(**known)
     except (ValueError, TypeError, IndexError) as error:
-        raise TetherError(f"this configuration describes no ControlNet: {str(error).splitlines()[0]}") from error
+        raise TetherError(f"this configuration does not describe a ControlNet: {str(error).splitlines()[0]}") from error
 
 
 def assemble(encoder: Any, config: Mapping[str, Any]) -> dict[str, nn.Module | None]:
@@ -126,9 +126,9 @@ def assemble(encoder: Any, config: Mapping[str, Any]) -> dict[str, nn.Module | N
 
 
 def complete(model: ControlNetModel, config: Mapping[str, Any]) -> dict[str, Any]:
-    """`config` with every setting spelled out as `model` has it, as a plain dict that diffusers accepts."""
+    """`config` with every setting spelled out, from `model`, as a plain dict that diffusers accepts."""
     settings = {name: model.config[name] for name in _settings(ControlNetModel)}
-    # Lists, as JSON has them, so that a config is the same before it is written and after it is read.
+    # Lists, as in JSON, so that a config is the same before it is written and after it is read.
     settings = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
     if config.get("hint", "released") != "released":
         settings["hint"] = config["hint"]
@@ -136,7 +136,11 @@ def complete(model: ControlNetModel, config: Mapping[str, Any]) -> dict[str, Any
 
 
 def check_same_parameters(unet: nn.Module, described: nn.Module) -> None:
-    """Raise a TetherError unless the UNet's encoder has the parameters its configuration describes."""
+    """Checks that the U-Net's encoder has the parameters that its configuration describes.
+
+    Raises:
+        TetherError: naming a parameter that differs.
+    """
     for part in ENCODER_PARTS:
         ours, theirs = getattr(unet, part, None), getattr(described, part, None)
         shapes = [
@@ -146,13 +150,13 @@ def check_same_parameters(unet: nn.Module, described: nn.Module) -> None:
         if shapes[0] != shapes[1]:
             key = next(iter(dict(set(shapes[0].items()) ^ set(shapes[1].items()))))
             raise TetherError(
-                f"cannot control this UNet: its configuration does not describe {part}.{key}; "
+                f"cannot control this U-Net: its configuration does not describe {part}.{key}; "
                 "fuse or remove adapters (LoRA) first"
             )
 
 
 def skip_channels(encoder: Any) -> tuple[int, ...]:
-    """Channels of a UNet's or ControlNet's skip connections: after conv_in, each layer, each downsampler."""
+    """Channels of a U-Net's or ControlNet's skip connections: after conv_in, each layer, each downsampler."""
     channels = [encoder.conv_in.out_channels]
     for block in encoder.down_blocks:
         channels += [layer.out_channels for layer in (*block.resnets, *(block.downsamplers or ()))]

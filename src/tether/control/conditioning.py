@@ -1,7 +1,7 @@
 """What a denoiser and its controls receive besides latents and timestep: the encoded prompts.
 
 Classifier-free guidance (arXiv:2207.12598) runs the denoiser on [unconditional, conditional]. `guided` stacks the two
-once a run, so that no step concatenates text again.
+once per run, so that no step concatenates text again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Conditioning:
         return self._map(lambda tensor: tensor[index : index + 1].expand(count, *tensor.shape[1:]))
 
     def zeros(self) -> Conditioning:
-        """The same with tokens and pooled states of zero; SDXL's unconditional side for an empty prompt."""
+        """The same with tokens and pooled states of zero: SDXL's unconditional branch for an empty prompt."""
         pooled = None if self.pooled is None else torch.zeros_like(self.pooled)
         return replace(self, tokens=torch.zeros_like(self.tokens), pooled=pooled)
 

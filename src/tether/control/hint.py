@@ -1,18 +1,17 @@
-"""From a condition image to a feature map of the latent's size (paper, section 3.2, equation 4).
+"""From a condition image to a feature map of the latents' size (arXiv:2302.05543, section 3.2, equation 4).
 
     c_f = E(c_i)        c_i: (B, C, H, W) in [0, 1]    ->    c_f: (B, out, H/8, W/8)
 
-E is a tiny convolutional network trained together with the control. There are two of it:
+E is a small convolutional network trained together with the control. It has two variants:
 
-"released"  what the released models have: 3x3 convolutions, SiLU, and a last convolution that starts at
-            zero. With channels (16, 32, 96, 256) they are 16-16-32-32-96-96-256, three of them with stride 2.
-            Parameter names are those of diffusers' ``ControlNetConditioningEmbedding``, so that state dicts
-            interchange.
-"paper"     what the text describes: four 4x4 convolutions, ReLU, channels 16-32-64-128, Gaussian weights.
-            The text gives all four a stride of 2, which makes 512 pixels 32 and not the 64 that it needs; so
-            the first three have stride 2 and the last has stride 1. The text gives no deviation for the
-            Gaussian: it is √(2 / fan-in) here, which keeps the variance through ReLU. A zero convolution
-            brings the 128 channels to those of the denoiser's features: it is Z(·; θz1) of equation 2.
+"released"  as in the authors' models: 3x3 convolutions, SiLU, and a last convolution that starts at zero. With channels
+            (16, 32, 96, 256) these are 16-16-32-32-96-96-256, three of them with stride 2. Parameter names are those of
+            diffusers' ``ControlNetConditioningEmbedding``, so that state dicts interchange.
+"paper"     as in the text: four 4x4 convolutions, ReLU, channels 16-32-64-128, Gaussian weights. The text gives all
+            four a stride of 2, which would make 32 of 512 pixels where 64 are needed; here the first three have stride
+            2 and the last has stride 1. The text gives no standard deviation for the Gaussian; here it is
+            √(2 / fan-in), which preserves the variance through ReLU (arXiv:1502.01852). A zero convolution maps the 128
+            channels to those of the denoiser's features: Z(·; θz1) of equation 2.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ __all__ = ["HintEncoder", "HintVariant"]
 HintVariant = Literal["released", "paper"]
 
 _CHANNELS: dict[HintVariant, tuple[int, ...]] = {"released": (16, 32, 96, 256), "paper": (16, 32, 64, 128)}
-# A condition that was resized or stored in half precision may leave [0, 1] by rounding; one in [0, 255] or
-# [-1, 1] leaves it by far.
+# A condition that was resized or stored in half precision may be outside [0, 1] by rounding; one in [0, 255] or
+# [-1, 1] is outside by far.
 _TOLERANCE = 1e-2
 
 
@@ -45,7 +44,7 @@ class HintEncoder(nn.Module):
         condition_channels: channels of the condition image, 3 for RGB.
         out_channels: channels of the features, those of the denoiser's first convolution (320 for SD).
         variant: "released" or "paper", see the module.
-        block_out_channels: channels of the stages, (16, 32, 96, 256) or (16, 32, 64, 128) when left out. All
+        block_out_channels: channels of the stages; by default (16, 32, 96, 256), or (16, 32, 64, 128) for "paper". All
             but one of the n stages halve the size: `factor` = 2^(n-1), 8 for four stages.
 
     Raises:
@@ -93,15 +92,14 @@ class HintEncoder(nn.Module):
             self.conv_out = ZeroConv2d(channels[-1], out_channels)
 
     def forward(self, condition: Tensor, condition_range: tuple[float, float] = (0.0, 1.0)) -> Tensor:
-        """Encode a condition, once an image.
+        """Encodes a condition, once an image.
 
         Args:
-            condition: (B, C, H, W), H and W multiples of `factor` (8), values in `condition_range`.
-            condition_range: the values allowed. Controls for inpainting mark the pixels to fill with -1 and
-                need (-1, 1).
+            condition: `(B, C, H, W)`, H and W multiples of `factor` (8), values in `condition_range`.
+            condition_range: the values allowed; (-1, 1) for inpainting, where -1 marks pixels to fill.
 
         Returns:
-            Features (B, out_channels, H/8, W/8) in the module's dtype.
+            Features `(B, out_channels, H/8, W/8)` in the module's dtype.
 
         Raises:
             TetherError: when the shape, the size or the values are not as above.
@@ -134,7 +132,7 @@ class HintEncoder(nn.Module):
 
 
 class _SameSizeConv4x4(nn.Conv2d):
-    """A 4x4 convolution with stride 1 that keeps the size: an even kernel needs one zero more on one side."""
+    """A 4x4 convolution with stride 1 that keeps the size: an even kernel needs one more zero on one side."""
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(pad(input, (1, 2, 1, 2)))

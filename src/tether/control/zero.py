@@ -1,15 +1,15 @@
-"""Layers that start at exactly nothing (paper, section 3.1).
+"""Layers whose output is exactly zero before training (arXiv:2302.05543, section 3.1).
 
-A zero layer is an affine map whose weight and bias both begin at zero:
+A zero layer is an affine map whose weight and bias both start at zero:
 
     y = Z(x; θz) = w x + b,    w = 0,  b = 0
 
-so that whatever it connects is, before training, not connected: y = 0. It learns all the same, because
+so before training it adds nothing to what it is connected to: y = 0. It still learns, because
 
     ∂y/∂w = x ≠ 0,    ∂y/∂b = 1 ≠ 0,    ∂y/∂x = w = 0
 
-At the first step the loss reaches w and b but not x; the first update makes w ≠ 0, and from the second step
-on the gradient also flows into what comes before. No noise enters the locked model on the way.
+At the first step the loss has a gradient for w and b but not for x. The first update makes w ≠ 0, and from the second
+step on the gradient also reaches the layers before. No noise enters the locked model at any time.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ __all__ = ["ZeroConv2d", "ZeroLinear"]
 
 
 class ZeroConv2d(nn.Conv2d):
-    """Convolution with weight and bias exactly zero; (B, in, H, W) -> (B, out, H, W).
+    """Convolution with weight and bias exactly zero; `(B, in, H, W)` -> `(B, out, H, W)`.
 
     Args:
         in_channels: channels of the input.
-        out_channels: channels of the output; as many as come in when left out.
-        kernel_size: odd side of the kernel, 1 in the paper; the padding keeps H and W.
-        device, dtype: where and in what type the parameters are created.
+        out_channels: channels of the output; by default `in_channels`.
+        kernel_size: odd side of the kernel, 1 in the paper; padded so that H and W stay the same.
+        device, dtype: of the parameters.
 
     Its parameters are those of ``nn.Conv2d``, so state dicts interchange with it.
     """
@@ -51,20 +51,20 @@ class ZeroConv2d(nn.Conv2d):
         )
 
     def reset_parameters(self) -> None:
-        """Set weight and bias to zero. ``nn.Conv2d`` calls this when it is built."""
+        """Sets weight and bias to zero. ``nn.Conv2d`` calls this when it is created."""
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
 
 
 class ZeroLinear(nn.Linear):
-    """Linear layer with weight and bias exactly zero; (B, ..., in) -> (B, ..., out).
+    """Linear layer with weight and bias exactly zero; `(B, ..., in)` -> `(B, ..., out)`.
 
-    The zero convolution of section 3.1 for blocks whose tensors carry their channels last.
+    The zero convolution of section 3.1 for tensors with their channels last.
 
     Args:
         in_features: channels of the input.
-        out_features: channels of the output; as many as come in when left out.
-        device, dtype: where and in what type the parameters are created.
+        out_features: channels of the output; by default `in_features`.
+        device, dtype: of the parameters.
     """
 
     def __init__(
@@ -78,6 +78,6 @@ class ZeroLinear(nn.Linear):
         super().__init__(in_features, in_features if out_features is None else out_features, device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
-        """Set weight and bias to zero. ``nn.Linear`` calls this when it is built."""
+        """Sets weight and bias to zero. ``nn.Linear`` calls this when it is created."""
         for parameter in self.parameters():
             nn.init.zeros_(parameter)

@@ -1,0 +1,81 @@
+"""Controls are opened whatever their family: shipped, from a path, recognized by their files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import tether
+from tether.base import Base
+from tether.control import ControlNet, control
+from tether.control.load import family_at
+from tether.errors import TetherError
+
+
+@pytest.fixture
+def saved(tiny_base: Base, tmp_path: Path) -> Path:
+    ControlNet.from_base(tiny_base).save(tmp_path / "my-depth-control")
+    return tmp_path / "my-depth-control"
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "_FAMILIES", dict(control._FAMILIES))
+
+
+def family_that_recognizes(answer: object) -> type[ControlNet]:
+    class Other(ControlNet):
+        @classmethod
+        def recognizes(cls, path: Path) -> bool:
+            if isinstance(answer, Exception):
+                raise answer
+            return bool(answer)
+
+    return control.register("other")(Other)
+
+
+def test_a_shipped_control_is_opened_by_its_kind() -> None:
+    canny = tether.load_control("canny")
+    assert isinstance(canny, ControlNet)
+    assert (canny.kind, canny.name) == ("canny", "canny")
+    assert not canny.training
+    assert not any(parameter.requires_grad for parameter in canny.parameters())
+
+
+def test_a_control_net_folder_is_recognized_and_its_kind_guessed(saved: Path) -> None:
+    loaded = tether.load_control(saved, dtype=torch.bfloat16)
+    assert type(loaded) is ControlNet
+    assert (loaded.kind, loaded.name, loaded.dtype) == ("depth", str(saved), torch.bfloat16)
+    assert tether.load_control(saved, kind="canny").kind == "canny"
+
+
+@pytest.mark.usefixtures("registry")
+def test_another_family_that_recognizes_the_files_comes_before_control_net(saved: Path) -> None:
+    other = family_that_recognizes(True)
+    assert family_at(saved) is other
+    assert type(tether.load_control(saved)) is other
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_family_that_does_not_recognize_the_files_is_left_out(saved: Path) -> None:
+    family_that_recognizes(False)
+    assert family_at(saved) is ControlNet
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_family_that_fails_to_look_is_a_warning(saved: Path) -> None:
+    family_that_recognizes(ValueError("cannot read"))
+    with pytest.warns(UserWarning, match="control family 'other' failed to look at .*: cannot read"):
+        assert family_at(saved) is ControlNet
+
+
+def test_nothing_at_a_name_says_which_controls_are_shipped() -> None:
+    with pytest.raises(TetherError, match=r"no control \(shipped: canny"):
+        tether.load_control("./nothing/here")
+
+
+def test_the_folder_of_a_base_model_is_not_a_control(tiny_folder: Path) -> None:
+    with pytest.raises(TetherError, match="expected a ControlNet, found a base model"):
+        tether.load_control(tiny_folder)
