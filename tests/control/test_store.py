@@ -58,7 +58,7 @@ def test_filling_casts_and_checks_names_and_shapes() -> None:
     assert linear.bias.dtype == torch.float16
     with pytest.raises(TetherError, match="lacks bias"):
         fill(linear, {"weight": torch.eye(2)}, None, "file")
-    with pytest.raises(TetherError, match=r"weight of \(3, 3\): expected \(2, 2\)"):
+    with pytest.raises(TetherError, match=r"weight of shape \(3, 3\): expected \(2, 2\)"):
         fill(linear, {"weight": torch.eye(3), "bias": torch.ones(2)}, None, "file")
 
 

@@ -9,7 +9,7 @@
 | F(·; θc)     | `block.copy`         | a deep copy of it, trainable                                   |
 | Z(·; θz1)    | `block.zero_in`      | zero layer, channels of c -> channels of x                     |
 | Z(·; θz2)    | `block.zero_out`     | zero layer, channels of y -> channels of y                     |
-| c            | `c`                  | the condition, brought to x's size where it has another        |
+| c            | `c`                  | the condition, resized to x's size if it has another           |
 
 Before training both zero layers output zero, so y_c = y exactly (equation 3).
 """
