@@ -276,7 +276,7 @@ NOWHERE = ("--base", "/no/such/base")
         (["--again", "PHOTO", "--denoise", 0.5], "--denoise changes the image"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line_and_nothing_is_written(
+def test_an_error_is_one_line_and_nothing_is_written(
     arguments: list[object], message: str, photo: Path, tmp_path: Path
 ) -> None:
     given = [str(argument).replace("PHOTO", str(photo)) for argument in arguments]

@@ -12,7 +12,7 @@ from rich.progress import Progress
 from tether.cli.progress import TrainingLine, count_bar, step_bar, training_line
 
 
-def told(step: int, **values: Any) -> Any:
+def event(step: int, **values: Any) -> Any:
     """A progress event."""
     common: dict[str, Any] = {"steps": 100, "loss": 0.5, "samples_per_second": 8.0, "seconds_left": 11240.0}
     return SimpleNamespace(step=step, **{"validation": None, "appeared_at": None, **common, **values})
@@ -28,10 +28,10 @@ def test_in_a_pipe_training_prints_a_line_a_validation(capsys: pytest.CaptureFix
     validation = SimpleNamespace(step=2, fidelity=0.75)
     with training_line() as (on_progress, on_stage):
         on_stage("encoding", 1, 2)
-        on_progress(told(1))
-        on_progress(told(2, validation=validation))
-        on_progress(told(3, validation=validation, appeared_at=2))
-        on_progress(told(4, validation=validation, appeared_at=2))
+        on_progress(event(1))
+        on_progress(event(2, validation=validation))
+        on_progress(event(3, validation=validation, appeared_at=2))
+        on_progress(event(4, validation=validation, appeared_at=2))
     assert capsys.readouterr().err.splitlines() == [
         "step 2 of 100: loss 0.5000, 8.0 samples/s, 3:07:20 left, fidelity 0.75",
         "control appeared at step 2, and stays",
@@ -43,8 +43,8 @@ def test_on_a_terminal_training_is_one_live_line(capsys: pytest.CaptureFixture[s
     line = TrainingLine(bar)
     line.on_stage("encoding", 1, 2)
     assert (bar.tasks[0].description, bar.tasks[0].completed, bar.tasks[0].total) == ("encoding", 1, 2)
-    line.on_progress(told(7, seconds_left=440))
+    line.on_progress(event(7, seconds_left=440))
     assert bar.tasks[0].description == "loss 0.5000, 8.0 samples/s, 7:20 left"
     assert (bar.tasks[0].completed, bar.tasks[0].total) == (7, 100)
-    line.on_progress(told(8, appeared_at=8))
+    line.on_progress(event(8, appeared_at=8))
     assert "control appeared at step 8" in capsys.readouterr().out

@@ -130,7 +130,7 @@ def test_with_low_memory_only_the_base_that_draws_is_kept(tiny_folder: Path, lor
     assert [one.low_memory for one in opener.opened.values] == [True]
 
 
-def test_the_word_of_an_embedding_is_told(tiny_folder: Path, word: str) -> None:
+def test_a_line_gives_the_word_of_an_embedding(tiny_folder: Path, word: str) -> None:
     lines: list[str] = []
     Opener(2, lines.append).base(key(tiny_folder, embeddings=[word]))
     assert lines[1:] == [f"{word}: write <thing>"]

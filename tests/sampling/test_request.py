@@ -47,7 +47,7 @@ def stored(folder: Path, values: dict[str, Any] | str) -> Path:
         ({"seed": [1, 2]}, "count is 1, with 2 seeds"),
         ({"mask": IMAGE}, "mask needs an image to inpaint: give init too"),
         ({"init": IMAGE, "denoising_strength": 0.01}, "20 steps at denoising_strength 0.01 leave nothing to draw"),
-        ({"init": "no picture"}, "init: not an image in base64"),
+        ({"init": "not an image"}, "init: not an image in base64"),
         ({"loras": [""]}, "'' is not a LoRA: write REF"),
         ({"denoising_strenght": 0.5}, "unknown key 'denoising_strenght': did you mean denoising_strength"),
         ({"controls": [{"ref": "canny", "condition": IMAGE, "strength": -1}]}, "strength is -1"),
@@ -63,6 +63,18 @@ def test_a_wrong_value_is_refused_in_one_line(values: dict[str, Any], message: s
     with pytest.raises(TetherError, match=message) as caught:
         Request(prompt="x", **values)
     assert "\n" not in str(caught.value)
+
+
+def test_the_older_name_of_denoising_strength_is_taken_alone() -> None:
+    assert Request(prompt="x", strength=0.5).denoising_strength == 0.5  # type: ignore[call-arg]
+    with pytest.raises(TetherError, match="strength"):
+        Request(prompt="x", strength=0.5, denoising_strength=0.7)  # type: ignore[call-arg]
+
+
+def test_a_request_has_a_schema_in_which_images_are_base64() -> None:
+    schema = Request.model_json_schema()
+    assert "denoising_strength" in schema["properties"]
+    assert "image/png" in json.dumps(schema["properties"]["mask"])
 
 
 def test_a_request_cannot_be_changed() -> None:
@@ -138,7 +150,7 @@ def test_requests_of_older_versions_are_read(path: Path) -> None:
         ({"count": 0}, "count"),
         ({"index": 1}, "index 1"),
         ({"seed": [1, 2]}, "2 seeds"),
-        ({"init": "no picture"}, "init"),
+        ({"init": "not an image"}, "init"),
         ({"strength": 0}, "strength"),
         ({"controls": [3]}, "controls.0"),
         ({"prompt": None}, "prompt: input should be a valid string"),

@@ -127,7 +127,7 @@ def test_a_mask_a_control_limits_where_it_acts(request_of: Any, control: str, ph
         ({"controls": [ControlRequest(ref="x", photo=Image.new("RGB", (8, 8)), kind="normal")]}, "no annotator"),
     ],
 )
-def test_what_is_wrong_is_said_before_a_base_is_opened(values: dict[str, Any], message: str) -> None:
+def test_errors_come_before_a_base_is_opened(values: dict[str, Any], message: str) -> None:
     with pytest.raises(TetherError, match=message):
         Session().prepare(Request(prompt="x", base="/no/such/base", **values))
 
@@ -194,7 +194,7 @@ def test_low_memory_draws_one_image_at_a_time(request_of: Any) -> None:
         assert '"count":1' in one.metadata["tether"]
 
 
-def test_people_are_told_what_was_opened(request_of: Any) -> None:
+def test_a_line_is_given_for_each_base_that_is_opened(request_of: Any) -> None:
     lines: list[str] = []
     Session(notify=lines.append).open(request_of())
     assert len(lines) == 1

@@ -1,6 +1,6 @@
-"""What a base and its controls cannot draw, said before anything is computed.
+"""Checks that a base and its controls can generate what is asked, before anything is computed.
 
-What is wrong with a request alone is said by `Request` itself.
+What a request alone gets wrong, `Request` refuses itself.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from pydantic import (
     PlainSerializer,
     SerializerFunctionWrapHandler,
     ValidationError,
+    WithJsonSchema,
     model_serializer,
     model_validator,
 )
@@ -51,9 +52,9 @@ def _decoded(value: Any) -> Any:
         raise ValueError(f"not an image in base64: {error}") from None
 
 
-def _encoded(picture: Image.Image) -> str:
+def _encoded(image: Image.Image) -> str:
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -62,7 +63,12 @@ def _checked_lora(text: str) -> str:
     return text
 
 
-Picture = Annotated[Image.Image, BeforeValidator(_decoded), PlainSerializer(_encoded)]
+PngImage = Annotated[
+    Image.Image,
+    BeforeValidator(_decoded),
+    PlainSerializer(_encoded),
+    WithJsonSchema({"type": "string", "contentMediaType": "image/png", "contentEncoding": "base64"}),
+]
 """A PIL image; in JSON, a PNG in base64."""
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -121,8 +127,8 @@ class ControlRequest(_Model):
     """
 
     ref: str
-    condition: Picture | None = None
-    photo: Picture | None = None
+    condition: PngImage | None = None
+    photo: PngImage | None = None
     kind: str | None = None
     annotator: str | None = None
     options: dict[str, float] = Field(default_factory=dict)
@@ -131,7 +137,7 @@ class ControlRequest(_Model):
     weighting: str | list[float] = "balanced"
     sides: Literal["both", "conditional"] | float | None = None
     window: tuple[float, float] = (0.0, 1.0)
-    mask: Picture | None = None
+    mask: PngImage | None = None
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
@@ -214,11 +220,11 @@ class Request(_Model):
     scheduler: str = "dpmpp-2m"
     size: tuple[int, int] | None = None
     fit: Literal["stretch", "crop", "pad"] = "crop"
-    init: Picture | None = None
+    init: PngImage | None = None
     denoising_strength: float = Field(
         default=0.6, gt=0, le=1, validation_alias=AliasChoices("denoising_strength", "strength")
     )
-    mask: Picture | None = None
+    mask: PngImage | None = None
     low_memory: bool = False
     device: str = "cpu"
     engine: str = "eager"

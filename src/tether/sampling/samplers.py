@@ -76,7 +76,7 @@ _LEAST_FIRST = 0.85  # of all timesteps; with 10 steps, "leading" spacing leaves
 
 
 def check_sampler(name: str) -> None:
-    """Raises a TetherError where there is no sampler of this name."""
+    """Raises a TetherError when there is no sampler of this name."""
     if name not in SCHEDULERS:
         raise TetherError(f"unknown scheduler {name!r}: choose one of {', '.join(SCHEDULERS)}")
 
@@ -98,7 +98,7 @@ def make_scheduler(name: str, noise_schedule: Mapping[str, Any]) -> Any:
 
 
 def step_arguments(name: str, generators: Sequence[torch.Generator]) -> dict[str, Any]:
-    """The further arguments of a scheduler's `step`: the generators, one an image, where it takes them."""
+    """The further arguments of a scheduler's `step`: one generator for each image, if it takes them."""
     return {"generator": list(generators)} if SCHEDULERS[name].takes_generator else {}
 
 
@@ -109,7 +109,7 @@ def set_steps(scheduler: Any, name: str, steps: int, device: torch.device) -> No
         scheduler: from `make_scheduler`; changed in place.
         name: its name there, for messages.
         steps: how many.
-        device: where its timesteps are put.
+        device: of its timesteps.
 
     Raises:
         TetherError: when it cannot spread that many: with "leading" spacing they then crowd, or start far below the
