@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tether.datasets.build import build_dataset
+from tether.datasets.build import build_dataset, describe_conditions
 from tether.datasets.check import check_dataset, open_dataset
+from tether.datasets.manifest import read_manifest, write_manifest
+from tether.datasets.names import Reading
 from tether.errors import TetherError
 from tether.files.hashing import hash_file
 from tether.kinds import canny
@@ -156,7 +158,12 @@ def test_a_finished_dataset_is_left_as_it_is(photos: Path, tmp_path: Path) -> No
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
     assert build_dataset(photos, out, "canny", shard_size=4, workers=0) == first
     assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == before
-    assert sorted(before) == ["manifest.json", "quarantine.jsonl", *[f"shard-0000{k}.tar" for k in range(3)]]
+    assert sorted(before) == [
+        ".source.json",
+        "manifest.json",
+        "quarantine.jsonl",
+        *[f"shard-0000{k}.tar" for k in range(3)],
+    ]
 
 
 def test_what_does_not_fit_is_refused_in_one_line(photos: Path, tmp_path: Path) -> None:
@@ -253,3 +260,49 @@ def test_going_on_with_other_settings_is_refused(photos: Path, tmp_path: Path) -
         build_dataset(photos, tmp_path / "out", "canny", options={}, shard_size=4, workers=0)
     with pytest.raises(TetherError, match="unfinished dataset: run the same build again"):
         check_dataset(tmp_path / "out")
+
+
+def test_a_source_whose_images_were_edited_in_place_is_another_one(tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    for number in (0, 1):
+        picture(number).save(source / f"{number}.bmp")
+        (source / f"{number}.txt").write_text("words")
+    first = build_dataset(source, out, "canny", workers=0)
+    picture(5).save(source / "0.bmp")
+    with pytest.raises(TetherError, match=r"changed since \(its images differ\)"):
+        build_dataset(source, out, "canny", workers=0)
+    picture(0).save(source / "0.bmp")  # at another time, with the same bytes
+    assert build_dataset(source, out, "canny", workers=0) == first
+    moved = source.rename(tmp_path / "moved")
+    assert build_dataset(moved, out, "canny", workers=0) == first
+
+
+def test_a_dataset_that_records_no_content_stays_valid(photos: Path, tmp_path: Path) -> None:
+    manifest = build_dataset(photos, tmp_path / "out", "canny", workers=0)
+    source = {key: value for key, value in manifest.settings["source"].items() if key != "content"}
+    older = manifest.model_copy(update={"settings": manifest.settings | {"source": source}})
+    write_manifest(tmp_path / "out", older)
+    assert build_dataset(photos, tmp_path / "out", "canny", workers=0) == older
+
+
+def test_where_conditions_come_from_and_what_is_left_out_is_recorded(photos: Path, tmp_path: Path) -> None:
+    (photos / "x.heic").write_bytes(b"x")
+    annotated = build_dataset(photos, tmp_path / "a", "canny", workers=0)
+    assert describe_conditions(annotated) == "annotated (canny)"
+    assert annotated.left_out == {".heic files, which are not read": 1}
+    assert read_manifest(tmp_path / "a") == annotated
+    for k in range(10):
+        picture(50 + k).save(photos / f"{k}_control.png")
+    given = build_dataset(photos, tmp_path / "b", "canny", workers=0)
+    assert describe_conditions(given).startswith("given (")
+    exact = build_dataset("circles", tmp_path / "c", "canny", count=2, size=64, workers=0)
+    assert describe_conditions(exact) == "exact (circles)"
+
+
+def test_a_dataset_without_captions_is_whole(photos: Path, tmp_path: Path) -> None:
+    for path in photos.glob("*.txt"):
+        path.unlink()
+    reading = Reading(captions="none")
+    assert build_dataset(photos, tmp_path / "out", "canny", workers=0, reading=reading).samples == 10
+    assert check_dataset(tmp_path / "out").faults == ()

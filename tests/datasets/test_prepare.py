@@ -84,3 +84,25 @@ def test_a_ready_made_map_is_resized_by_the_rule_of_its_kind() -> None:
     made = Image.open(io.BytesIO(prepare(sample, Preparation("seg", size=40, min_side=8)).condition)).convert("RGB")
     assert made.size == (40, 40)
     assert {tuple(color) for color in np.asarray(made).reshape(-1, 3)} == {(120, 120, 120), (150, 5, 61)}
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_parts_of_a_given_map_are_black(mode: str) -> None:
+    line = Image.new("L", (64, 64))
+    line.paste(255, (30, 0, 34, 64))
+    if mode == "P":
+        given = line.convert("P")
+        given.info["transparency"] = 0
+    else:
+        given = Image.merge("LA", (Image.new("L", line.size, 255), line)).convert(mode)
+    found = prepare(Sample("a", Image.new("RGB", (64, 64), "red"), "a", given), Preparation("scribble"))
+    shown = np.asarray(Image.open(io.BytesIO(found.condition)).convert("L"))
+    assert np.array_equal(shown, np.asarray(line))
+
+
+def test_captions_are_kept_joined_or_left_out() -> None:
+    sample = Sample("a", Image.new("RGB", (64, 64)), " a cat ", None, ("a\npet", "a cat", " "))
+    one, all_, none = (prepare(sample, Preparation("canny", captions=how)) for how in ("one", "all", "none"))
+    assert (one.caption, one.further_captions) == ("a cat", ("a pet",))
+    assert (all_.caption, all_.further_captions) == ("a cat, a pet", ())
+    assert (none.caption, none.further_captions) == ("", ())

@@ -18,7 +18,7 @@ app = typer.Typer(help="Build, show and check training data.", no_args_is_help=T
 def build(
     source: Annotated[
         str,
-        typer.Argument(help="Folder, .tar, .parquet, metadata.jsonl or prompt.json; or emoji3d, scenes or circles."),
+        typer.Argument(help="Folder, .tar, .parquet, .jsonl, .csv or prompt.json; or emoji3d, scenes or circles."),
     ],
     out: Annotated[Path, typer.Argument(help="Folder to build in; an unfinished dataset there is continued.")],
     condition: Annotated[
@@ -28,19 +28,47 @@ def build(
     count: Annotated[
         int | None, typer.Option(help="Number of samples of emoji3d, scenes or circles.", show_default=False)
     ] = None,
+    image_column: Annotated[
+        str | None,
+        typer.Option(help="Column, key or mark of the images (NAME of a.NAME.png).", show_default=False),
+    ] = None,
+    caption_column: Annotated[
+        str | None, typer.Option(help="Column or key of the captions.", show_default=False)
+    ] = None,
+    condition_column: Annotated[
+        str | None,
+        typer.Option(help="Column, key or mark of the given conditions; none: annotate.", show_default=False),
+    ] = None,
+    condition_folder: Annotated[
+        str | None,
+        typer.Option(help="Folder in SOURCE of the given conditions; none: there is none.", show_default=False),
+    ] = None,
+    captions: Annotated[
+        str,
+        typer.Option(help="Of several captions: one at random each time, or all joined; none: train without captions."),
+    ] = "one",
+    split: Annotated[
+        str | None, typer.Option(help="Split to read, or all; by default train.", show_default=False)
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Processes; by default one a core. 0: none but this one.", show_default=False)
     ] = None,
 ) -> None:
     """Annotate, check and pack images; unusable ones are listed with their reasons."""
     from tether.cli.progress import count_bar
-    from tether.datasets.build import QUARANTINE, build_dataset
+    from tether.datasets.build import QUARANTINE, build_dataset, describe_conditions
+    from tether.datasets.names import Reading
+
+    reading = Reading(image_column, caption_column, condition_column, condition_folder, captions, split)  # type: ignore[arg-type]
 
     with count_bar("building") as on_progress:
         manifest = build_dataset(
-            source, out, condition, size=size, count=count, workers=workers, on_progress=on_progress
+            source, out, condition, size=size, count=count, workers=workers, reading=reading, on_progress=on_progress
         )
+    print(f"conditions: {describe_conditions(manifest)}")
     print(f"{manifest.samples} samples in {len(manifest.shards)} shards in {out}")
+    for what, number in sorted(manifest.left_out.items()):
+        print(f"{number} not read: {what}")
     for reason, number in sorted(manifest.quarantined.items()):
         print(f"{number} left out: {reason} (listed in {out / QUARANTINE})")
 

@@ -3,6 +3,7 @@
     OUT/shard-00000.tar ...     samples, see `tether.datasets.shards`
     OUT/quarantine.jsonl        a line {"key", "reason", "detail"} for each rejected sample
     OUT/manifest.json           settings, counts, and the SHA-256 of each file above
+    OUT/.source.json            names, sizes and times of the source's files, see `tether.datasets.content`
 
 Shard k contains the good samples among the source's samples kN ... (k+1)N - 1. It depends only on the source, the
 settings and the images before it (duplicates): not on the number of processes, and not on interruptions.
@@ -26,15 +27,18 @@ from typing import Any
 
 import cv2
 
+from tether.datasets.content import known_content
 from tether.datasets.manifest import (
     PARTS,
     Manifest,
     Parts,
     ShardRecord,
+    agree,
     difference,
     read_manifest,
     write_manifest,
 )
+from tether.datasets.names import Reading
 from tether.datasets.prepare import Preparation, Prepared, prepare
 from tether.datasets.shards import write_tar
 from tether.datasets.source import Rejected, Source
@@ -43,7 +47,7 @@ from tether.errors import TetherError
 from tether.files.atomic import atomic_write, write_text
 from tether.files.hashing import hash_file
 
-__all__ = ["QUARANTINE", "Progress", "build_dataset"]
+__all__ = ["QUARANTINE", "Progress", "build_dataset", "describe_conditions"]
 
 FORMAT = 1
 CHUNK = 8
@@ -66,6 +70,7 @@ def build_dataset(
     count: int | None = None,
     shard_size: int = 512,
     workers: int | None = None,
+    reading: Reading | None = None,
     on_progress: Progress | None = None,
 ) -> Manifest:
     """Builds a dataset in a folder, continues an unfinished one, or returns a finished one.
@@ -84,6 +89,7 @@ def build_dataset(
         shard_size: source samples a shard.
         workers: processes, by default one a core; 0 works in this one. With any, call from under
             `if __name__ == "__main__":`.
+        reading: how the source's names are read; by default by the table in `tether.datasets.names`.
         on_progress: called after each sample.
 
     Raises:
@@ -93,28 +99,46 @@ def build_dataset(
     out = Path(out)
     if shard_size < 1 or (workers is not None and workers < 0):
         raise TetherError(f"shard_size is {shard_size} and workers {workers}: give at least 1 and 0")
-    how = Preparation(condition, options, size, min_side)
-    source = _opened(source, out, size, count)
+    reading = reading or Reading()
+    how = Preparation(condition, options, size, min_side, reading.captions)
+    source = _opened(source, out, size, count, reading)
     how.check_condition(source)
-    settings = _settings(source, how, shard_size)
+    _check_out(out)
+    settings = _settings(source, how, shard_size, reading, out)
     if (finished := _finished(out, settings)) is not None:
         return finished
-    return _finish(out, settings, _make_shards(out, settings, source, how, workers, on_progress))
+    records = _make_shards(out, settings, source, how, workers, on_progress)
+    return _finish(out, settings, records, source)
 
 
-def _opened(source: Source | str | Path, out: Path, size: int, count: int | None) -> Source:
+def describe_conditions(manifest: Manifest) -> str:
+    """Where a dataset's conditions come from: "given (column 'guide')", "annotated (canny)" or "exact (scenes)"."""
+    layout = manifest.settings["source"]["kind"]
+    if manifest.settings["annotated"]:
+        return f"annotated ({manifest.settings['condition']})"
+    if layout in BUILTIN:
+        return f"exact ({layout})"
+    return f"given ({manifest.conditions_from})" if manifest.conditions_from else "given"
+
+
+def _opened(source: Source | str | Path, out: Path, size: int, count: int | None, reading: Reading) -> Source:
     if isinstance(source, Source):
         return source
     if str(source) not in BUILTIN and out.resolve().is_relative_to(Path(source).resolve()):
         raise TetherError(f"{out} is inside {source}, and would be read as a source: give a folder elsewhere")
-    return open_source(source, size=size, count=count)
+    return open_source(source, size=size, count=count, reading=reading)
 
 
-def _settings(source: Source, how: Preparation, shard_size: int) -> dict[str, Any]:
+def _settings(source: Source, how: Preparation, shard_size: int, reading: Reading, out: Path) -> dict[str, Any]:
     """Everything that determines a dataset's bytes."""
+    described = {"kind": source.layout, "samples": len(source), "fingerprint": source.fingerprint()}
+    if (content := known_content(source, out)) is not None:
+        described["content"] = content
+    given = reading.given()
     return {
+        **({"reading": given} if given else {}),
         "format": FORMAT,
-        "source": {"kind": source.layout, "samples": len(source), "fingerprint": source.fingerprint()},
+        "source": described,
         "condition": how.condition,
         "annotated": not source.brings(how.condition),
         "options": None if how.options is None else dict(how.options),
@@ -153,18 +177,24 @@ def _make_shards(
 
 def _finished(out: Path, settings: dict[str, Any]) -> Manifest | None:
     """The manifest, if `out` contains this dataset already."""
-    if out.exists() and not out.is_dir():
-        raise TetherError(f"{out} is a file: give a folder for the dataset")
     manifest = read_manifest(out)
     if manifest is not None:
-        if manifest.settings != settings:
+        if not agree(manifest.settings, settings):
             changes = difference(manifest.settings, settings)
             raise TetherError(f"{out} contains a finished dataset with {changes}: give another folder, or delete it")
         Parts.clear(out)
         return manifest
-    if out.is_dir() and any(out.iterdir()) and not (out / PARTS).is_dir():
-        raise TetherError(f"{out} is not empty and contains no dataset: give a new folder")
     return None
+
+
+def _check_out(out: Path) -> None:
+    """Raises a TetherError if a dataset cannot be built in `out`."""
+    if out.exists() and not out.is_dir():
+        raise TetherError(f"{out} is a file: give a folder for the dataset")
+    if not out.is_dir() or (out / PARTS).is_dir() or read_manifest(out) is not None:
+        return
+    if any(not path.name.startswith(".") for path in out.iterdir()):
+        raise TetherError(f"{out} is not empty and contains no dataset: give a new folder")
 
 
 def _is_whole(out: Path, record: dict[str, Any]) -> bool:
@@ -204,7 +234,7 @@ def _make_shard(
     return {"shard": shard, "contents": contents, "quarantined": quarantined}
 
 
-def _finish(out: Path, settings: dict[str, Any], records: list[dict[str, Any]]) -> Manifest:
+def _finish(out: Path, settings: dict[str, Any], records: list[dict[str, Any]], source: Source) -> Manifest:
     """Writes the quarantine and the manifest."""
     quarantined = [entry for record in records for entry in record["quarantined"]]
     shards = tuple(ShardRecord(**record["shard"]) for record in records if record["shard"])
@@ -221,6 +251,8 @@ def _finish(out: Path, settings: dict[str, Any], records: list[dict[str, Any]]) 
         shards=shards,
         quarantined=dict(sorted(reasons.items())),
         files={QUARANTINE: hash_file(out / QUARANTINE)},
+        conditions_from=source.conditions_from,
+        left_out=dict(source.left_out),
     )
     write_manifest(out, manifest)
     return manifest

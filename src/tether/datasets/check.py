@@ -63,7 +63,8 @@ def check_dataset(out: Path | str) -> Report:
     faults = manifest.faults(out)
     for shard in manifest.shards:
         if not any(fault.startswith(shard.name) for fault in faults):
-            faults += _sample_faults(out / shard.name, shard.samples)
+            without = manifest.settings.get("reading", {}).get("captions") == "none"
+            faults += _sample_faults(out / shard.name, shard.samples, without)
     known = {shard.name for shard in manifest.shards}
     faults += [f"{path.name} is not in the manifest" for path in sorted(out.glob("*.tar")) if path.name not in known]
     if sum(shard.samples for shard in manifest.shards) != manifest.samples:
@@ -71,7 +72,7 @@ def check_dataset(out: Path | str) -> Report:
     return Report(manifest, tuple(faults))
 
 
-def _sample_faults(path: Path, count: int) -> list[str]:
+def _sample_faults(path: Path, count: int, without_captions: bool) -> list[str]:
     """What is wrong with the samples of a shard whose checksum is right."""
     reader = TarReader([path])
     faults = [] if len(reader) == count else [f"{path.name} has {len(reader)} samples instead of {count}"]
@@ -83,7 +84,7 @@ def _sample_faults(path: Path, count: int) -> list[str]:
         except Rejected as fault:
             faults.append(f"{member.key}: {fault.detail}")
             continue
-        if not sample.caption:
+        if not sample.caption and not without_captions:
             faults.append(f"{member.key} has no caption")
         if _size(sample.image) != _size(sample.condition):
             faults.append(f"{member.key}: image and condition differ in size")

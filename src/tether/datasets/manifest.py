@@ -23,7 +23,10 @@ __all__ = [
     "Manifest",
     "Parts",
     "ShardRecord",
+    "agree",
+    "difference",
     "digest",
+    "read_json",
     "read_manifest",
     "write_json",
     "write_manifest",
@@ -68,6 +71,8 @@ class Manifest(BaseModel):
         shards: one record a shard, in order.
         quarantined: the number of rejected samples, by reason.
         files: SHA-256 of the other files, by name: of `quarantine.jsonl`, which lists each rejected sample.
+        conditions_from: where the source's own conditions were found, in words; empty if nowhere.
+        left_out: what the source has and was not read: description -> number.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -77,6 +82,8 @@ class Manifest(BaseModel):
     shards: tuple[ShardRecord, ...]
     quarantined: dict[str, int] = {}
     files: dict[str, str] = {}
+    conditions_from: str = ""
+    left_out: dict[str, int] = {}
 
     @property
     def content(self) -> str:
@@ -104,8 +111,8 @@ class Parts:
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.folder = folder / PARTS
         self.folder.mkdir(parents=True, exist_ok=True)
-        begun = _read_json(self.folder / "settings.json")
-        if begun is not None and begun != settings:
+        begun = read_json(self.folder / "settings.json")
+        if begun is not None and not agree(begun, settings):
             raise TetherError(
                 f"{folder} contains an unfinished run with {difference(begun, settings)}: "
                 "give the same settings or another folder, or delete it"
@@ -115,7 +122,7 @@ class Parts:
 
     def load(self, number: int) -> dict[str, Any] | None:
         """The record of a shard; None if it is missing or damaged."""
-        return _read_json(self.folder / f"{number:05d}.json")
+        return read_json(self.folder / f"{number:05d}.json")
 
     def save(self, number: int, record: dict[str, Any]) -> None:
         """Saves the record of a shard; call it once the shard's file is complete."""
@@ -135,7 +142,8 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, text, errors="backslashreplace")
 
 
-def _read_json(path: Path) -> Any | None:
+def read_json(path: Path) -> Any | None:
+    """The value in a JSON file; None if it is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -145,6 +153,7 @@ def _read_json(path: Path) -> Any | None:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Writes `folder/manifest.json` with its own checksum, and deletes the records of the run."""
     plain = manifest.model_dump(mode="json")
+    plain = {key: value for key, value in plain.items() if value or key not in ("conditions_from", "left_out")}
     write_json(folder / MANIFEST, plain | {"sha256": digest(plain)})
     Parts.clear(folder)
 
@@ -158,7 +167,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     path = folder / MANIFEST
     if not path.is_file():
         return None
-    plain = _read_json(path)
+    plain = read_json(path)
     if isinstance(plain, dict) and "sha256" not in plain:  # another program's manifest
         return None
     recorded = plain.pop("sha256", None) if isinstance(plain, dict) else None
@@ -170,10 +179,38 @@ def read_manifest(folder: Path) -> Manifest | None:
         raise TetherError(f"{path} has another format ({error.error_count()} differences): build it again") from None
 
 
+def agree(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether two runs have the same settings. Earlier versions did not record the content of a source's files."""
+    return _compared(old, old) == _compared(new, old)
+
+
 def difference(old: dict[str, Any], new: dict[str, Any]) -> str:
     """The settings in which two runs differ: "size 512 instead of 256"."""
+    old, new = _compared(old, old), _compared(new, old)
     keys = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
-    return ", ".join(f"{key} {old.get(key)!r} instead of {new.get(key)!r}" for key in keys)
+    return ", ".join(
+        _source_difference(old["source"], new["source"])
+        if key == "source" and isinstance(old.get(key), dict) and isinstance(new.get(key), dict)
+        else f"{key} {old.get(key)!r} instead of {new.get(key)!r}"
+        for key in keys
+    )
+
+
+def _compared(settings: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
+    """The settings, without what the older ones do not know."""
+    source, known = settings.get("source"), old.get("source")
+    if not isinstance(source, dict) or not isinstance(known, dict) or "content" in known:
+        return settings
+    return settings | {"source": {key: value for key, value in source.items() if key != "content"}}
+
+
+def _source_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
+    if old.get("kind") != new.get("kind"):
+        return f"a source of another layout ({old.get('kind')} then, {new.get('kind')} now)"
+    if old.get("samples") != new.get("samples"):
+        return f"a source that has changed since ({old.get('samples')} samples then, {new.get('samples')} now)"
+    what = "captions, names or sizes of files" if old.get("fingerprint") != new.get("fingerprint") else "images"
+    return f"a source that has changed since (its {what} differ)"
 
 
 def digest(value: Any) -> str:

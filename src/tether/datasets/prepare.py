@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from tether import kinds
+from tether.datasets.names import Captions
 from tether.datasets.source import ImageData, Rejected, Sample, Source
 from tether.errors import TetherError
 from tether.images import fit, open_image, to_rgb
@@ -37,6 +38,7 @@ class Prepared:
         condition: PNG of the same size.
         caption: one line, not empty.
         content: SHA-256 of the source's pixels (and of its condition's, if it brings one).
+        further_captions: its other captions, one line each.
     """
 
     key: str
@@ -45,6 +47,7 @@ class Prepared:
     condition: bytes
     caption: str
     content: str
+    further_captions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,15 @@ class Preparation:
             control learns to follow any thresholds.
         size: larger images are reduced until their shorter side has this many pixels; none is enlarged.
         min_side: images with a shorter side than this, or than `size` if that is less, are rejected.
+        captions: "one": each caption of an image is kept, and one is drawn each time; "all": they are joined by
+            commas; "none": prompts are empty.
     """
 
     condition: str
     options: Mapping[str, float] | None = None
     size: int = 512
     min_side: int = 64
+    captions: Captions = "one"
 
     def __post_init__(self) -> None:
         if self.size < 8 or self.min_side < 1:
@@ -90,10 +96,7 @@ def prepare(sample: Sample, how: Preparation) -> Prepared:
     Raises:
         Rejected: if the sample cannot be used.
     """
-    # A truncated caption may end in half a surrogate pair, which is not a character.
-    caption = " ".join(sample.caption.encode("utf-8", "replace").decode().split())
-    if not caption:
-        raise Rejected("empty caption", "the image has no caption")
+    captions = _captions(sample, how.captions)
     image, lossy = _decode(sample.image, min(how.min_side, how.size))
     content = hashlib.sha256(repr(image.size).encode() + image.tobytes())
     width, height = image.size
@@ -106,7 +109,27 @@ def prepare(sample: Sample, how: Preparation) -> Prepared:
         content.update(condition.tobytes())
         image, condition = fit(image, *new, "stretch"), kinds.fit_map(condition, how.condition, new, "stretch")
     suffix = "jpg" if lossy else "png"
-    return Prepared(sample.key, encode(image, suffix), suffix, encode(condition, "png"), caption, content.hexdigest())
+    return Prepared(
+        sample.key,
+        encode(image, suffix),
+        suffix,
+        encode(condition, "png"),
+        captions[0],
+        content.hexdigest(),
+        captions[1:],
+    )
+
+
+def _captions(sample: Sample, wanted: Captions) -> tuple[str, ...]:
+    """The captions that are kept, one line each; at least one."""
+    if wanted == "none":
+        return ("",)
+    # A truncated caption may end in half a surrogate pair, which is not a character.
+    found = [" ".join(caption.encode("utf-8", "replace").decode().split()) for caption in sample.captions]
+    found = list(dict.fromkeys(caption for caption in found if caption))
+    if not found:
+        raise Rejected("empty caption", "the image has no caption (captions: none trains without any)")
+    return (", ".join(found),) if wanted == "all" else tuple(found)
 
 
 def _decode(data: ImageData, min_side: int) -> tuple[Image.Image, bool]:
@@ -136,7 +159,9 @@ def _decode_condition(data: ImageData, size: tuple[int, int]) -> Image.Image:
     """A condition that the source brings, as RGB, of exactly the image's size."""
     try:
         given = io.BytesIO(data) if isinstance(data, bytes) else data
-        condition = to_rgb(given) if isinstance(given, Image.Image) else open_image(given)
+        # What is transparent in a map is empty: black.
+        drawn = isinstance(given, Image.Image)
+        condition = to_rgb(given, "black") if drawn else open_image(given, background="black")
     except (TetherError, OSError) as error:
         raise Rejected("condition unreadable", str(error)) from None
     if condition.size != size:

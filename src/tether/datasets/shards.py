@@ -3,7 +3,8 @@
     00000007.png            the image (or .jpg, ...)
     00000007.condition.png  its condition image
     00000007.txt            its caption
-    00000007.json           {"key": ..., "content": ...}: its key in the source, SHA-256 of its pixels
+    00000007.json           {"key": ..., "content": ...}: its key in the source, SHA-256 of its pixels; and
+                            "captions", all of them, if it has several
 
 Members are read by their byte offset, so samples are read in any order without unpacking.
 The bytes of a written shard depend only on its samples: they contain no time, owner or machine.
@@ -19,14 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tether.datasets.names import CONDITION_NAMES, IMAGE_SUFFIXES, caption_values, captions_of
 from tether.datasets.prepare import Prepared
 from tether.datasets.source import Rejected, Sample
 from tether.errors import TetherError
 
 __all__ = [
-    "CAPTION_KEYS",
-    "CONDITION_NAMES",
-    "IMAGE_SUFFIXES",
     "TarMember",
     "TarReader",
     "caption_of",
@@ -34,10 +33,8 @@ __all__ = [
     "write_tar",
 ]
 
-IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff", "gif")
-CONDITION_NAMES = ("condition", "conditioning", "conditioning_image", "cond", "hint", "control")
-CAPTION_SUFFIXES = ("txt", "caption", "text")
-CAPTION_KEYS = ("text", "caption", "prompt")
+CAPTION_SUFFIXES = ("txt", "caption", "text", "transcript")
+CONDITION_SUFFIXES = tuple(f"{name}.{suffix}" for name in CONDITION_NAMES for suffix in IMAGE_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -47,26 +44,29 @@ class TarMember:
     path: Path
     name: str
     files: dict[str, tuple[int, int]]
+    shard: str
 
     @property
     def key(self) -> str:
         """Shard and sample: "shard-00000/00000007"."""
-        return f"{self.path.stem}/{self.name}"
+        return f"{self.shard}/{self.name}"
 
 
 class TarReader:
     """Samples of tar files, by number.
 
     Args:
-        paths: the tar files, in order. Only headers are read when opening them.
+        paths: the tar files, in order, uncompressed. Only headers are read when opening them.
+        stems: names of the shards in keys; by default the files' names without ".tar".
 
     Raises:
         TetherError: for a file that is not an uncompressed tar.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], stems: Sequence[str] | None = None) -> None:
         self.paths = list(paths)
-        self.members = [member for path in self.paths for member in _members(path)]
+        stems = [path.stem for path in paths] if stems is None else stems
+        self.members = [m for path, stem in zip(self.paths, stems, strict=True) for m in _members(path, stem)]
 
     def __len__(self) -> int:
         return len(self.members)
@@ -97,32 +97,43 @@ class TarReader:
             return {}
         return meta if isinstance(meta, dict) else {}
 
-    def sample(self, index: int) -> Sample:
+    def sample(
+        self,
+        index: int,
+        images: Sequence[str] = IMAGE_SUFFIXES,
+        conditions: Sequence[str] = CONDITION_SUFFIXES,
+    ) -> Sample:
         """One sample.
+
+        Args:
+            index: its number.
+            images, conditions: suffixes of the image and of the condition, in the order in which they are looked for.
 
         Raises:
             Rejected: if it has no image, or its caption is not UTF-8.
         """
         member = self.members[index]
-        image = self._first(index, IMAGE_SUFFIXES)
+        image = self._first(index, images)
         if image is None:
             names = ", ".join(member.files)
             raise Rejected(
                 "unreadable", f"no image among its files ({names})" if names else "the shard is damaged here"
             )
-        condition = self._first(index, [f"{name}.{suffix}" for name in CONDITION_NAMES for suffix in IMAGE_SUFFIXES])
-        return Sample(member.key, image, self.caption(index), condition)
+        captions = self.captions(index)
+        condition = self._first(index, conditions)
+        return Sample(member.key, image, captions[0] if captions else "", condition, captions[1:])
 
-    def caption(self, index: int) -> str:
-        """A sample's caption, from its text file or its JSON; "" if it has none.
+    def captions(self, index: int) -> tuple[str, ...]:
+        """A sample's captions, from its text file or its JSON; "captions" in the JSON of a built dataset has all.
 
         Raises:
-            Rejected: if it is not UTF-8.
+            Rejected: if its text is not UTF-8.
         """
+        meta = self.meta(index)
+        if "content" in meta and "captions" in meta:
+            return captions_of(meta["captions"])
         text = self._first(index, CAPTION_SUFFIXES)
-        if text is None:
-            return caption_of(self.meta(index))
-        return decode_caption(text)
+        return caption_values(meta) if text is None else (decode_caption(text),)
 
     def _first(self, index: int, suffixes: Sequence[str]) -> bytes | None:
         found = next((suffix for suffix in suffixes if suffix in self.members[index].files), None)
@@ -142,11 +153,11 @@ def decode_caption(text: bytes) -> str:
 
 
 def caption_of(record: dict[str, Any]) -> str:
-    """The caption in a record, under any of the usual keys."""
-    return next((str(record[key]) for key in CAPTION_KEYS if isinstance(record.get(key), str)), "")
+    """The first caption in a record, under any of the usual keys; "" if there is none."""
+    return next(iter(caption_values(record)), "")
 
 
-def _members(path: Path) -> list[TarMember]:
+def _members(path: Path, stem: str) -> list[TarMember]:
     """The samples of a tar file. A damaged one gives those before the damage, and one more that raises when read."""
     found: dict[str, dict[str, tuple[int, int]]] = {}
     try:
@@ -159,16 +170,18 @@ def _members(path: Path) -> list[TarMember]:
                     found.setdefault(key, {})[suffix.lower()] = (entry.offset_data, entry.size)
     except (tarfile.TarError, OSError, ValueError, OverflowError, MemoryError) as error:
         if not found:
-            raise TetherError(f"{path} is not an uncompressed tar file ({error}): decompress it first") from None
+            raise TetherError(f"{path} is not an uncompressed tar file: {error}") from None
         found["(the rest)"] = {}
-    return [TarMember(path, name, files) for name, files in found.items()]
+    return [TarMember(path, name, files, stem) for name, files in found.items()]
 
 
 def write_tar(path: Path, samples: Sequence[tuple[int, Prepared]]) -> None:
     """Writes samples, each with its number in the source, as one shard."""
     with tarfile.open(path, "w:", format=tarfile.USTAR_FORMAT) as archive:
         for number, sample in samples:
-            meta = {"content": sample.content, "key": sample.key}
+            meta: dict[str, Any] = {"content": sample.content, "key": sample.key}
+            if sample.further_captions:
+                meta["captions"] = [sample.caption, *sample.further_captions]
             files = {
                 sample.suffix: sample.image,
                 "condition.png": sample.condition,

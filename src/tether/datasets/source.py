@@ -6,14 +6,16 @@ A fault of one sample is raised (`Rejected`) when that sample is read, never whe
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from PIL import Image
 
 from tether.datasets.manifest import digest
+from tether.files.hashing import hash_file
 
 __all__ = ["ImageData", "Reason", "Rejected", "Sample", "Source"]
 
@@ -42,12 +44,19 @@ class Sample:
         image: the image.
         caption: its caption.
         condition: the condition image, of the image's size, if the source has one.
+        further_captions: its other captions, if it has several.
     """
 
     key: str
     image: ImageData
     caption: str
     condition: ImageData | None = None
+    further_captions: tuple[str, ...] = ()
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """All its captions; none if the caption is empty."""
+        return tuple(caption for caption in (self.caption, *self.further_captions) if caption.strip())
 
 
 class Rejected(Exception):
@@ -74,11 +83,15 @@ class Source(ABC):
         has_conditions: whether every sample comes with one condition image of its own. Its kind is not recorded, so
             the user names it.
         exact_conditions: kinds of condition that the source can compute for a sample without an annotator.
+        conditions_from: where its conditions were found, in words, "column 'guide'"; empty if nowhere.
+        left_out: what it has and does not read: description -> number.
     """
 
     layout: str
     has_conditions: bool = False
     exact_conditions: frozenset[str] = frozenset()
+    conditions_from: str = ""
+    left_out: Mapping[str, int] = MappingProxyType({})
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -104,6 +117,15 @@ class Source(ABC):
     def listing(self) -> list[Any]:
         """JSON values that change when the samples do: captions, names and sizes, not the images' bytes."""
 
+    def files(self) -> Iterable[Path]:
+        """The files that hold its images and conditions; none if it draws them itself."""
+        return ()
+
+    def content(self) -> str | None:
+        """SHA-256 of the bytes of all its files, read as a whole; None if it has none."""
+        hashes = [_hash_or_none(path) for path in self.files()]
+        return digest(hashes) if hashes else None
+
     def brings(self, kind: str) -> bool:
         """Whether samples of this kind of condition need no annotator."""
         return self.has_conditions or kind in self.exact_conditions
@@ -117,3 +139,10 @@ class Source(ABC):
     def fingerprint(self) -> str:
         """SHA-256 that identifies the source's content."""
         return digest([self.layout, self.listing()])
+
+
+def _hash_or_none(path: Path) -> str | None:
+    try:
+        return hash_file(path)
+    except OSError:
+        return None

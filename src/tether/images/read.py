@@ -13,16 +13,18 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, features
 
 from tether.errors import TetherError
 
-__all__ = ["MAX_TEXT", "open_image", "read_metadata", "to_rgb"]
+__all__ = ["MAX_TEXT", "Background", "open_image", "read_metadata", "to_rgb"]
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA")
+_AVIF = ("AVIF",) if "avif" in features.modules and features.check("avif") else ()
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", *_AVIF)
+Background = Literal["white", "black"]
 MAX_TEXT = 64 * 2**20
 """Bytes of text in a PNG; Pillow opens none with more."""
 MAX_PIXELS = 178_000_000
@@ -44,11 +46,12 @@ _TURNS = {
 """What makes an image upright, by EXIF orientation."""
 
 
-def open_image(source: Path | str | IO[bytes]) -> Image.Image:
+def open_image(source: Path | str | IO[bytes], *, background: Background = "white") -> Image.Image:
     """Reads an image as 8-bit RGB, upright.
 
     EXIF rotation is applied; 16-bit and float grays are scaled to 8 bits; CMYK is converted; transparency is composited
-    onto white; of an animation the first frame is taken. A longest side above 8,192 is reduced to that.
+    onto the background, which is white for images and black for condition maps; of an animation the first frame is
+    taken. A longest side above 8,192 is reduced to that.
 
     Raises:
         TetherError: in one line, for a file that is missing, empty, damaged, of an unsupported format, or larger than
@@ -63,7 +66,7 @@ def open_image(source: Path | str | IO[bytes]) -> Image.Image:
             if image.width * image.height > MAX_PIXELS:
                 size = f"{image.width}x{image.height} pixels"
                 raise TetherError(f"{name} has {size}: the limit is {MAX_PIXELS // 10**6} million")
-            upright = _read(image)
+            upright = _read(image, background)
             upright.info.clear()  # a profile or comment would be written into every PNG made of it
             return upright
 
@@ -103,7 +106,7 @@ def _starts_like_an_image(source: Path | str | IO[bytes]) -> bool:
     return source.read(4).startswith(_BEGINNINGS)
 
 
-def _read(image: Image.Image) -> Image.Image:
+def _read(image: Image.Image, background: Background) -> Image.Image:
     """Decodes an opened image and turns it into upright 8-bit RGB of at most the working size."""
     if image.format == "JPEG":
         image.draft(None, (WORKING_SIDE, WORKING_SIDE))
@@ -114,7 +117,7 @@ def _read(image: Image.Image) -> Image.Image:
         # In one step: the reduction that Pillow does first by default does not support 16 bits.
         image.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BOX, reducing_gap=None)
     turn = _TURNS.get(_orientation(image))
-    image = _gray_to_rgb(image, sixteen) if sixteen else to_rgb(image)
+    image = _gray_to_rgb(image, sixteen) if sixteen else to_rgb(image, background)
     if max(image.size) > WORKING_SIDE:
         image.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BOX)
     return image.copy() if turn is None else image.transpose(turn)  # either way independent of the file
@@ -128,10 +131,10 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, background: Background = "white") -> Image.Image:
     """Any PIL image as 8-bit RGB of the same size.
 
-    16-bit and float grays are scaled to 8 bits; CMYK is converted; transparency is composited onto white.
+    16-bit and float grays are scaled to 8 bits; CMYK is converted; transparency is composited onto the background.
     """
     transparent = "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La")
     if image.mode == "RGB" and not transparent:
@@ -142,7 +145,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return _cmyk_to_rgb(image)
     if transparent:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
     return image.convert("RGB")
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from tether.base import Base
+from tether.datasets.build import build_dataset
 from tether.datasets.latents.samples import CachedSamples
 from tether.images import fit_condition
 
@@ -48,3 +50,17 @@ def test_the_place_of_a_mirrored_crop_is_that_in_the_mirrored_picture(
         assert same.mean() > 0.8  # nearest pixels: mirrored before or after they are chosen, some are others
         flips += flip
     assert flips > 0
+
+
+def test_one_of_several_captions_is_drawn_for_each_epoch(mirrored: Path, tiny_base: Base, tmp_path: Path) -> None:
+    captions = ["a cat", "a pet", "a grey animal"]
+    (mirrored / "0.txt").unlink()
+    (mirrored / "0.json").write_text(json.dumps(captions))
+    build_dataset(mirrored, tmp_path / "data", "canny", workers=0)
+    samples = CachedSamples(cached(tmp_path / "data", tiny_base, tmp_path / "cache"), seed=3)
+    drawn = [samples.sample(0, epoch) for epoch in range(40)]
+    assert {sample["caption"] for sample in drawn} == set(captions)
+    assert [sample["caption"] for sample in drawn] == [samples.caption_of(0, epoch) for epoch in range(40)]
+    states = {sample["caption"]: sample["text_states"] for sample in drawn}
+    assert not np.array_equal(states["a cat"], states["a pet"])
+    assert {samples.caption_of(1, epoch) for epoch in range(10)} == {"number 1"}

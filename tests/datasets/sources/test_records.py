@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from tether.datasets.names import Reading
 from tether.datasets.source import Rejected
 from tether.datasets.sources import open_source
+from tether.errors import TetherError
 
 from ..conftest import as_imagefolder, picture, png
 
@@ -69,3 +72,67 @@ def test_a_record_cannot_name_files_elsewhere(name: str, key: str, tmp_path: Pat
     (tmp_path / "in" / "metadata.jsonl").write_text(json.dumps(record))
     with pytest.raises(Rejected, match="leads out"):
         open_source(tmp_path / "in")[0]
+
+
+def write(path: Path, rows: list[dict[str, object]]) -> None:
+    if path.suffix == ".csv":
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+NAMES = [
+    ("metadata.jsonl", "file_name", "conditioning_image", "text"),
+    ("metadata.csv", "file_name", "conditioning_image_file_name", "text"),
+    ("metadata.jsonl", "image_file_name", "conditioning_image_file_name", "caption"),
+    ("metadata.jsonl", "image_path", "control_path", "caption"),
+    ("train.jsonl", "image", "guide", "prompt"),
+    ("captions.csv", "image", "hint", "captions"),
+    ("metadata.jsonl", "target", "source", "prompt"),
+]
+
+
+@pytest.mark.parametrize(("name", "image", "condition", "caption"), NAMES)
+def test_usual_names_of_files_and_keys_are_known(
+    name: str, image: str, condition: str, caption: str, tmp_path: Path
+) -> None:
+    rows = []
+    for k in range(3):
+        picture(k).save(tmp_path / f"{k}.png")
+        picture(10 + k).save(tmp_path / f"c{k}.png")
+        rows.append({image: f"{k}.png", condition: f"c{k}.png", caption: f"number {k}, a cat"})
+    write(tmp_path / name, rows)
+    for source in (open_source(tmp_path), open_source(tmp_path / name)):
+        assert source.has_conditions
+        assert [sample.caption for sample in source] == [f"number {k}, a cat" for k in range(3)]
+        assert [Path(str(sample.condition)).name for sample in source] == ["c0.png", "c1.png", "c2.png"]
+
+
+def test_a_key_that_may_hold_conditions_is_refused_until_it_is_named(tmp_path: Path) -> None:
+    picture(0).save(tmp_path / "a.png")
+    picture(1).save(tmp_path / "b.png")
+    write(tmp_path / "metadata.jsonl", [{"file_name": "a.png", "edges": "b.png", "text": "a cat"}])
+    with pytest.raises(TetherError, match="edges may hold conditions"):
+        open_source(tmp_path)
+    assert open_source(tmp_path, reading=Reading(condition_column="edges")).has_conditions
+    assert not open_source(tmp_path, reading=Reading(condition_column="none")).has_conditions
+
+
+def test_several_captions_of_an_image_are_one_sample(tmp_path: Path) -> None:
+    picture(0).save(tmp_path / "a.png")
+    picture(1).save(tmp_path / "b.png")
+    rows = [("a.png", "a cat"), ("b.png", ["a dog", "a pet"]), ("a.png", "a pet")]
+    write(tmp_path / "metadata.jsonl", [{"file_name": name, "text": text} for name, text in rows])
+    assert [sample.captions for sample in open_source(tmp_path)] == [("a cat", "a pet"), ("a dog", "a pet")]
+
+
+def test_a_row_with_too_few_columns_costs_only_its_own_sample(tmp_path: Path) -> None:
+    picture(0).save(tmp_path / "a.png")
+    (tmp_path / "metadata.csv").write_text('file_name,text\na.png,"a cat, grey"\nb.png\n')
+    source = open_source(tmp_path)
+    assert source[0].caption == "a cat, grey"
+    with pytest.raises(Rejected, match="row 3"):
+        source[1]

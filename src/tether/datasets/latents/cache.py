@@ -5,7 +5,7 @@
         conditions  uint8 `(bytes,)`: the crops' conditions, PNG, concatenated
         ends        int64 `(n, k)`: the end of each of them
         crops       int32 `(n, k, 6)`: left, top, side, flip, and the image's width and height
-    OUT/latents-KEY/samples.jsonl                 a line {"name", "caption"} a sample
+    OUT/latents-KEY/samples.jsonl                 a line {"name", "caption"} a sample; "captions" if it has several
     OUT/text-KEY/shard-00000.safetensors ...      for each caption, the empty prompt first:
         states      float16 `(n, T, D)`; for SDXL also pooled, float16 `(n, P)`
 
@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def build_cache(
     if crops < 1 or batch_size < 1 or seed < 0:
         raise TetherError(f"crops is {crops}, batch_size {batch_size}, seed {seed}: give at least 1, 1 and 0")
     names, captions = _names_and_captions(reader)
-    prompts = list(dict.fromkeys(["", *captions]))
+    prompts = list(dict.fromkeys(["", *chain.from_iterable(captions)]))
     kind = str(manifest.settings["condition"])
     side = _side(base, resolution)
     settings = {
@@ -111,7 +112,8 @@ def build_cache(
     }
 
     def cuts(index: int) -> list[Cut]:
-        return cut(reader, index, kind, side, crops, flips and may_flip(kind, captions[index]), seed)
+        mirrored = flips and all(may_flip(kind, caption) for caption in captions[index])
+        return cut(reader, index, kind, side, crops, mirrored, seed)
 
     total = len(reader) + len(prompts)
     for_text = {"format": FORMAT, "captions": digest(prompts), "encoder": hash_text_encoders(base)}
@@ -132,19 +134,21 @@ def _side(base: Base, resolution: int | None) -> int:
     return side
 
 
-def _names_and_captions(reader: TarReader) -> tuple[list[str], list[str]]:
-    """Of all samples."""
+def _names_and_captions(reader: TarReader) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Of all samples; each has at least one caption, which may be empty."""
     try:
         metas = [reader.meta(index) for index in range(len(reader))]
-        captions = [reader.caption(index) for index in range(len(reader))]
+        captions = [reader.captions(index) or ("",) for index in range(len(reader))]
     except Rejected as fault:
         raise TetherError(f"the dataset is damaged ({fault.detail}): run `tether dataset check`") from None
     return [str(meta.get("key", member.key)) for meta, member in zip(metas, reader.members, strict=True)], captions
 
 
-def _lines(names: list[str], captions: list[str]) -> str:
+def _lines(names: list[str], captions: list[tuple[str, ...]]) -> str:
     """The content of `samples.jsonl`."""
-    listed = [{"name": name, "caption": caption} for name, caption in zip(names, captions, strict=True)]
+    listed: list[dict[str, Any]] = []
+    for name, (first, *others) in zip(names, captions, strict=True):
+        listed.append({"name": name, "caption": first} | ({"captions": [first, *others]} if others else {}))
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in listed)
 
 

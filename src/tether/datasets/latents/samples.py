@@ -1,13 +1,14 @@
 """A cached dataset as training reads it: any sample at any epoch, from memory-mapped files.
 
 In epoch e a sample shows crop (o + e) mod k, where o is drawn from (seed, index), so that k epochs show each of its
-k crops once. The order of the samples is the caller's (`tether.training.data`).
+k crops once, and one of its captions at random. The order of the samples is the caller's (`tether.training.data`).
 """
 
 from __future__ import annotations
 
 import io
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ from tether.errors import TetherError
 
 __all__ = ["CachedSamples"]
 
-_CROP = 1
-"""Separates the random numbers of the crops from others of the same seed."""
+_CROP, _CAPTION = 1, 2
+"""Separate the random numbers of crops, and of captions, from others of the same seed."""
 
 
 class CachedSamples:
@@ -37,7 +38,7 @@ class CachedSamples:
     Attributes:
         empty_text_states: float32 `(T, D)`, the states of the empty prompt.
         empty_pooled: float32 `(P,)`, its pooled states for SDXL, else None.
-        names, captions: of each sample.
+        names, captions: of each sample; the first caption if it has several.
         resolution: side of the images in pixels.
         crops: the number of crops of a sample, k.
 
@@ -56,8 +57,9 @@ class CachedSamples:
         listed = [json.loads(line) for line in lines if line]
         self.names: list[str] = [line["name"] for line in listed]
         self.captions: list[str] = [line["caption"] for line in listed]
-        rows = {caption: row for row, caption in enumerate(dict.fromkeys(["", *self.captions]))}
-        self._rows = np.array([rows[caption] for caption in self.captions])
+        self._alternatives = [tuple(line.get("captions", (line["caption"],))) for line in listed]
+        every = chain.from_iterable(self._alternatives)
+        self._rows = {caption: row for row, caption in enumerate(dict.fromkeys(["", *every]))}
         self.empty_text_states = self._text.read("states", 0).float()
         self.empty_pooled = self._text.read("pooled", 0).float() if self._text.has("pooled") else None
 
@@ -73,7 +75,8 @@ class CachedSamples:
             width of the image, top and left of the crop, and target size. For SDXL also pooled and empty_pooled,
             float32 `(P,)`.
         """
-        crop, row = self.crop_of(index, epoch), int(self._rows[index])
+        crop, caption = self.crop_of(index, epoch), self.caption_of(index, epoch)
+        row = self._rows[caption]
         left, top, side, flip, width, height = self._latents.read("crops", index)[crop].tolist()
         left = width - side - left if flip else left  # as SDXL was trained: the image is mirrored, then cropped
         scale, size = self.resolution / side, self.resolution
@@ -83,7 +86,7 @@ class CachedSamples:
             "text_states": self._text.read("states", row).float(),
             "empty_text_states": self.empty_text_states,
             "name": self.names[index],
-            "caption": self.captions[index],
+            "caption": caption,
             "crop": crop,
             "time_ids": torch.tensor([height, width, round(top * scale), round(left * scale), size, size]).float(),
         }
@@ -95,6 +98,13 @@ class CachedSamples:
         """Which of its crops a sample shows in an epoch."""
         offset = int(np.random.default_rng([self.seed, _CROP, index]).integers(self.crops))
         return (offset + epoch) % self.crops
+
+    def caption_of(self, index: int, epoch: int) -> str:
+        """Which of its captions a sample shows in an epoch: one at random."""
+        captions = self._alternatives[index]
+        if len(captions) == 1:
+            return captions[0]
+        return captions[int(np.random.default_rng([self.seed, _CAPTION, index, epoch]).integers(len(captions)))]
 
     def _condition(self, index: int, crop: int) -> Tensor:
         """uint8 `(3, R, R)`."""

@@ -2,37 +2,54 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tether.datasets.shards import IMAGE_SUFFIXES, decode_caption
+from tether.datasets.names import IMAGE_SUFFIXES, UNREAD_SUFFIXES, Reading, caption_values, captions_of
+from tether.datasets.shards import decode_caption
 from tether.datasets.source import Rejected, Sample, Source
+from tether.datasets.sources.pairs import pair_conditions
+from tether.datasets.sources.splits import choose_split, split_of
 from tether.files.hashing import hash_file
 
 __all__ = ["FolderSource", "is_image"]
 
-CONDITION = ".condition."
+_CAPTIONS = ("txt", "caption", "json")
+_CAPTION_FOLDERS = ("captions", "caption", "texts", "text", "prompts", "labels")
 
 
 class FolderSource(Source):
-    """Images in a folder and below it, with their captions beside them: `a.jpg`, `a.txt` (or `a.caption`).
+    """Images in a folder and below it, with their captions beside them: `a.txt`, `a.caption` or `a.json`.
 
-    `a.condition.png` beside `a.jpg` is its condition.
+    The condition of `a.jpg` is `a.condition.png` beside it, or an image of its name in a folder of conditions
+    (see `tether.datasets.sources.pairs`). Captions may be in a folder `captions` too.
     """
 
     layout = "folder"
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        images = sorted(
-            (path for path in folder.rglob("*") if is_image(path)),
-            key=lambda path: path.relative_to(folder).as_posix(),
+    def __init__(self, folder: Path, reading: Reading | None = None) -> None:
+        self.folder, self.reading = folder, reading or Reading()
+        files = sorted(_visible(folder), key=lambda path: path.relative_to(folder).as_posix())
+        images, splits = choose_split(
+            [path for path in files if is_image(path)],
+            lambda path: split_of(path, folder, by_name=False),
+            self.reading.split,
         )
-        self.conditions = {
-            str(path.with_name(path.name.split(CONDITION)[0])): path for path in images if CONDITION in path.name
-        }
-        self.images = [path for path in images if CONDITION not in path.name]
+        pairs = pair_conditions(folder, images, self.reading, lambda path: self._caption_file(path) is not None)
+        self.images, self.conditions = pairs.images, pairs.conditions
         self.has_conditions = bool(self.conditions)
+        self.conditions_from = pairs.found_by
+        self._unpaired = pairs.unpaired
+        left_out = Counter({f"images of the split {name}": count for name, count in splits.items()})
+        left_out |= Counter(f".{path.suffix[1:].lower()} files, which are not read" for path in files if _unread(path))
+        if self._unpaired:
+            left_out["conditions without an image"] = len(self._unpaired)
+        if pairs.ignored:
+            left_out["conditions, by request"] = pairs.ignored
+        self.left_out = dict(left_out)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -42,23 +59,59 @@ class FolderSource(Source):
 
     def sample(self, index: int, kind: str | None = None) -> Sample:
         path = self.images[index]
-        beside = self._caption_file(path)
-        try:
-            caption = "" if beside is None else decode_caption(beside.read_bytes())
-        except OSError as error:
-            raise Rejected("unreadable", f"cannot read {beside}: {error.strerror}") from None
-        condition = self.conditions.get(str(path.with_suffix("")))
+        captions = self._captions(path)
+        condition = self.conditions.get(path)
         if self.has_conditions and condition is None:
             raise Rejected("condition unreadable", f"{path.stem}.condition.png is missing")
-        return Sample(self.key(index), path, caption, condition)
+        return Sample(self.key(index), path, captions[0] if captions else "", condition, captions[1:])
 
-    @staticmethod
-    def _caption_file(path: Path) -> Path | None:
-        named = [path.with_suffix(suffix) for suffix in (".txt", ".caption")]
-        return next((file for file in named if file.is_file()), None)
+    def _captions(self, path: Path) -> tuple[str, ...]:
+        """All captions of an image.
+
+        Raises:
+            Rejected: if they cannot be read.
+        """
+        file = None if self.reading.captions == "none" else self._caption_file(path)
+        if file is None:
+            return ()
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            raise Rejected("unreadable", f"cannot read {file}: {error.strerror}") from None
+        if file.suffix.lower() != ".json":
+            return (decode_caption(data),)
+        try:
+            record = json.loads(data)
+        except (ValueError, RecursionError):
+            raise Rejected("unreadable", f"{file.name} is not valid JSON") from None
+        if not isinstance(record, dict):
+            return captions_of(record)
+        wanted = self.reading.caption_column
+        return caption_values(record) if wanted is None else captions_of(record.get(wanted))
+
+    def _caption_file(self, path: Path) -> Path | None:
+        return next((file for file in self._caption_places(path) if file.is_file()), None)
+
+    def _caption_places(self, path: Path) -> Iterator[Path]:
+        column = self.reading.caption_column
+        endings = [*([column.lstrip(".")] if column else []), *_CAPTIONS]
+        yield from (path.with_suffix(f".{ending}") for ending in endings)
+        yield path.with_name(f"{path.name}.txt")
+        if path.parent == self.folder:
+            return
+        inner = path.relative_to(self.folder).parts
+        for folder in _CAPTION_FOLDERS:  # images/a.png, captions/a.txt
+            yield self.folder.joinpath(folder, *inner[1:]).with_suffix(".txt")
+
+    def files(self) -> Iterator[Path]:
+        yield from self.images
+        yield from self._condition_files()
+
+    def _condition_files(self) -> list[Path]:
+        return sorted({*self.conditions.values(), *self._unpaired}, key=self._name)
 
     def listing(self) -> list[Any]:
-        files = [*self.images, *self.conditions.values()]
+        files = [*self.images, *self._condition_files()]
         captions = [file for path in self.images if (file := self._caption_file(path))]
         return [
             *([self._name(path), path.stat().st_size] for path in files),
@@ -74,6 +127,14 @@ def _hash_or_none(path: Path) -> str | None:
         return hash_file(path)
     except OSError:
         return None
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if not path.name.startswith(".") and path.is_file())
+
+
+def _unread(path: Path) -> bool:
+    return path.suffix[1:].lower() in UNREAD_SUFFIXES
 
 
 def is_image(path: Path) -> bool:

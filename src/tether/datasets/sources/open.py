@@ -5,75 +5,102 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from tether.datasets.names import Reading
 from tether.datasets.source import Source
 from tether.datasets.sources.folder import FolderSource, is_image
 from tether.datasets.sources.parquet import ParquetSource
-from tether.datasets.sources.records import metadata, promptfile
-from tether.datasets.sources.tar import TarSource
+from tether.datasets.sources.records import RECORD_FILES, names_images, record_source
+from tether.datasets.sources.tar import TAR_SUFFIXES, TarSource
 from tether.datasets.synthetic.builtin import BUILTIN, builtin_source
 from tether.errors import TetherError
 
 __all__ = ["BUILTIN", "open_source"]
 
-LAYOUTS: tuple[tuple[str, Callable[[list[Path]], Source]], ...] = (
-    ("prompt.json", lambda found: promptfile(found[0])),
-    ("metadata.jsonl", metadata),
-    ("*.tar", TarSource),
-    ("*.parquet", ParquetSource),
+Make = Callable[[list[Path], Path, Reading], Source]
+"""(files, the folder they were looked for in, reading) -> their source."""
+
+
+def _promptfile(paths: list[Path], root: Path, reading: Reading) -> Source:
+    return record_source(paths[:1], root, reading, "promptfile")
+
+
+LAYOUTS: tuple[tuple[tuple[str, ...], Make], ...] = (
+    (("prompt.json",), _promptfile),
+    (("metadata.jsonl",), record_source),
+    (("metadata.csv", "metadata.tsv"), record_source),
+    (("metadata.json",), record_source),
+    (tuple(f"*{suffix}" for suffix in TAR_SUFFIXES), TarSource),
+    (("*.parquet",), ParquetSource),
 )
 """File patterns, in the order they are looked for, and the reader for such files."""
 
+_EXPECTED = "images with captions beside them, metadata.jsonl or .csv, prompt.json, WebDataset tars or parquet files"
 
-def open_source(ref: str | Path, *, size: int = 512, count: int | None = None) -> Source:
+
+def open_source(
+    ref: str | Path, *, size: int = 512, count: int | None = None, reading: Reading | None = None
+) -> Source:
     """Opens a source of samples.
 
     Args:
         ref: "emoji3d", "scenes" or "circles"; or a folder of images with captions beside them, or with
-            `metadata.jsonl`, `prompt.json`, WebDataset tars or parquet files in it; or one such file.
+            `metadata.jsonl` (or `.csv`), `prompt.json`, WebDataset tars or parquet files in it; or one such file.
         size: side of the images that the built-in sets draw.
         count: how many they draw; by default their own number. Other sources give all they have.
+        reading: how the source's names are read.
 
     Raises:
-        TetherError: if the source does not exist or is empty, or pyarrow is needed and missing.
+        TetherError: if the source does not exist or is empty, pyarrow is needed and missing, or something in it looks
+            like conditions and would not be used.
     """
+    reading = reading or Reading()
     if str(ref) in BUILTIN:
+        if named := ", ".join(reading.given()):
+            raise TetherError(
+                f"{ref} is drawn by the package, and has no columns, folders or splits: leave {named} out"
+            )
         return builtin_source(str(ref), size, count)
     if count is not None:
         raise TetherError(f"count applies only to {', '.join(BUILTIN)}; {ref} gives all its samples: leave count out")
     path = Path(ref)
     if not path.exists():
         raise TetherError(f"source {ref} does not exist: give a folder, a file, or one of {', '.join(BUILTIN)}")
-    source = _open(path)
+    source = _open(path, reading)
     if len(source) == 0:
-        raise TetherError(
-            f"{ref} contains no samples: expected images with captions beside them, metadata.jsonl, prompt.json, "
-            "WebDataset tars or parquet files"
-        )
+        rest = ", ".join(f"{number} {what}" for what, number in source.left_out.items())
+        found = f" (left out: {rest})" if rest else ""
+        raise TetherError(f"{ref} contains no samples{found}: expected {_EXPECTED}")
     return source
 
 
-def _open(path: Path) -> Source:
+def _open(path: Path, reading: Reading) -> Source:
     """The first layout whose files are present."""
-    for pattern, make in LAYOUTS:
-        if found := _find(path, pattern):
-            return make(found)
+    root = path if path.is_dir() else path.parent
+    for patterns, make in LAYOUTS:
+        if found := _find(path, patterns):
+            return make(found, root, reading)
+    if path.is_file() and path.suffix.lower() in RECORD_FILES:
+        return record_source([path], root, reading)
     if path.is_dir():
-        return FolderSource(path)
+        records = [file for file in sorted(path.iterdir()) if file.suffix.lower() in RECORD_FILES]
+        if found := [file for file in records if names_images(file, reading)]:
+            return record_source(found, root, reading)
+        return FolderSource(path, reading)
     raise TetherError(
-        f"{path} is not a supported source: give a folder, or a .tar, .parquet, metadata.jsonl or prompt.json file"
+        f"{path} is not a supported source: give a folder, or a .tar, .parquet, .jsonl, .csv or prompt.json file"
     )
 
 
-def _find(path: Path, pattern: str) -> list[Path]:
+def _find(path: Path, patterns: tuple[str, ...]) -> list[Path]:
     """Files that match a pattern: the path itself, or in the folder, or below it.
 
     Archives below count only in a folder without images, so that a stray archive does not hide the images.
     """
     if not path.is_dir():
-        return [path] if path.match(pattern) else []
-    if found := sorted(path.glob(pattern)):
+        return [path] if any(path.match(pattern) for pattern in patterns) else []
+    if found := sorted(file for pattern in patterns for file in path.glob(pattern)):
         return found
-    is_archive = not pattern.endswith((".json", ".jsonl"))
+    is_archive = patterns[0].startswith("*")
     if is_archive and any(map(is_image, path.rglob("*"))):
         return []
-    return sorted(path.rglob(pattern))
+    return sorted(file for pattern in patterns for file in path.rglob(pattern))

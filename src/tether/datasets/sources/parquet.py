@@ -6,56 +6,86 @@ An image is bytes, or {"bytes": ..., "path": ...}. Needs pyarrow: `pip install t
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from tether.datasets.shards import CAPTION_KEYS
+from tether.datasets.names import (
+    CAPTION_NAMES,
+    CONDITION_NAMES,
+    IMAGE_NAMES,
+    NONE,
+    Reading,
+    captions_of,
+    find_names,
+    normal,
+    refuse_unused,
+)
 from tether.datasets.source import Rejected, Sample, Source
-from tether.datasets.sources.records import CONDITION_KEYS, file_of
+from tether.datasets.sources.records import file_of
+from tether.datasets.sources.splits import choose_split, split_of
 from tether.errors import TetherError
 
 __all__ = ["ParquetSource"]
-
-IMAGE_KEYS = ("image", "target", "img", "jpg", "png")
 
 
 class ParquetSource(Source):
     """Rows of parquet files; one row group is in memory at a time.
 
     Raises:
-        TetherError: if pyarrow is missing, a file is damaged, or there is no column of images or of captions.
+        TetherError: if pyarrow is missing, a file is damaged, there is no column of images or of captions, or a column
+            of images looks like conditions and would not be used.
     """
 
     layout = "parquet"
 
-    def __init__(self, paths: list[Path]) -> None:
-        self.paths = paths
+    def __init__(self, paths: list[Path], root: Path | None = None, reading: Reading | None = None) -> None:
+        self.reading = reading or Reading()
+        root = root or paths[0].parent
+        self.paths, splits = choose_split(paths, lambda path: split_of(path, root, by_name=True), self.reading.split)
+        self.left_out = _rows_left_out([path for path in paths if path not in self.paths], root) if splits else {}
         self.groups: list[tuple[int, int]] = []
         rows = []
-        self.sizes = [path.stat().st_size for path in paths]
-        columns: set[str] = set()
-        for number, path in enumerate(paths):
+        self.sizes = [path.stat().st_size for path in self.paths]
+        columns: dict[str, bool] = {}
+        for number, path in enumerate(self.paths):
             file = _open_parquet(path)
-            columns |= set(file.schema_arrow.names)
+            columns |= {field.name: _may_hold_images(field.type) for field in file.schema_arrow}
             for group in range(file.metadata.num_row_groups):
                 self.groups.append((number, group))
                 rows.append(file.metadata.row_group(group).num_rows)
         self.ends = list(accumulate(rows))
-        self.image = self._column(columns, IMAGE_KEYS, "images")
-        self.caption = self._column(columns, CAPTION_KEYS, "captions")
-        self.condition = next((name for name in CONDITION_KEYS if name in columns), None)
+        self.image, self.caption, self.condition = self._columns(columns)
         self.has_conditions = self.condition is not None
+        self.conditions_from = f"column {self.condition!r}" if self.condition else ""
         self._loaded: tuple[int, Any] = (-1, None)
 
-    def _column(self, columns: set[str], names: tuple[str, ...], what: str) -> str:
-        for name in names:
-            if name in columns:
-                return name
-        present = ", ".join(sorted(columns))
-        raise TetherError(
-            f"{self.paths[0]} has no column of {what}: expected one of {', '.join(names)}, it has {present}"
-        )
+    def _columns(self, columns: dict[str, bool]) -> tuple[str, str | None, str | None]:
+        """The columns of images, captions and conditions; `columns` says of each whether it may hold images."""
+        reading = self.reading
+        image = self._column(columns, IMAGE_NAMES, reading.image_column, "images", "--image-column")
+        caption = None
+        if reading.captions != "none":
+            caption = self._column(columns, CAPTION_NAMES, reading.caption_column, "captions", "--caption-column")
+        found = find_names(columns, CONDITION_NAMES, reading.condition_column, "condition")
+        if not found and reading.condition_column is None and normal(image) == "target":
+            found = tuple(name for name in columns if normal(name) == "source")
+        if not found and reading.condition_column != NONE:
+            unused = [name for name, images in columns.items() if images and name not in (image, caption)]
+            refuse_unused(unused, self.paths[0], "--condition-column")
+        return image, caption, next(iter(found), None)
+
+    def _column(
+        self, columns: dict[str, bool], table: tuple[str, ...], given: str | None, what: str, option: str
+    ) -> str:
+        found = find_names(columns, table, given, what)
+        if not found:
+            raise TetherError(
+                f"{self.paths[0]} has no column of {what}: expected one of {', '.join(table)}; it has "
+                f"{', '.join(sorted(columns))}; name one with {option}"
+            )
+        return found[0]
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_loaded": (-1, None)}  # each process reads its own rows
@@ -84,7 +114,8 @@ class ParquetSource(Source):
         condition = _image(record.get(self.condition), folder) if self.condition else None
         if self.condition and condition is None:
             raise Rejected("condition unreadable", "the row has no condition")
-        return Sample(self.key(index), image, _caption(record.get(self.caption)), condition)
+        captions = captions_of(record.get(self.caption)) if self.caption else ()
+        return Sample(self.key(index), image, captions[0] if captions else "", condition, captions[1:])
 
     def _rows(self, group: int) -> Any:
         """The table of a row group, kept until another group is read.
@@ -103,6 +134,9 @@ class ParquetSource(Source):
             self._loaded = (group, table)
         return self._loaded[1]
 
+    def files(self) -> list[Path]:
+        return self.paths
+
     def listing(self) -> list[Any]:
         return [[path.name, size] for path, size in zip(self.paths, self.sizes, strict=True)]
 
@@ -115,10 +149,19 @@ def _image(value: Any, folder: Path) -> bytes | Path | None:
     return value if isinstance(value, bytes) and value else None
 
 
-def _caption(value: Any) -> str:
-    """A caption; the first one, if the image has several."""
-    first = next(iter(value), "") if isinstance(value, list) else value
-    return first if isinstance(first, str) else ""
+def _rows_left_out(paths: list[Path], root: Path) -> dict[str, int]:
+    """The rows of files that are not read, by their split."""
+    counts: Counter[str] = Counter()
+    for path in paths:
+        rows = _open_parquet(path).metadata.num_rows
+        counts[f"rows of the split {split_of(path, root, by_name=True) or 'none'}"] += rows
+    return dict(counts)
+
+
+def _may_hold_images(kind: Any) -> bool:
+    """Whether a column's type is bytes, or Hugging Face's {"bytes": ..., "path": ...}."""
+    text = str(kind)
+    return text in ("binary", "large_binary") or (text.startswith("struct<") and "bytes: " in text)
 
 
 def _open_parquet(path: Path) -> Any:

@@ -1,18 +1,37 @@
-"""JSON records that name their files: Hugging Face's `metadata.jsonl` and the tutorial's `prompt.json`."""
+"""Records that name their files: Hugging Face's `metadata.jsonl` or `.csv`, the tutorial's `prompt.json`, others."""
 
 from __future__ import annotations
 
+import csv
 import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tether.datasets.shards import CONDITION_NAMES, caption_of
+from tether.datasets.names import (
+    CAPTION_NAMES,
+    CONDITION_NAMES,
+    IMAGE_NAMES,
+    NONE,
+    Reading,
+    captions_of,
+    find_names,
+    has_image_suffix,
+    normal,
+    refuse_unused,
+)
 from tether.datasets.source import Rejected, Sample, Source
+from tether.datasets.sources.splits import choose_split, split_name, split_of
 from tether.errors import TetherError
 
-__all__ = ["CONDITION_KEYS", "RecordSource", "file_of", "metadata", "promptfile"]
+__all__ = ["RECORD_FILES", "RecordSource", "file_of", "names_images", "record_source"]
 
-CONDITION_KEYS = tuple(key for name in CONDITION_NAMES for key in (name, f"{name}_file_name"))
+RECORD_FILES = (".jsonl", ".json", ".ndjson", ".csv", ".tsv")
+
+_LOOKED_AT = 100
+"""Records in which unknown keys are looked for."""
 
 Record = dict[str, Any] | str
 """A JSON object, or what is wrong with the record."""
@@ -29,31 +48,96 @@ def file_of(folder: Path, name: str) -> Path:
     return folder / name
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """A sample: the number of its first record, the record, and the captions of all records of its image."""
+
+    number: int
+    folder: Path
+    record: Record
+    captions: tuple[str, ...]
+
+
 class RecordSource(Source):
-    """Records that name their files.
+    """Records that name their files. Records of the same image and condition are one sample with several captions.
 
     Args:
         layout: the kind of record file.
         records: each a JSON object, with the folder its file names are relative to; a string describes a broken record.
-        image, condition: keys under which a record names its image and its condition, if it has one.
+        reading: the names that the user gave.
+        left_out: what of the source is not read: description -> number.
+
+    Raises:
+        TetherError: when a key that the user named is missing, or a key may hold conditions and would not be used.
     """
 
     def __init__(
-        self, layout: str, records: list[tuple[Path, Record]], image: tuple[str, ...], condition: tuple[str, ...]
+        self,
+        layout: str,
+        records: list[tuple[Path, Record]],
+        reading: Reading | None = None,
+        left_out: Counter[str] | None = None,
     ) -> None:
-        self.layout, self.records, self.image, self.condition = layout, records, image, condition
-        self.has_conditions = any(isinstance(r, dict) and _first(r, condition) for _, r in records)
+        self.layout, self.reading = layout, reading or Reading()
+        records, splits = _of_split(records, self.reading)
+        self.records = records
+        keys = list(dict.fromkeys(key for _, record in records if isinstance(record, dict) for key in record))
+        self.image, self.condition = _keys(keys, layout, self.reading)
+        self.caption = find_names(keys, CAPTION_NAMES, self.reading.caption_column, "caption")
+        self.entries = self._merged()
+        self.has_conditions = any(isinstance(r, dict) and _first(r, self.condition) for _, r in records)
+        self.conditions_from = f"key {self.condition[0]!r}" if self.has_conditions else ""
+        if not self.has_conditions and self.reading.condition_column is None:
+            refuse_unused(self._unused(keys), "the records", "--condition-column")
+        self.left_out = dict((left_out or Counter()) + splits)
+
+    def _merged(self) -> list[_Entry]:
+        """The samples: one an image, unless its captions are the same too."""
+        entries: list[_Entry] = []
+        places: dict[tuple[Path, str, str | None], int] = {}
+        for number, (folder, record) in enumerate(self.records):
+            image = _first(record, self.image) if isinstance(record, dict) else None
+            captions = self._captions(record)
+            if image is None:
+                entries.append(_Entry(number, folder, record, captions))
+                continue
+            assert isinstance(record, dict)
+            place = places.setdefault((folder, image, _first(record, self.condition)), len(entries))
+            known = entries[place].captions if place < len(entries) else ()
+            new = tuple(caption for caption in captions if caption not in known)
+            if place == len(entries) or not new:
+                entries.append(_Entry(number, folder, record, captions))
+            else:
+                first = entries[place]
+                entries[place] = _Entry(first.number, first.folder, first.record, known + new)
+        return entries
+
+    def _captions(self, record: Record) -> tuple[str, ...]:
+        if isinstance(record, str) or self.reading.captions == "none":
+            return ()
+        return next((found for key in self.caption if (found := captions_of(record.get(key)))), ())
+
+    def _unused(self, keys: list[str]) -> list[str]:
+        """Keys that name image files and mean nothing."""
+        known = {*self.image, *self.caption}
+        looked_at = [(folder, record) for folder, record in self.records[:_LOOKED_AT] if isinstance(record, dict)]
+        return [
+            key
+            for key in keys
+            if key not in known and any(_is_file(folder, record.get(key)) for folder, record in looked_at)
+        ]
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self.entries)
 
     def key(self, index: int) -> str:
-        record = self.records[index][1]
-        named = _first(record, self.image) if isinstance(record, dict) else None
-        return f"{index:08d}:{named or '?'}"
+        entry = self.entries[index]
+        named = _first(entry.record, self.image) if isinstance(entry.record, dict) else None
+        return f"{entry.number:08d}:{named or '?'}"
 
     def sample(self, index: int, kind: str | None = None) -> Sample:
-        folder, record = self.records[index]
+        entry = self.entries[index]
+        folder, record = entry.folder, entry.record
         if isinstance(record, str):
             raise Rejected("unreadable", record)
         image, condition = _first(record, self.image), _first(record, self.condition)
@@ -62,17 +146,28 @@ class RecordSource(Source):
         if self.has_conditions and condition is None:
             raise Rejected("condition unreadable", f"the record has no {self.condition[0]!r}")
         given = file_of(folder, condition) if condition else None
-        return Sample(self.key(index), file_of(folder, image), caption_of(record), given)
+        captions = entry.captions
+        return Sample(self.key(index), file_of(folder, image), captions[0] if captions else "", given, captions[1:])
+
+    def files(self) -> Iterator[Path]:
+        for folder, record in self.records:
+            for name in self._names(record):
+                try:
+                    if name is not None and (path := file_of(folder, name)).is_file():
+                        yield path
+                except (OSError, ValueError, Rejected):
+                    continue
 
     def listing(self) -> list[Any]:
         return [[record, self._sizes(folder, record)] for folder, record in self.records]
 
+    def _names(self, record: Record) -> list[str | None]:
+        return [] if isinstance(record, str) else [_first(record, self.image), _first(record, self.condition)]
+
     def _sizes(self, folder: Path, record: Record) -> list[int | None]:
         """Bytes of the files that a record names; None for a file that cannot be read."""
-        if isinstance(record, str):
-            return []
         sizes: list[int | None] = []
-        for name in (_first(record, self.image), _first(record, self.condition)):
+        for name in self._names(record):
             try:
                 sizes.append(None if name is None else file_of(folder, name).stat().st_size)
             except (OSError, ValueError, Rejected):
@@ -80,27 +175,82 @@ class RecordSource(Source):
         return sizes
 
 
+def _keys(keys: list[str], layout: str, reading: Reading) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The keys of the image and of the condition."""
+    image = find_names(keys, IMAGE_NAMES, reading.image_column, "image")
+    condition = find_names(keys, CONDITION_NAMES, reading.condition_column, "condition")
+    # fill50k's pair; elsewhere "source" is where an image was found.
+    targets = [key for key in image if normal(key) in ("target", "target_image")]
+    if not condition and reading.condition_column != NONE and targets and image[0] == targets[0]:
+        condition = tuple(key for key in keys if normal(key) in ("source", "source_image"))
+    default = "target" if layout == "promptfile" else "file_name"
+    return image or (default,), tuple(key for key in condition if key not in image or reading.condition_column)
+
+
+def _of_split(records: list[tuple[Path, Record]], reading: Reading) -> tuple[list[tuple[Path, Record]], Counter[str]]:
+    """The records whose key "split" is the one wanted."""
+
+    def split(index: int) -> str | None:
+        record = records[index][1]
+        return split_name(record.get("split")) if isinstance(record, dict) else None
+
+    if not any(split(index) for index in range(len(records))):
+        return records, Counter()
+    kept, others = choose_split(range(len(records)), split, reading.split)
+    return [records[i] for i in kept], Counter({f"records of the split {n}": count for n, count in others.items()})
+
+
 def _first(record: dict[str, Any], keys: tuple[str, ...]) -> str | None:
     return next((record[key] for key in keys if isinstance(record.get(key), str) and record[key]), None)
 
 
-def promptfile(path: Path) -> RecordSource:
-    """The tutorial's fill50k: `prompt.json`, lines of {"source": condition, "target": image, "prompt": caption}."""
-    return RecordSource("promptfile", _records(path), ("target",), ("source",))
+def _is_file(folder: Path, name: Any) -> bool:
+    try:
+        return has_image_suffix(name) and file_of(folder, name).is_file()
+    except (OSError, ValueError, Rejected):
+        return False
 
 
-def metadata(paths: list[Path]) -> RecordSource:
-    """Hugging Face's imagefolder: `metadata.jsonl`, lines of {"file_name": image, "text": caption}."""
-    records = [record for path in paths for record in _records(path)]
-    return RecordSource("imagefolder", records, ("file_name",), CONDITION_KEYS)
+def names_images(path: Path, reading: Reading) -> bool:
+    """Whether the first record of a file, under any name, names an image file."""
+    try:
+        records = _records(path)
+    except TetherError:
+        return False
+    _, first = records[0] if records else (path, "")
+    keys = IMAGE_NAMES if reading.image_column is None else (normal(reading.image_column),)
+    return isinstance(first, dict) and any(normal(key) in keys and has_image_suffix(first[key]) for key in first)
+
+
+def record_source(paths: list[Path], root: Path, reading: Reading, layout: str = "imagefolder") -> RecordSource:
+    """A source of the records in files, of the split that is wanted.
+
+    Args:
+        paths: JSON lines, JSON lists, CSV or TSV.
+        root: the folder below which a split is looked for in the files' paths.
+        reading: the names that the user gave.
+        layout: the name of the layout.
+
+    Raises:
+        TetherError: when a file cannot be read, and as `RecordSource`.
+    """
+    kept, splits = choose_split(paths, lambda path: split_of(path, root, by_name=True), reading.split)
+    left_out: Counter[str] = Counter()
+    if splits:
+        for path in paths:
+            if path not in kept:
+                left_out[f"records of the split {split_of(path, root, by_name=True) or 'none'}"] += len(_records(path))
+    return RecordSource(layout, [record for path in kept for record in _records(path)], reading, left_out)
 
 
 def _records(path: Path) -> list[tuple[Path, Record]]:
-    """The JSON objects of a file: one a line, or all in one list."""
+    """The records of a file: JSON objects, one a line or all in one list; or rows of a table."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except (OSError, UnicodeDecodeError) as error:
         raise TetherError(f"cannot read {path}: {error}") from None
+    if path.suffix.lower() in (".csv", ".tsv"):
+        return [(path.parent, record) for record in _rows(path, text)]
     parsed: list[Record] = []
     if text.lstrip().startswith("["):
         try:
@@ -112,6 +262,28 @@ def _records(path: Path) -> list[tuple[Path, Record]]:
             if line.strip():
                 parsed.append(_parse(line, f"line {number} of {path.name} is not a JSON object"))
     return [(path.parent, record) for record in parsed]
+
+
+def _rows(path: Path, text: str) -> list[Record]:
+    """The rows of a table with a header."""
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    header = text.split("\n", 1)[0]
+    if delimiter == "," and "," not in header and ";" in header:
+        delimiter = ";"
+    try:
+        rows = list(csv.reader(text.splitlines(keepends=True), delimiter=delimiter))
+    except csv.Error as error:
+        raise TetherError(f"{path} is not a table: {error}") from None
+    if not rows:
+        return []
+    names = [name.strip() for name in rows[0]]
+    parsed: list[Record] = []
+    for number, row in enumerate(rows[1:], start=2):
+        if len(row) == len(names):
+            parsed.append(dict(zip(names, row, strict=True)))
+        elif row:
+            parsed.append(f"row {number} of {path.name} has {len(row)} columns instead of {len(names)}")
+    return parsed
 
 
 def _parse(line: str, fault: str) -> Record:

@@ -1,0 +1,45 @@
+"""Whether a source's files are the ones that a dataset was built from.
+
+    OUT/.source.json        {"stamp": ..., "content": ...}
+
+`content` is a SHA-256 of the files' bytes: it is the same wherever they lie. Reading all of them takes long, so it is
+computed again only when the stamp (their names, sizes and times of change) has changed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tether.datasets.manifest import digest, read_json, write_json
+from tether.datasets.source import Source
+
+__all__ = ["STAMP", "known_content"]
+
+STAMP = ".source.json"
+
+
+def known_content(source: Source, out: Path) -> str | None:
+    """SHA-256 of the bytes of a source's files; None if it has none.
+
+    Args:
+        source: the source.
+        out: the folder of the dataset, where the stamp is kept.
+    """
+    states = [_state(path) for path in source.files()]
+    if not states:
+        return None
+    stamp, kept = digest(states), read_json(out / STAMP)
+    if isinstance(kept, dict) and kept.get("stamp") == stamp and isinstance(kept.get("content"), str):
+        return kept["content"]
+    content = source.content()
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / STAMP, {"stamp": stamp, "content": content})
+    return content
+
+
+def _state(path: Path) -> list[object]:
+    try:
+        found = path.stat()
+    except OSError:
+        return [path.name, None, None]
+    return [path.name, found.st_size, found.st_mtime_ns]
