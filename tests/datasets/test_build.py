@@ -203,9 +203,10 @@ def test_a_build_killed_at_any_moment_goes_on_to_the_same_bytes(photos: Path, tm
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["unlike"] == []
-    # Settings, three shards and their records, quarantine, manifest; before and after each gets its name.
-    assert told["moments"] == 2 * (1 + 3 * 2 + 1 + 1)
-    assert len(told["files"]) == 5
+    # Source's stamp, settings, three shards and their records, quarantine, manifest; before and after each gets its
+    # name.
+    assert told["moments"] == 2 * (1 + 1 + 3 * 2 + 1 + 1)
+    assert len(told["files"]) == 6
 
 
 PARALLEL = """
