@@ -67,7 +67,7 @@ def measure_edges(base: tether.Base, pipe: tether.Pipeline, plain: tether.Pipeli
         steered = {name: draw(pipe, words, condition, k, how) for name, how in SETTINGS.items()}
         silent = draw(pipe, words, condition, k, Injection(strength=0.0))
         identical += silent.tobytes() == plain(words, seed=k)[0].tobytes()
-        trip = base.decode_latents(base.encode_pictures(to_tensor(np.array(picture)[None])))
+        trip = base.decode_latents(base.encode_images(to_tensor(np.array(picture)[None])))
         for name, result in (steered | {"strength 0": silent, "round trip": from_pixels(trip)[0]}).items():
             scores[name].append(edge_f1(edge_map(np.asarray(result)), edges))
         if k % 10 == 0:

@@ -10,7 +10,6 @@ import torch
 
 import tether
 from tether.base import Base
-from tether.base.folder import _sample_size
 
 
 def test_casting_reaches_every_network_and_warns_of_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -28,15 +27,6 @@ def test_a_network_without_values_is_left_where_it_is() -> None:
     base.vae.to("meta")
     base.to("cpu")
     assert [module.device.type for module in base.modules()] == ["cpu", "meta", "cpu"]
-
-
-@pytest.mark.parametrize(
-    ("written", "says", "means"),
-    [("0.2.2", 32, 64), ("0.8.1", 32, 64), ("0.8.1", 96, 96), ("0.9.0", 32, 32), (None, 32, 32)],
-)
-def test_old_folders_of_sd_1_were_trained_on_512_pixels(written: str | None, says: int, means: int) -> None:
-    assert _sample_size({"_diffusers_version": written, "sample_size": says, "cross_attention_dim": 768}) == means
-    assert _sample_size({"_diffusers_version": written, "sample_size": says, "cross_attention_dim": 32}) == says
 
 
 def test_the_denoiser_and_the_noise_process_are_made_once_and_follow_what_they_are_of(tiny_base: Base) -> None:

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from tether.base import load_base
 from tether.base.single_file import parts_of_file
-from tether.conversion import convert
 from tether.errors import TetherError
 
 from .layouts import (
@@ -24,11 +23,7 @@ from .layouts import (
     SMALL,
     TRUE,
     WORDS,
-    Denoiser,
-    Family,
-    Shapes,
     autoencoder,
-    below,
     clip,
     hollow,
     numbers,
@@ -105,50 +100,6 @@ def test_a_base_that_lacks_one_tensor_is_refused(missing: str, tmp_path: Path) -
         parts_of_file(hollow(tmp_path / "a.safetensors", shapes))
 
 
-@pytest.mark.parametrize("name", ["model.diffusion_model.extra.weight", "first_stage_model.a.b", "something.else"])
-def test_a_base_with_a_tensor_too_many_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(TetherError, match="1 unexpected tensors for Stable Diffusion 1"):
-        parts_of_file(hollow(tmp_path / "a.safetensors", SMALL["sd1"].base() | {name: (3,)}))
-
-
-def test_a_base_with_a_tensor_of_another_shape_is_refused(tmp_path: Path) -> None:
-    shapes = SMALL["sd1"].base() | {"model.diffusion_model.out.0.weight": (31,)}
-    with pytest.raises(TetherError, match=r"has conv_norm_out.weight of shape \(31,\): expected \(32,\)"):
-        parts_of_file(hollow(tmp_path / "a.safetensors", shapes))
-
-
-def test_inpainting_bases_are_recognized(tmp_path: Path) -> None:
-    family = Family(
-        Denoiser(width=32, mult=(1, 2), layers=1, depth=(1, 0), context=64, inputs=9), 64, 1, vae=(32, (1,))
-    )
-    parts = parts_of_file(hollow(tmp_path / "a.safetensors", family.base()))
-    assert parts.unet.config["in_channels"] == 9
-    assert "for inpainting" in parts.words
-
-
-@pytest.mark.parametrize(
-    ("shapes", "message"),
-    [
-        ({"model.diffusion_model.joint_blocks.0.context_block.attn.qkv.weight": (4, 4)}, "Stable Diffusion 3"),
-        ({"double_blocks.0.img_attn.qkv.weight": (4, 4)}, "Flux"),
-        ({"lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": (4, 4)}, "LoRA"),
-        ({"emb_params": (2, 768)}, "textual-inversion"),
-        ({"lora_controlnet": (), "input_hint_block.0.weight": (4, 4)}, "Control-LoRA"),
-        ({"layers.0.weight": (4, 4)}, "of an unknown model"),
-        (below("first_stage_model.", autoencoder(32, (1, 1))), "autoencoder alone"),
-        (
-            below("model.diffusion_model.", SMALL["sd1"].denoiser.unet()),
-            "found the denoiser of .* without a text",
-        ),
-        (below("control_model.", SMALL["sd1"].denoiser.control()), "expected a base model, found a ControlNet"),
-    ],
-)
-def test_other_models_are_refused_by_name(shapes: Shapes, message: str, tmp_path: Path) -> None:
-    with pytest.raises(TetherError, match=message) as caught:
-        load_base(hollow(tmp_path / "a.safetensors", shapes))
-    assert len(str(caught.value).splitlines()) == 1
-
-
 def test_diffusers_own_converter_puts_every_tensor_of_a_base_where_tether_does(
     small: tuple[str, dict[str, Tensor], Path],
 ) -> None:
@@ -207,104 +158,3 @@ def test_only_the_autoencoder_that_overflows_in_half_precision_stays_in_single(
         latents = base.encode_images(torch.zeros(1, 3, 16, 16))
         assert latents.dtype == torch.float16
         assert base.decode_latents(latents).isfinite().all()
-
-
-def test_a_ckpt_gives_the_same_base_as_safetensors(tmp_path: Path) -> None:
-    tensors = numbers(SMALL["sd1"].base())
-    torch.save({"state_dict": tensors, "global_step": 470000, "epoch": 1}, tmp_path / "a.ckpt")
-    save_file(tensors, tmp_path / "a.safetensors")
-    one, two = (load_base(tmp_path / name) for name in ("a.ckpt", "a.safetensors"))
-    for ours, theirs in zip(one.modules(), two.modules(), strict=True):
-        same(ours.state_dict(), theirs.state_dict())
-
-
-def test_a_text_encoder_without_its_prefix_opens_too(tmp_path: Path) -> None:
-    tensors = {name.replace("text_model.", ""): tensor for name, tensor in numbers(SMALL["sd1"].base()).items()}
-    save_file(tensors, tmp_path / "old.safetensors")
-    table = load_base(tmp_path / "old.safetensors").text_encoder.get_input_embeddings().weight
-    assert torch.equal(table, tensors["cond_stage_model.transformer.embeddings.token_embedding.weight"])
-
-
-LAST_BIAS = "model.diffusion_model.output_blocks.3.1.transformer_blocks.0.norm1.bias"
-
-
-@pytest.mark.parametrize(
-    ("metadata", "spread", "asked", "expected"),
-    [
-        ({"modelspec.prediction_type": "v"}, 0.0, None, "v_prediction"),
-        ({"modelspec.prediction_type": "epsilon"}, 0.2, None, "epsilon"),
-        ({}, 0.2, None, "v_prediction"),
-        ({}, 0.02, None, "epsilon"),
-        ({}, 0.02, "v_prediction", "v_prediction"),
-    ],
-)
-def test_what_sd2_predicts_is_read_from_the_file_unless_given(
-    metadata: dict[str, str], spread: float, asked: str | None, expected: str, tmp_path: Path
-) -> None:
-    tensors = {name: tensor.half() for name, tensor in numbers(SMALL["sd2"].base()).items()}
-    bias = torch.ones_like(tensors[LAST_BIAS])
-    bias[::2] = -1
-    tensors[LAST_BIAS] = bias * spread
-    save_file(tensors, tmp_path / "a.safetensors", metadata)
-    parts = parts_of_file(tmp_path / "a.safetensors", prediction_type=asked)
-    assert parts.scheduler["prediction_type"] == expected
-    # 2.x that predicts velocity was trained on 768 pixels, the others on 512.
-    assert parts.unet.network.config["sample_size"] == (96 if expected == "v_prediction" else 64)  # type: ignore[index]
-
-
-@pytest.mark.parametrize(("step", "expected"), [(110_000, "v_prediction"), (220_000, "epsilon"), (875_000, "epsilon")])
-def test_stabilitys_own_sd2_files_are_known_by_their_step(step: int, expected: str, tmp_path: Path) -> None:
-    tensors = {name: tensor.half() for name, tensor in numbers(SMALL["sd2"].base()).items()}
-    torch.save({"global_step": step, "state_dict": tensors}, tmp_path / "a.ckpt")
-    assert parts_of_file(tmp_path / "a.ckpt").scheduler["prediction_type"] == expected
-
-
-@pytest.mark.parametrize("step", [float("nan"), float("inf")])
-def test_a_step_that_is_no_number_is_passed_over(step: float, tmp_path: Path) -> None:
-    tensors = {name: tensor.half() for name, tensor in numbers(SMALL["sd2"].base()).items()}
-    torch.save({"global_step": step, "state_dict": tensors}, tmp_path / "a.ckpt")
-    assert parts_of_file(tmp_path / "a.ckpt").scheduler["prediction_type"] == "epsilon"
-
-
-@pytest.mark.parametrize(
-    ("family", "name"),
-    [
-        ("sd1", "cond_stage_model.transformer.text_projection.weight"),
-        ("sd1", "cond_stage_model.text_projection"),
-        ("sdxl", "conditioner.embedders.0.text_projection.weight"),
-    ],
-)
-def test_a_projection_that_another_program_put_beside_clip_changes_nothing(
-    family: str, name: str, tmp_path: Path
-) -> None:
-    shapes = SMALL[family].base()
-    extra = {name: (64, 64)}
-    parts = parts_of_file(hollow(tmp_path / "a.safetensors", shapes | extra))
-    assert parts.text_encoder.config == parts_of_file(hollow(tmp_path / "b.safetensors", shapes)).text_encoder.config
-    assert extra.keys() <= parts.original_only.keys()
-
-
-@pytest.mark.parametrize("mark", ["edm_vpred.sigma_max", "edm_mean"])
-def test_a_model_of_another_noise_schedule_is_refused_by_name(mark: str, tmp_path: Path) -> None:
-    with pytest.raises(TetherError, match="a model with EDM's noise schedule"):
-        parts_of_file(hollow(tmp_path / "a.safetensors", SMALL["sdxl"].base() | {mark: ()}))
-
-
-def test_an_autoencoder_without_a_scale_takes_that_of_the_folder_it_is_used_in(tmp_path: Path) -> None:
-    save_file(numbers(SMALL["sdxl"].base()), tmp_path / "a.safetensors")
-    convert(tmp_path / "a.safetensors", tmp_path / "folder", to="diffusers")
-    save_file(numbers(autoencoder(32, (1, 1)), seed=7), tmp_path / "vae.safetensors")
-    base = load_base(tmp_path / "folder", vae=tmp_path / "vae.safetensors")
-    assert base.vae.config["scaling_factor"] == 0.13025
-
-
-def test_a_base_without_autoencoder_takes_the_one_that_is_given(tmp_path: Path) -> None:
-    shapes = SMALL["sd1"].base()
-    save_file(numbers({n: s for n, s in shapes.items() if not n.startswith("first_stage")}), tmp_path / "a.safetensors")
-    vae = numbers(autoencoder(32, (1, 1)), seed=7)
-    torch.save({"state_dict": vae | {"loss.logvar": torch.zeros(())}}, tmp_path / "vae.ckpt")
-    with pytest.raises(TetherError, match="it has no autoencoder: pass one with --vae"):
-        load_base(tmp_path / "a.safetensors")
-    base = load_base(tmp_path / "a.safetensors", vae=tmp_path / "vae.ckpt")
-    assert torch.equal(base.vae.decoder.conv_in.weight, vae["decoder.conv_in.weight"])
-    assert base.vae.config["scaling_factor"] == 0.18215

@@ -33,7 +33,7 @@ def test_the_known_part_is_put_back_at_the_level_of_the_next_timestep(tiny_base:
     scheduler = make_scheduler("ddim", tiny_base.noise_schedule)
     scheduler.set_timesteps(4)
     pixels = to_pixels(photo())
-    known, noise = tiny_base.encode_pictures(pixels), torch.randn(1, 4, 8, 8)
+    known, noise = tiny_base.encode_images(pixels), torch.randn(1, 4, 8, 8)
     after = inpainting_of(tiny_base, pixels, known, half_white()).keep_known(scheduler, noise, scheduler.timesteps)
     assert after is not None
     drawn = torch.full((1, 4, 8, 8), 7.0)
@@ -48,7 +48,7 @@ def test_the_known_part_is_put_back_at_the_level_of_the_next_timestep(tiny_base:
 def test_a_denoiser_made_for_inpainting_sees_mask_and_masked_image_instead(tiny_base: Base) -> None:
     tiny_base.unet = make_unet("inpainting", cross_attention_dim=32)
     pixels = to_pixels(photo())
-    known = tiny_base.encode_pictures(pixels).expand(2, -1, -1, -1)
+    known = tiny_base.encode_images(pixels).expand(2, -1, -1, -1)
     inpainting = inpainting_of(tiny_base, pixels, known, half_white())
     assert inpainting.extra_channels is not None
     assert inpainting.extra_channels.shape == (2, 5, 8, 8)
@@ -56,4 +56,4 @@ def test_a_denoiser_made_for_inpainting_sees_mask_and_masked_image_instead(tiny_
     assert inpainting.keep_known(make_scheduler("ddim", tiny_base.noise_schedule), known, torch.arange(4)) is None
     gray = pixels.clone()
     gray[..., 32:] = 0
-    assert torch.equal(inpainting.extra_channels[:, 1:], tiny_base.encode_pictures(gray).expand(2, -1, -1, -1))
+    assert torch.equal(inpainting.extra_channels[:, 1:], tiny_base.encode_images(gray).expand(2, -1, -1, -1))

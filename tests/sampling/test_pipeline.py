@@ -92,7 +92,7 @@ def test_each_image_may_have_a_seed_of_its_own(tiny_base: Base) -> None:
 def test_inpainting_keeps_what_the_mask_leaves_black(tiny_base: Base, photo: Image.Image) -> None:
     mask = Image.new("L", (64, 64), 0)
     mask.paste(255, (32, 0, 64, 64))
-    known = tiny_base.encode_pictures(to_pixels(photo))
+    known = tiny_base.encode_images(to_pixels(photo))
     latents = tether.Pipeline(tiny_base)(
         PROMPT, seed=2, steps=6, init=photo, mask=mask, denoising_strength=1.0, scheduler="ddim", output="latents"
     )

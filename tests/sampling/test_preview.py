@@ -18,7 +18,7 @@ from tether.weights import shipped
 def test_a_preview_has_the_colors_of_the_image() -> None:
     base = tether.load_base()
     pixels = to_pixels(open_image(shipped("base").parents[1] / "examples" / "house.webp").resize((128, 128)))
-    latents = base.encode_pictures(pixels)
+    latents = base.encode_images(pixels)
     (seen,) = LatentPreview(base)(latents)
     assert seen.size == (16, 16)
     wanted = np.asarray(from_pixels(pixels)[0].resize((16, 16), Image.Resampling.BOX), float)

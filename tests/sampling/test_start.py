@@ -41,7 +41,7 @@ def test_an_image_starts_at_the_noise_level_of_its_first_timestep(tiny_base: Bas
     known = (start.latents - s * noise) / a
     assert start.skipped == 7
     assert start.inpainting is None
-    torch.testing.assert_close(known, tiny_base.encode_pictures(to_pixels(init)), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(known, tiny_base.encode_images(to_pixels(init)), atol=1e-4, rtol=1e-4)
 
 
 def test_a_mask_at_full_strength_starts_from_noise_alone(tiny_base: Base) -> None:

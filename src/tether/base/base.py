@@ -156,9 +156,6 @@ class Base:
         shift = self.vae.config.get("shift_factor") or 0.0
         return ((latents - shift) * self.vae.config["scaling_factor"]).to(self.dtype)
 
-    encode_pictures = encode_images
-    """The former name of `encode_images`."""
-
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Latents `(B, C, h, w)` -> pixels `(B, 3, 8h, 8w)` in [-1, 1], float32."""

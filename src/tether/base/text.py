@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tether.control.conditioning import Conditioning
 from tether.errors import TetherError
 
-__all__ = ["TextEncoder", "TextEncoders", "parse_weights", "text_window"]
+__all__ = ["TextEncoder", "TextEncoders", "parse_weights"]
 
 WEIGHTED = re.compile(r"(?<!\\)\(([^()]*):\s*([0-9]*\.?[0-9]+)\s*\)")
 MAX_CHUNKS = 16
@@ -217,8 +217,3 @@ class TextEncoders:
         most = min(part.layers for part in self.parts) - (2 if several else 1)  # SDXL leaves the last layer out itself
         if not 0 <= clip_skip <= most:
             raise TetherError(f"clip_skip must be from 0 to {most} for this base, not {clip_skip}")
-
-
-def text_window(tokenizer: Any, encoder: Any) -> int:
-    """The window of one text encoder."""
-    return TextEncoder(tokenizer, encoder).window

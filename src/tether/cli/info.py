@@ -1,10 +1,11 @@
-"""`tether info`: what is installed, and on what machine."""
+"""`tether info`: the installed versions, the device, and the shipped weights."""
 
 from __future__ import annotations
 
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 __all__ = ["info"]
 
@@ -21,28 +22,40 @@ PACKAGES = (
 
 def info() -> None:
     """Show versions, the device, and the shipped weights."""
-    import torch
-
     from tether.kinds import annotator_names
     from tether.weights import shipped, shipped_controls
 
     for name in PACKAGES:
-        try:
-            print(f"{name:24} {version(name)}")
-        except PackageNotFoundError:
-            print(f"{name:24} not installed")
-    print(f"{'python':24} {platform.python_version()} on {platform.system()} {platform.machine()}")
+        _print(name, _version(name))
+    _print("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    _print("device", _device())
+    _print("shipped base", _size(shipped("base")))
+    for kind in shipped_controls():
+        _print(f"shipped control {kind}", _size(shipped(f"control-{kind}")))
+    _print("annotators", ", ".join(annotator_names()))
+
+
+def _print(name: str, text: str) -> None:
+    print(f"{name:24} {text}")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _device() -> str:
+    import torch
+
     if torch.cuda.is_available():
-        device = ", ".join(torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count()))
-    elif torch.backends.mps.is_available():
-        device = "Apple GPU (mps)"
-    else:
-        device = f"CPU, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
-    print(f"{'device':24} {device}")
-    for label, folder in [
-        ("base", shipped("base")),
-        *((f"control {k}", shipped(f"control-{k}")) for k in shipped_controls()),
-    ]:
-        size = sum(path.stat().st_size for path in folder.rglob("*.safetensors")) / 1e6
-        print(f"{'shipped ' + label:24} {size:.0f} MB in {folder}")
-    print(f"{'annotators':24} {', '.join(annotator_names())}")
+        return ", ".join(torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count()))
+    if torch.backends.mps.is_available():
+        return "Apple GPU (mps)"
+    return f"CPU, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+
+
+def _size(folder: Path) -> str:
+    size = sum(path.stat().st_size for path in folder.rglob("*.safetensors")) / 1e6
+    return f"{size:.0f} MB in {folder}"

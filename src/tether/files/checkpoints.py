@@ -157,11 +157,13 @@ def _check_place(path: Path, name: str, entry: Any, room: int) -> None:
             raise TypeError
         if any(not isinstance(side, int) or isinstance(side, bool) or not 0 <= side < 2**63 for side in sides):
             raise TypeError
+        if begin > end:
+            raise TypeError
     except (KeyError, TypeError, ValueError):
         raise TetherError(f"{path} is damaged: its header has no valid entry for {name[:MAX_NAME]}") from None
     if kind not in ITEM_BYTES:
         raise TetherError(f"{path} stores {name} as {kind[:20]}, which is not supported: save it as F16, BF16 or F32")
-    if begin > end or end > room:
+    if end > room:
         raise TetherError(f"{path} is truncated: {name} ends at byte {end:,}, the file has {room:,} bytes of tensors")
     if math.prod(shape) * ITEM_BYTES[kind] != end - begin:
         raise TetherError(

@@ -79,6 +79,8 @@ def read_torch_zip(path: Path) -> tuple[dict[str, Tensor], dict[str, float]]:
             content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Exception as error:  # a hostile table can make PyTorch's unpickler raise anything
         line = (str(error) or type(error).__name__).strip().splitlines()[0]
+        if line.startswith("Weights only load failed"):  # followed by advice to load the file without any checks
+            line = "its table is invalid"
         raise TetherError(f"{path} is damaged or inconsistent: {line[:160]}") from None
     return _flat(path, content)
 

@@ -72,9 +72,9 @@ def inpainting_of(base: Base, pixels: Tensor, known: Tensor, mask: Image.Image) 
     """
     white = white_of(mask).to(base.device, base.dtype)
     small = interpolate(white, known.shape[-2:]).expand(len(known), -1, -1, -1)
-    if base.denoiser.spec.input_channels != 2 * known.shape[1] + 1:
+    if not base.denoiser.spec.inpaints:
         return Inpainting(small, known)
-    masked = base.encode_pictures(pixels * (white.to(pixels.device) < 0.5))
+    masked = base.encode_images(pixels * (white.to(pixels.device) < 0.5))
     return Inpainting(small, known, masked.expand_as(known))
 
 

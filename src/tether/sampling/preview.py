@@ -31,7 +31,7 @@ class LatentPreview:
         corners = torch.rand(COLORS, 3, 2, 2, generator=generator) * 2 - 1
         pixels = interpolate(corners, size=SIDE, mode="bilinear", align_corners=True)
         with torch.no_grad():
-            latents = torch.cat([base.encode_pictures(one[None]).float().cpu() for one in pixels])
+            latents = torch.cat([base.encode_images(one[None]).float().cpu() for one in pixels])
         seen = _rows(avg_pool2d(pixels, base.latent_factor))
         known = _rows(latents)
         known = torch.cat([known, torch.ones(len(known), 1)], dim=1)

@@ -36,7 +36,7 @@ def guidance_of(request: Request, base: Base, size: tuple[int, int]) -> Guidance
 
 def _with_size(conditioning: Conditioning, base: Base, size: tuple[int, int]) -> Conditioning:
     """With SDXL's original size, crop corner and target size (arXiv:2307.01952), for bases that take them."""
-    if base.unet.config.get("addition_embed_type") != "text_time":
+    if not base.denoiser.spec.uses_sizes:
         return Conditioning(conditioning.tokens)
     if conditioning.pooled is None:
         raise TetherError(f"{base.name} needs pooled text states, which its text encoder does not give")

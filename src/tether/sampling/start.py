@@ -72,7 +72,7 @@ def start_of(request: Request, base: Base, size: tuple[int, int], scheduler: Any
         return Start(noise * scheduler.init_noise_sigma)
     pixels = to_pixels(fit(request.init, *size, request.fit))
     skipped = skipped_steps(scheduler, request.steps, request.denoising_strength)
-    known = base.encode_pictures(pixels).expand(len(noise), -1, -1, -1)
+    known = base.encode_images(pixels).expand(len(noise), -1, -1, -1)
     first = scheduler.timesteps[skipped * scheduler.order :][:1]
     whole = skipped == 0 and request.mask is not None
     latents = noise * scheduler.init_noise_sigma if whole else scheduler.add_noise(known, noise, first)

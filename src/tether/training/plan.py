@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from tether.base import Base
-from tether.base.text import text_window
 from tether.control.conditioning import Conditioning
 from tether.control.control import Control
 from tether.training.batch import Batch, Randomness, batch_generator, sample_generators
@@ -144,12 +143,11 @@ def _random_batch(base: Base, control: Control, config: TrainConfig) -> Batch:
     size, side, spec = config.batch_size, config.resolution or base.sample_size, base.denoiser.spec
     random, small = torch.Generator().manual_seed(config.seed), side // base.latent_factor
     pooled, extras = None, dict[str, Tensor]()
-    if base.unet.config["addition_embed_type"] == "text_time":
-        unet = base.unet.config
-        width = unet["projection_class_embeddings_input_dim"] - 6 * unet["addition_time_embed_dim"]
-        pooled = torch.randn(size, width, generator=random)
+    if spec.pooled_width is not None:
+        pooled = torch.randn(size, spec.pooled_width, generator=random)
+    if spec.uses_sizes:
         extras["time_ids"] = torch.tensor([[side, side, 0, 0, side, side]], dtype=torch.float32).repeat(size, 1)
-    tokens = torch.randn(size, text_window(base.tokenizer, base.text_encoder), spec.text_width, generator=random)
+    tokens = torch.randn(size, base.text.window, spec.text_width, generator=random)
     return Batch(
         torch.randn(size, spec.latent_channels, small, small, generator=random),
         torch.rand(size, control.condition_channels, side, side, generator=random),

@@ -41,7 +41,7 @@ def open_start(config: TrainConfig) -> tuple[Base, Control]:
 def _first_control(config: TrainConfig, base: Base, device: torch.device) -> Control:
     """What training starts from when there is no checkpoint yet."""
     if config.start_from is None:
-        if base.unet.config["in_channels"] != base.unet.config["out_channels"]:
+        if base.denoiser.spec.input_channels != base.denoiser.spec.latent_channels:
             raise TetherError(f"base {base.name} is for inpainting, its input has mask channels: train on a plain base")
         return _fresh_control(config, base)
     if (Path(config.start_from) / "manifest.json").is_file():

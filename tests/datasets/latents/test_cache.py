@@ -36,7 +36,7 @@ def test_latents_and_text_states_are_those_of_the_crops_and_captions(
     for number in range(2 * len(samples)):
         sample = samples.sample(number % 6, epoch=number // 6)
         pixels = sample["condition"][None].float() / 127.5 - 1  # the crop's own pixels: the condition is the picture
-        torch.testing.assert_close(sample["latents"][None], tiny_base.encode_pictures(pixels), rtol=2e-3, atol=2e-3)
+        torch.testing.assert_close(sample["latents"][None], tiny_base.encode_images(pixels), rtol=2e-3, atol=2e-3)
         states = tiny_base.encode_prompts([sample["caption"], ""]).tokens
         torch.testing.assert_close(sample["text_states"], states[0], rtol=2e-3, atol=2e-3)
         torch.testing.assert_close(sample["empty_text_states"], states[1], rtol=2e-3, atol=2e-3)
@@ -49,7 +49,7 @@ def test_another_encoder_finds_nothing_and_the_same_one_makes_nothing_again(
 ) -> None:
     first = cached(data, tiny_base, tmp_path / "cache")
     with monkeypatch.context() as patch:
-        patch.setattr(Base, "encode_pictures", None)
+        patch.setattr(Base, "encode_images", None)
         patch.setattr(Base, "encode_prompts", None)
         assert cached(data, tiny_base, tmp_path / "cache") == first
     change(tiny_base.vae, 1e-3)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from tether.base import Base
-from tether.base.text import text_window
 from tether.datasets.latents.crops import random_crops
 from tether.datasets.prepare import encode
 from tether.datasets.shards import TarReader
@@ -75,7 +74,7 @@ def encode_samples(
         while len(waiting) >= at_least:
             pixels = torch.from_numpy(np.stack(waiting[:batch_size])).permute(0, 3, 1, 2)
             del waiting[:batch_size]
-            latents.append(_half(base.encode_pictures(pixels.float().div_(127.5).sub_(1)), "the autoencoder"))
+            latents.append(_half(base.encode_images(pixels.float().div_(127.5).sub_(1)), "the autoencoder"))
 
     for one in _ahead(cuts, samples):
         for pixels, condition, crop in one:
@@ -104,7 +103,7 @@ def encode_captions(base: Base, captions: list[str], batch_size: int) -> dict[st
 
 def as_prompts(base: Base, captions: list[str]) -> list[str]:
     """Captions as prompts of one window of tokens each, without prompt weights."""
-    room = text_window(base.tokenizer, base.text_encoder) - 2
+    room = base.text.window - 2
     return [_plain(_fit(base.tokenizer, caption, room)) for caption in captions]
 
 

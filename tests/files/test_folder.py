@@ -1,0 +1,74 @@
+"""The JSON and the weights of a diffusers folder are found, or it is said what is missing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tether.errors import TetherError
+from tether.files.folder import MAX_JSON, is_base_folder, read_json, weights_of_folder
+
+
+def number(folder: Path, name: str, value: float) -> None:
+    tensors = {"a": torch.tensor([value])}
+    if name.endswith(".bin"):
+        torch.save(tensors, folder / name)
+    else:
+        save_file(tensors, folder / name)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not valid JSON"),
+        ("[1]", "expected a JSON object"),
+        ("[" * 10**5, "is not valid JSON"),
+        ('"' + "x" * MAX_JSON + '"', "exceeds the 4 MiB limit"),
+    ],
+)
+def test_json_that_is_no_object_is_refused(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(TetherError, match=rf"config\.json.*{message}"):
+        read_json(tmp_path / "config.json")
+
+
+def test_a_missing_file_means_that_the_folder_is_incomplete(tmp_path: Path) -> None:
+    with pytest.raises(TetherError, match=r"has no config\.json: it is not a complete diffusers folder"):
+        read_json(tmp_path / "config.json")
+
+
+def test_safetensors_come_before_pickles_and_whole_precision_before_half(tmp_path: Path) -> None:
+    names = ["model.bin", "model.fp16.safetensors", "model.safetensors", "diffusion_pytorch_model.safetensors"]
+    for value, name in enumerate(names):
+        number(tmp_path, name, value)
+        assert weights_of_folder(tmp_path).tensors["a"].item() == value
+
+
+def test_shards_are_one_checkpoint(tmp_path: Path) -> None:
+    for name in "ab":
+        save_file({name: torch.zeros(2)}, tmp_path / f"{name}.safetensors")
+    index = {"weight_map": {"a": "a.safetensors", "b": "b.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert weights_of_folder(tmp_path).tensors.keys() == {"a", "b"}
+    index["weight_map"]["b"] = "a.safetensors"
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(TetherError, match=r"is inconsistent: a\.safetensors does not contain b"):
+        weights_of_folder(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(TetherError, match="is not a valid index of shards: expected a weight_map"):
+        weights_of_folder(tmp_path)
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TetherError, match=r"has no weights: expected diffusion_pytorch_model\.safetensors or"):
+        weights_of_folder(tmp_path)
+
+
+def test_the_folder_of_a_base_has_an_index(tmp_path: Path) -> None:
+    assert not is_base_folder(tmp_path)
+    (tmp_path / "model_index.json").write_text("{}")
+    assert is_base_folder(tmp_path)
