@@ -171,7 +171,7 @@ class Parts:
         if dtype == torch.float16 and self.text_encoder_2 is not None and self.vae.config.get("force_upcast", True):
             dtypes["vae"] = torch.float32
         networks = {name: part.materialize(dtypes[name]) for name, part in self.networks().items()}
-        pairs = [(self.tokenizer, networks["text_encoder"])]
+        pairs: list[tuple[Any, Any]] = [(self.tokenizer, networks["text_encoder"])]
         if "text_encoder_2" in networks:
             pairs.append((self.tokenizer_2, networks["text_encoder_2"]))
         return Base(

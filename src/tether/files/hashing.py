@@ -44,4 +44,4 @@ def add_tensors(digest: Any, tensors: Iterable[tuple[str, Tensor]]) -> None:
     for name, tensor in tensors:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(memoryview(flat.view(torch.uint8).numpy()))
+        digest.update(flat.view(torch.uint8).numpy())
