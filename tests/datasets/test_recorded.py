@@ -70,7 +70,9 @@ def test_a_cache_has_the_recorded_key_crops_and_conditions(kind: str, tiny_base:
         (lines if kind == "canny" else image).save(source / f"{k}.condition.png")
         (source / f"{k}.txt").write_text(f"number {k % 4}")
     assert build_dataset(source, tmp_path / "data", kind, workers=0).content == recorded["dataset"]
-    cache = build_cache(tmp_path / "data", tiny_base, tmp_path / "cache", resolution=64, crops=3, batch_size=4)
+    cache = build_cache(
+        tmp_path / "data", tiny_base, tmp_path / "cache", resolution=64, crops=3, batch_size=4, flips=True
+    )
     settings = json.loads((cache.latents / "manifest.json").read_text(encoding="utf-8"))["settings"]
     assert {name: value for name, value in settings.items() if name != "encoder"} == recorded["settings"]
     assert cache.latents.name == f"latents-{digest(settings)[:16]}"

@@ -27,6 +27,7 @@ from typing import Any
 
 import cv2
 
+from tether import kinds
 from tether.datasets.content import known_content
 from tether.datasets.manifest import (
     PARTS,
@@ -135,12 +136,15 @@ def _settings(source: Source, how: Preparation, shard_size: int, reading: Readin
     if (content := known_content(source, out)) is not None:
         described["content"] = content
     given = reading.given()
+    kind, annotated = kinds.find_kind(how.condition), not source.brings(how.condition)
     return {
         **({"reading": given} if given else {}),
+        # Versions that wrote no maker stored conditions with black holes, and tiles that were the image itself.
+        **({"maker": 2} if kind.needs_mask or (annotated and kind.name == "tile") else {}),
         "format": FORMAT,
         "source": described,
         "condition": how.condition,
-        "annotated": not source.brings(how.condition),
+        "annotated": annotated,
         "options": None if how.options is None else dict(how.options),
         "size": how.size,
         "min_side": how.min_side,

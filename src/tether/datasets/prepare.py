@@ -15,10 +15,12 @@ import numpy as np
 from PIL import Image
 
 from tether import kinds
+from tether.datasets.holes import fit_holes, given_holes, random_holes, with_holes
 from tether.datasets.names import Captions
 from tether.datasets.source import ImageData, Rejected, Sample, Source
 from tether.errors import TetherError
 from tether.images import fit, open_image, to_rgb
+from tether.images.read import Background
 
 __all__ = ["Preparation", "Prepared", "encode", "prepare"]
 
@@ -102,7 +104,12 @@ def prepare(sample: Sample, how: Preparation) -> Prepared:
     width, height = image.size
     scale = min(1.0, how.size / min(width, height))
     new = max(1, round(width * scale)), max(1, round(height * scale))
-    if sample.condition is None:
+    if kinds.find_kind(how.condition).needs_mask:
+        condition = _with_holes(image, sample.condition, content.hexdigest())
+        if sample.condition is not None:
+            content.update(condition.tobytes())
+        image, condition = fit(image, *new, "stretch"), fit_holes(condition, new)
+    elif sample.condition is None:
         image, condition = _annotate(image, how, new, content.hexdigest())
     else:
         condition = _decode_condition(sample.condition, (width, height))
@@ -155,13 +162,25 @@ def _check_side(size: tuple[int, int], min_side: int) -> None:
         raise Rejected("too small", f"the image has {size[0]}x{size[1]} pixels: its shorter side needs {min_side}")
 
 
-def _decode_condition(data: ImageData, size: tuple[int, int]) -> Image.Image:
-    """A condition that the source brings, as RGB, of exactly the image's size."""
+def _with_holes(image: Image.Image, given: ImageData | None, content: str) -> Image.Image:
+    """The image with holes to inpaint, RGBA: those of the condition that the source brings, or random ones."""
+    if given is None:
+        rng = np.random.default_rng(int(content[:16], 16))
+        return with_holes(image, random_holes(*image.size, rng))
+    grounds: tuple[Background, ...] = ("white", "black")
+    white, black = (_decode_condition(given, image.size, ground) for ground in grounds)
+    holes = given_holes(white, black, image)
+    if not holes.any():
+        raise Rejected("empty condition", "nothing in it is transparent, or black where the image is not")
+    return with_holes(image, holes)
+
+
+def _decode_condition(data: ImageData, size: tuple[int, int], background: Background = "black") -> Image.Image:
+    """A condition that the source brings, as RGB, of exactly the image's size; transparent parts are empty, black."""
     try:
         given = io.BytesIO(data) if isinstance(data, bytes) else data
-        # What is transparent in a map is empty: black.
         drawn = isinstance(given, Image.Image)
-        condition = to_rgb(given, "black") if drawn else open_image(given, background="black")
+        condition = to_rgb(given, background) if drawn else open_image(given, background=background)
     except (TetherError, OSError) as error:
         raise Rejected("condition unreadable", str(error)) from None
     if condition.size != size:
@@ -187,6 +206,9 @@ def encode(image: Image.Image, suffix: str) -> bytes:
     file = io.BytesIO()
     if suffix == "jpg":
         image.save(file, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+        return file.getvalue()
+    if image.mode == "RGBA":  # transparent where it is to be inpainted
+        image.save(file, "PNG")
         return file.getvalue()
     red, green, blue = image.convert("RGB").split()
     gray = red.tobytes() == green.tobytes() == blue.tobytes()

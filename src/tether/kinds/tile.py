@@ -1,14 +1,39 @@
-"""Tile: the condition is the image itself, to which a control adds detail."""
+"""Tile: the condition is the image with little detail, to which a control adds some.
+
+For training, an image loses detail: it is reduced by a random factor and enlarged again, as ControlNet 1.1's own
+preprocessor does ("down sampling rate").
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from tether.kinds.kind import Kind
 
-__all__ = ["KIND"]
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["KIND", "random_tile"]
+
+LARGEST_FACTOR = 8.0
+
+
+def random_tile(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """uint8 `(H, W, 3)` RGB, reduced by 2 to 8 (log-uniformly) and enlarged again."""
+    import cv2
+    import numpy as np
+
+    height, width = pixels.shape[:2]
+    factor = LARGEST_FACTOR ** rng.uniform(1 / 3, 1)
+    small = max(1, round(width / factor)), max(1, round(height / factor))
+    reduced = cv2.resize(np.ascontiguousarray(pixels), small, interpolation=cv2.INTER_AREA)
+    return cv2.resize(reduced, (width, height), interpolation=cv2.INTER_CUBIC)
+
 
 KIND = Kind(
     "tile",
     "the image itself, to add detail to",
     is_image=True,
+    vary=random_tile,
     names=r"tile",
 )

@@ -21,4 +21,4 @@ def data(mirrored: Path, tmp_path: Path) -> Path:
 
 
 def cached(data: Path, base: Base, out: Path, seed: int = 0) -> Cache:
-    return build_cache(data, base, out, resolution=64, crops=CROPS, batch_size=4, seed=seed)
+    return build_cache(data, base, out, resolution=64, crops=CROPS, batch_size=4, seed=seed, flips=True)

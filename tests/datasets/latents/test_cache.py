@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tether.base import Base
 from tether.datasets.build import build_dataset
-from tether.datasets.latents.cache import check_cache
+from tether.datasets.latents.cache import build_cache, check_cache
 from tether.datasets.latents.samples import CachedSamples
 from tether.errors import TetherError
 
@@ -103,3 +104,22 @@ def test_a_cache_killed_at_any_moment_goes_on_to_the_same_bytes(tiny_folder: Pat
     assert told["unlike"] == []
     # For latents and for text: settings, two shards and their records, manifest; and the list of samples.
     assert told["moments"] == 2 * (2 * (1 + 2 * 2 + 1) + 1)
+
+
+def test_samples_that_are_no_longer_mirrored_have_another_cache(
+    mirrored: Path, tiny_base: Base, tmp_path: Path
+) -> None:
+    """Of an unknown kind, or of a kind whose captions name writing: neither is mirrored by default."""
+    (mirrored / "0.txt").write_text('a sign that says "stop"')
+    for kind in ("canny", "landmarks"):
+        build_dataset(mirrored, tmp_path / kind, kind, workers=0)
+    caches = [
+        build_cache(tmp_path / kind, tiny_base, tmp_path / "cache", resolution=64, crops=6, flips=flips)
+        for kind, flips in (("canny", None), ("landmarks", None), ("landmarks", True))
+    ]
+    assert len({cache.latents for cache in caches}) == 3
+    flipped = [load_file(cache.latents / "shard-00000.safetensors")["crops"][..., 3].sum(dim=1) for cache in caches]
+    assert (flipped[0][0], flipped[2][0]) == (0, 0)
+    assert flipped[0].any()
+    assert not flipped[1].any()
+    assert flipped[2].any()

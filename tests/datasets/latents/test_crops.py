@@ -34,7 +34,15 @@ def test_a_side_in_the_caption_forbids_the_flip() -> None:
     assert may_flip("openpose", "a melon")
     assert not may_flip("keypoints", "a melon")
     assert not may_flip("my-pose", "a melon")
-    assert may_flip("anything", "a melon")
+    assert not may_flip("canny", 'a melon that says "melon"')
+
+
+def test_an_unknown_kind_is_mirrored_only_on_request() -> None:
+    for kind in ("anything", "face_landmarks"):
+        assert not may_flip(kind, "a melon")
+        assert may_flip(kind, "a melon", True)
+    assert not may_flip("keypoints", "a melon", True)
+    assert not may_flip("canny", "a melon", False)
 
 
 def test_image_and_condition_are_cut_and_mirrored_alike() -> None:

@@ -29,7 +29,7 @@ from torch import Tensor
 from tether.base import Base
 from tether.datasets.build import Progress
 from tether.datasets.check import open_dataset
-from tether.datasets.latents.crops import may_flip
+from tether.datasets.latents.crops import formerly_mirrored, may_flip
 from tether.datasets.latents.encode import Cut, cut, encode_captions, encode_samples
 from tether.datasets.latents.encoders import hash_text_encoders, hash_vae
 from tether.datasets.manifest import (
@@ -69,7 +69,7 @@ def build_cache(
     *,
     resolution: int | None = None,
     crops: int = 4,
-    flips: bool = True,
+    flips: bool | None = None,
     seed: int = 0,
     batch_size: int = 16,
     on_progress: Progress | None = None,
@@ -84,7 +84,8 @@ def build_cache(
         out: the folder for caches.
         resolution: side of the training images in pixels; by default the base's own.
         crops: crops of each sample, k: the largest in the middle, and k - 1 random ones.
-        flips: mirror half of the random ones, if the condition's kind can be mirrored and the caption names no side.
+        flips: mirror half of the random ones, unless the caption names a side or writing. None asks the kind, which
+            says no if it is unknown; True mirrors unknown kinds too, False none.
         seed: of the crops.
         batch_size: images (or captions) that are encoded at once.
         on_progress: called after each shard with the number of samples and captions done, and their total.
@@ -107,13 +108,15 @@ def build_cache(
         "encoder": hash_vae(base),
         "resolution": side,
         "crops": crops,
-        "flips": flips,
+        "flips": flips is not False,
         "seed": seed,
     }
+    mirrored = [all(may_flip(kind, caption, flips) for caption in one) for one in captions]
+    if flips is not False and mirrored != [formerly_mirrored(kind, one) for one in captions]:
+        settings["mirrored"] = digest(mirrored)  # caches that mirrored more are not used, the others stay valid
 
     def cuts(index: int) -> list[Cut]:
-        mirrored = flips and all(may_flip(kind, caption) for caption in captions[index])
-        return cut(reader, index, kind, side, crops, mirrored, seed)
+        return cut(reader, index, kind, side, crops, mirrored[index], seed)
 
     total = len(reader) + len(prompts)
     for_text = {"format": FORMAT, "captions": digest(prompts), "encoder": hash_text_encoders(base)}

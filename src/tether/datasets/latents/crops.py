@@ -6,16 +6,18 @@ the largest in the middle, unflipped. s is never below R unless the image is sma
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from tether.datasets.sided import names_a_side
+from tether.datasets.holes import fit_holes
+from tether.datasets.sided import names_a_side, names_writing
 from tether.images import fit
-from tether.kinds import fit_map, flip_map, flip_of, mirror
+from tether.kinds import fit_map, flip_map, flip_of, kinds, mirror
 
-__all__ = ["Crop", "may_flip", "random_crops"]
+__all__ = ["Crop", "formerly_mirrored", "may_flip", "random_crops"]
 
 LEAST_SHARE = 0.8
 """A crop's side is at least this share of the image's shorter one."""
@@ -36,7 +38,10 @@ class Crop:
         return cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self.flip else cut
 
     def of_condition(self, image: Image.Image, kind: str, resolution: int) -> Image.Image:
-        """The crop of a condition map, resized and mirrored by the rules of its kind."""
+        """The crop of a condition map, resized and mirrored by the rules of its kind; RGBA stays RGBA, with holes."""
+        if image.mode == "RGBA":
+            cut = fit_holes(image.crop(self._box), (resolution, resolution))
+            return cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self.flip else cut
         cut, flip = image.crop(self._box), flip_of(kind) if self.flip else None
         if flip is not None and flip is not mirror:
             cut = flip_map(cut, kind)  # before resizing, which would blend the colors that it exchanges
@@ -48,9 +53,23 @@ class Crop:
         return self.left, self.top, self.left + self.side, self.top + self.side
 
 
-def may_flip(kind: str, caption: str) -> bool:
-    """Whether a mirrored sample is still valid: its condition can be mirrored, and its caption names no side."""
-    return flip_of(kind) is not None and not names_a_side(caption)
+def may_flip(kind: str, caption: str, wanted: bool | None = None) -> bool:
+    """Whether a sample may be mirrored: its kind allows it, and its caption names neither a side nor writing.
+
+    Args:
+        kind: of its condition.
+        caption: its caption.
+        wanted: None asks the kind, and an unknown kind says no: its maps may tell left from right (faces, landmarks).
+            True also mirrors unknown kinds, False none.
+    """
+    if wanted is False or flip_of(kind) is None or (wanted is None and kind not in kinds()):
+        return False
+    return not names_a_side(caption) and not names_writing(caption)
+
+
+def formerly_mirrored(kind: str, captions: Iterable[str]) -> bool:
+    """Whether earlier versions mirrored a sample: they knew neither writing nor unknown kinds."""
+    return flip_of(kind) is not None and not any(map(names_a_side, captions))
 
 
 def random_crops(

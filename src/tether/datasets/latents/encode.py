@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from tether.base import Base
@@ -42,7 +43,7 @@ def cut(reader: TarReader, index: int, kind: str, resolution: int, count: int, f
         sample, content = reader.sample(index), str(reader.meta(index)["content"])
         assert isinstance(sample.image, bytes)
         assert isinstance(sample.condition, bytes)
-        image, condition = open_image(io.BytesIO(sample.image)), open_image(io.BytesIO(sample.condition))
+        image, condition = open_image(io.BytesIO(sample.image)), _open_condition(sample.condition)
     except (Rejected, KeyError, TetherError) as fault:
         key = reader.members[index].key
         raise TetherError(f"cannot read {key} ({fault}): run `tether dataset check`") from None
@@ -55,6 +56,14 @@ def cut(reader: TarReader, index: int, kind: str, resolution: int, count: int, f
         )
         for crop in random_crops(image.width, image.height, resolution, count, flips, rng)
     ]
+
+
+def _open_condition(png: bytes) -> Image.Image:
+    """A stored condition: RGB, or RGBA if it has holes to inpaint."""
+    with Image.open(io.BytesIO(png), formats=["PNG"]) as stored:
+        if stored.mode == "RGBA":
+            return stored.copy()
+    return open_image(io.BytesIO(png))
 
 
 def encode_samples(

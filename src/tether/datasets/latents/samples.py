@@ -70,10 +70,10 @@ class CachedSamples:
         """One sample as an epoch shows it.
 
         Returns:
-            latents float32 `(4, R/8, R/8)`, condition uint8 `(3, R, R)`, text_states and empty_text_states float32
-            `(T, D)`, name, caption, crop (which of the k), and time_ids float32 `(6,)`: SDXL's (2307.01952) height and
-            width of the image, top and left of the crop, and target size. For SDXL also pooled and empty_pooled,
-            float32 `(P,)`.
+            latents float32 `(4, R/8, R/8)`, condition uint8 `(3, R, R)` (float32 with -1 in holes to inpaint),
+            text_states and empty_text_states float32 `(T, D)`, name, caption, crop (which of the k), and time_ids
+            float32 `(6,)`: SDXL's (2307.01952) height and width of the image, top and left of the crop, and target
+            size. For SDXL also pooled and empty_pooled, float32 `(P,)`.
         """
         crop, caption = self.crop_of(index, epoch), self.caption_of(index, epoch)
         row = self._rows[caption]
@@ -107,7 +107,7 @@ class CachedSamples:
         return captions[int(np.random.default_rng([self.seed, _CAPTION, index, epoch]).integers(len(captions)))]
 
     def _condition(self, index: int, crop: int) -> Tensor:
-        """uint8 `(3, R, R)`."""
+        """uint8 `(3, R, R)`; float32 in [-1, 1] if it has holes to inpaint, which are -1."""
         number, row = self._latents.place(index)
         file = self._latents.file(number)
         ends = file.get_tensor("ends").flatten()
@@ -115,8 +115,11 @@ class CachedSamples:
         start = int(ends[at - 1]) if at else 0
         png = file.get_slice("conditions")[start : int(ends[at])].numpy().tobytes()
         with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
-            pixels = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-        return torch.from_numpy(np.ascontiguousarray(pixels))
+            pixels = torch.from_numpy(np.asarray(image.convert("RGB")).transpose(2, 0, 1).copy())
+            if image.mode != "RGBA":
+                return pixels
+            holes = torch.from_numpy(np.asarray(image.getchannel("A")) == 0)
+        return (pixels.float() / 255).masked_fill(holes, -1.0)
 
 
 class _Shards:
