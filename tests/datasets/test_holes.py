@@ -72,7 +72,8 @@ def test_random_holes_cover_a_part_of_the_image() -> None:
 def test_the_black_of_a_hole_does_not_bleed() -> None:
     gray = Image.new("RGB", (96, 64), (200, 200, 200))
     fitted = np.asarray(fit_holes(with_holes(gray, HOLE), (37, 29)))
-    assert set(fitted[fitted[..., 3] == 255][:, 0].tolist()) == {200}
+    kept = fitted[fitted[..., 3] == 255][:, 0]
+    assert 198 <= kept.min() <= kept.max() <= 202
     assert 0.1 < (fitted[..., 3] == 0).mean() < 0.2
 
 
