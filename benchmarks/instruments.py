@@ -1,4 +1,4 @@
-"""What the benchmarks measure with: a clock of steps, a profile of a trainer's step, the memory of a process."""
+"""Instruments of the benchmarks: a clock of steps, a profile of a trainer's step, the memory of a process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import resource
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,11 @@ class Clock:
 
     Args:
         steps: how many are timed.
-        more: how many come after them, and are not.
+        more: how many come after them, untimed.
 
     Attributes:
         seconds: of each step but the first `WARM_UP`.
-        page_faults: of the same steps: how often the system had to hand out a page of memory.
+        page_faults: of the same steps: how often the system had to provide a page of memory.
     """
 
     def __init__(self, steps: int, more: int = 0) -> None:
@@ -47,10 +48,11 @@ class Clock:
 
 
 class Parts:
-    """Times the parts of a trainer's step. They cover the step but for feeding, noise and the loss.
+    """Times the parts of a trainer's step. They cover the step except feeding, noise and the loss.
+
+    It is made before the trainer, whose `sections` is `parts.section`; then `watch` gets the trainer.
 
     Args:
-        trainer: a `tether.training.Trainer`; its networks get hooks, its update is wrapped.
         steps: how many are timed; the operators are those of the step after them.
 
     Attributes:
@@ -65,13 +67,18 @@ class Parts:
         ("casts and copies", ("::copy_",)),
         ("AdamW", ("adamw",)),
     )
+    TIMED = ("backward", "optimizer")
+    """Sections that are parts."""
 
-    def __init__(self, trainer: Any, steps: int) -> None:
+    def __init__(self, steps: int) -> None:
         self.operators: dict[str, float] = {}
         self.peak = 0
         self._steps = steps
         self._started: dict[str, float] = {}
         self._times: dict[str, list[float]] = defaultdict(list)
+
+    def watch(self, trainer: Any) -> None:
+        """Times the networks of a `tether.training.Trainer`."""
         for name, module in (
             ("encode", trainer.control.controlnet_cond_embedding),
             ("control forward", trainer.control),
@@ -79,46 +86,38 @@ class Parts:
         ):
             module.register_forward_pre_hook(lambda *_, name=name: self._start(name))
             module.register_forward_hook(lambda *_, name=name: self._end(name))
-        trainer.base.unet.register_forward_hook(lambda *_: self._start("backward"))
-        self._wrap(trainer)
 
-    def _wrap(self, trainer: Any) -> None:
-        update, step, stream = trainer._update, trainer._train_step, trainer._stream
+    @contextmanager
+    def section(self, name: str) -> Iterator[None]:
+        """The `tether.training.step.Sections` of the trainer."""
+        if name == "step":
+            done = len(self._times.get("rest", ())) == WARM_UP + self._steps
+            with self._profiled() if done else self._timed("rest"):  # the whole; `medians` subtracts its parts
+                yield
+        elif name in self.TIMED:
+            with self._timed(name):
+                yield
+        else:
+            yield
 
-        def timed_update(*arguments: Any) -> float:
-            self._end("backward")
-            self._start("optimiser")
-            norm = update(*arguments)
-            self._end("optimiser")
-            return norm
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        self._start(name)
+        yield
+        self._end(name)
 
-        def timed_step(*arguments: Any) -> Any:
-            if len(self._times.get("rest", ())) == WARM_UP + self._steps:
-                return self._profile(step, *arguments)
-            self._start("rest")  # the whole; its parts are taken off in `medians`
-            result = step(*arguments)
-            self._end("rest")
-            return result
-
-        def timed_stream(loss: Any) -> float:
-            norm = stream(loss)
-            self._end("backward")
-            return norm
-
-        trainer._update, trainer._train_step, trainer._stream = timed_update, timed_step, timed_stream
-
-    def _profile(self, step: Callable[..., Any], *arguments: Any) -> Any:
+    @contextmanager
+    def _profiled(self) -> Iterator[None]:
         from torch.profiler import ProfilerActivity, profile
 
         self.peak = resident("VmHWM")
         with profile(activities=[ProfilerActivity.CPU]) as seen:
-            result = step(*arguments)
+            yield
         found: dict[str, float] = defaultdict(float)
         for event in seen.key_averages():
             kind = next((kind for kind, names in self.KINDS if any(name in event.key for name in names)), "others")
             found[kind] += event.self_cpu_time_total / 1e6
         self.operators = dict(found)
-        return result
 
     def _start(self, name: str) -> None:
         self._started[name] = time.perf_counter()
@@ -127,15 +126,15 @@ class Parts:
         self._times[name].append(time.perf_counter() - self._started[name])
 
     def medians(self) -> dict[str, float]:
-        """Median seconds of each part, without the first step; the optimiser's are in the backward's unless clipped."""
+        """Median seconds of each part, without the first step; the optimizer's are in the backward's unless clipped."""
         found = {name: statistics.median(times[WARM_UP : WARM_UP + self._steps]) for name, times in self._times.items()}
-        # The trainer's control is called with a hint that is encoded before: no part lies inside another.
+        # The trainer's control is called with a hint that is encoded before: no part is inside another.
         found["rest"] -= sum(seconds for name, seconds in found.items() if name != "rest")
         return found
 
 
 def resident(name: str, pid: int | str = "self") -> int:
-    """Bytes of a process: "VmRSS" now, "VmHWM" at most; 0 where it has ended."""
+    """Bytes of a process: "VmRSS" now, "VmHWM" at most; 0 if it has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:

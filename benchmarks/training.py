@@ -6,15 +6,15 @@
 
 The model has Stable Diffusion 1.5's size and random weights. The steps, on the CPU:
 
-ours       what `tether.training.Trainer.fit` does: fed with latents and text states, as the cache feeds it; no looks at
-           validation pictures
+ours       what `tether.training.Trainer.fit` does: fed with latents and text states, as the cache feeds it; no
+           validation
 clipped    the same with `max_grad_norm: 1`, as the reference clips: all gradients are there before the first is used
-reference  what diffusers' `examples/controlnet/train_controlnet.py` does with its default flags: picture and text are
+reference  what diffusers' `examples/controlnet/train_controlnet.py` does with its default flags: image and text are
            encoded, ControlNet, UNet with residuals, MSE, backward, clipping, `torch.optim.AdamW`
-finetune   the whole UNet is trained without a control; inputs, loss, optimiser and care for memory as for "ours"
+finetune   the whole UNet is trained without a control; inputs, loss, optimizer and care for memory as for "ours"
 
 Each is measured in a process of its own. Time is the median over the steps after the first, which allocates. Memory is
-the most that the process ever had resident, less what it had after its imports. A process that outgrows `--limit` is
+the most that the process ever had resident, less what it had after its imports. A process that exceeds `--limit` is
 ended and reported as "out of memory".
 """
 
@@ -53,7 +53,7 @@ class Setting:
 
     Attributes:
         variant: one of `VARIANTS`.
-        pixels: side of the pictures.
+        pixels: side of the images.
         batch: samples a step.
         dtype: "float32", or "bf16": mixed precision, what is trained stays float32.
         steps: how many are timed.
@@ -85,7 +85,7 @@ def make_base(tiny: bool) -> Any:
 
     torch.manual_seed(0)
     settings = family_settings("sd1")
-    unet = {"cross_attention_dim": 768}  # all else of SD 1.x is what diffusers takes when it is told nothing
+    unet = {"cross_attention_dim": 768}  # everything else of SD 1.x is diffusers' default
     vae = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2}
     text = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
     if tiny:
@@ -110,6 +110,7 @@ def random_batches(setting: Setting, base: Any) -> Callable[[range], Any]:
     """What the cache gives: a `tether.training.Batch` of random numbers for the samples asked for."""
     import torch
 
+    from tether.control import Conditioning
     from tether.training import Batch
 
     size, side = setting.pixels // base.latent_factor, setting.pixels
@@ -121,7 +122,7 @@ def random_batches(setting: Setting, base: Any) -> Callable[[range], Any]:
         return Batch(
             torch.randn(count, 4, size, size, generator=random),
             torch.randint(256, (count, 3, side, side), dtype=torch.uint8, generator=random),
-            torch.randn(count, *states, generator=random),
+            Conditioning(torch.randn(count, *states, generator=random)),
         )
 
     return batches
@@ -142,7 +143,7 @@ def measure_ours(setting: Setting, clock: Clock) -> dict[str, Any]:
                 "base": base.name,
                 "steps": 10**6,
                 "checkpoint_every": 10**6,
-                "watch_every": 0,
+                "validation_every": 0,
                 "batch_size": setting.batch,
                 "precision": "bf16" if setting.dtype == "bf16" else "no",
                 "device": "cpu",
@@ -152,11 +153,16 @@ def measure_ours(setting: Setting, clock: Clock) -> dict[str, Any]:
             }
         )
         prepare_base(base, config)
-        trainer = Trainer(base, control, random_batches(setting, base), config, on_progress=clock)
-        parts = Parts(trainer, setting.steps) if setting.profile else None
+        parts = Parts(setting.steps)
+        sections = {"sections": parts.section} if setting.profile else {}
+        trainer = Trainer(base, control, random_batches(setting, base), config, on_progress=clock, **sections)
+        if setting.profile:
+            parts.watch(trainer)
         with suppress(Enough):
             trainer.fit()
-    return {} if parts is None else {"parts": parts.medians(), "operators": parts.operators, "peak": parts.peak}
+    if not setting.profile:
+        return {}
+    return {"parts": parts.medians(), "operators": parts.operators, "peak": parts.peak}
 
 
 def measure_reference(setting: Setting, clock: Clock) -> None:
@@ -177,12 +183,12 @@ def measure_reference(setting: Setting, clock: Clock) -> None:
 
     random = torch.Generator().manual_seed(0)
     side = setting.pixels
-    pictures = torch.rand(setting.batch, 3, side, side, generator=random) * 2 - 1
+    images = torch.rand(setting.batch, 3, side, side, generator=random) * 2 - 1
     conditions = torch.rand(setting.batch, 3, side, side, generator=random)
     tokens = torch.randint(1000, 40000, (setting.batch, base.tokenizer.model_max_length), generator=random)
     while True:
         with accelerator.accumulate(control):
-            latents = base.vae.encode(pictures.to(weight_dtype)).latent_dist.sample()
+            latents = base.vae.encode(images.to(weight_dtype)).latent_dist.sample()
             latents = latents * base.vae.config.scaling_factor
             noise = torch.randn_like(latents)
             timesteps = torch.randint(0, schedule.config.num_train_timesteps, (setting.batch,)).long()
@@ -213,26 +219,24 @@ def measure_reference(setting: Setting, clock: Clock) -> None:
 
 
 def measure_finetune(setting: Setting, clock: Clock) -> None:
-    """Trains the whole UNet on latents and text states, with no control, by our loss and optimiser."""
+    """Trains the whole UNet on latents and text states, with no control, by our loss and optimizer."""
     import torch
-    from diffusers import DDIMScheduler
-    from tether.training.locked import uncopied_weights
-    from tether.training.memory import retained_memory
 
-    from tether.control import predict_noise
     from tether.training import TrainConfig
     from tether.training.batch import sample_generators
     from tether.training.objective import diffusion_loss
     from tether.training.optimizer import backward_and_step, make_optimizer
+    from tether.training.performance.locked import uncopied_weights
+    from tether.training.performance.memory import retained_memory
 
     base = make_base(setting.tiny)
     batches = random_batches(setting, base)
-    schedule = DDIMScheduler.from_config(base.noise_schedule)
+    denoiser = base.denoiser
     config = TrainConfig.of({"out": ".", "base": base.name, "learning_rate": LEARNING_RATE})
     unet = base.unet.requires_grad_(True).train()
     del base
     parameters = list(unet.parameters())
-    optimizer = make_optimizer(config, parameters)
+    optimizer = make_optimizer(config, unet)
     step, device = 0, torch.device("cpu")
     with retained_memory(device):
         while True:
@@ -240,10 +244,10 @@ def measure_finetune(setting: Setting, clock: Clock) -> None:
             batch = batches(samples).to(device)
             with torch.autocast("cpu", torch.bfloat16, enabled=setting.dtype == "bf16"), uncopied_weights():
                 loss = diffusion_loss(
-                    lambda noisy, t: predict_noise(unet, noisy, t, batch.text_states),  # noqa: B023
+                    lambda noisy, t: denoiser.predict(noisy, t, batch.conditioning),  # noqa: B023
                     batch.latents,
-                    schedule,
-                    generator=sample_generators(0, samples),
+                    denoiser.spec.noise,
+                    randomness=sample_generators(0, samples),
                 )
             loss.item()
             backward_and_step(loss, optimizer, parameters).item()
@@ -259,13 +263,13 @@ def measure(setting: Setting) -> dict[str, Any]:
 
     import tether.training.run  # noqa: F401
 
-    # Where memory runs out all the same, this process goes first.
+    # If memory runs out all the same, the system ends this process first.
     Path("/proc/self/oom_score_adj").write_text("1000")
     own = setting.variant in ("ours", "clipped")
-    imports, clock, told = resident("VmRSS"), Clock(setting.steps, more=int(own and setting.profile)), {}
+    imports, clock, parts = resident("VmRSS"), Clock(setting.steps, more=int(own and setting.profile)), {}
     try:
         if own:
-            told = measure_ours(setting, clock)
+            parts = measure_ours(setting, clock)
         elif setting.variant == "reference":
             measure_reference(setting, clock)
         else:
@@ -281,7 +285,7 @@ def measure(setting: Setting) -> dict[str, Any]:
         "page_faults": clock.page_faults,
         "peak": resident("VmHWM"),
         "imports": imports,
-        **told,
+        **parts,
         "threads": torch.get_num_threads(),
     }
 
@@ -292,8 +296,8 @@ def measure(setting: Setting) -> dict[str, Any]:
 def measure_apart(setting: Setting, limit: int) -> dict[str, Any]:
     """`measure` in a process of its own, which is ended when it has more than `limit` bytes resident."""
     command = [sys.executable, __file__, "--measure", json.dumps(asdict(setting))]
-    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(command, stdout=said, stderr=errors)
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(command, stdout=output, stderr=errors)
         outgrown = False
         try:
             while process.poll() is None:
@@ -306,11 +310,11 @@ def measure_apart(setting: Setting, limit: int) -> dict[str, Any]:
             process.wait()
         if outgrown or process.returncode == -signal.SIGKILL:  # by us, or by the system
             return {"error": OUT_OF_MEMORY}
-        said.seek(0)
+        output.seek(0)
         errors.seek(0)
         if process.returncode:
             return {"error": (errors.read().strip().splitlines() or [f"exit code {process.returncode}"])[-1]}
-        return json.loads(said.read().splitlines()[-1])
+        return json.loads(output.read().splitlines()[-1])
 
 
 def machine() -> dict[str, Any]:
@@ -348,8 +352,8 @@ def table(results: list[dict[str, Any]]) -> str:
             faster, share = result["seconds"] / ours["seconds"], ours["memory"] / result["memory"]
             ratios = f" {faster:6.2f}x faster {share:6.2f} of memory"
         lines.append(f"{start} {result['seconds']:8.3f} {result['memory'] / GIB:6.2f}{ratios}")
-        for told in filter(None, (result.get("parts"), result.get("operators"))):
-            lines.append("       " + ", ".join(f"{name} {seconds:.3f}" for name, seconds in told.items()))
+        for times in filter(None, (result.get("parts"), result.get("operators"))):
+            lines.append("       " + ", ".join(f"{name} {seconds:.3f}" for name, seconds in times.items()))
     return "\n".join(lines)
 
 
@@ -371,7 +375,7 @@ def summary(setting: Setting, found: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pixels", type=int, nargs="+", help="sides of the pictures (default: 256 512)")
+    parser.add_argument("--pixels", type=int, nargs="+", help="sides of the images (default: 256 512)")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
@@ -398,8 +402,8 @@ def main() -> None:
                     print(table(results[-1:]).splitlines()[1], flush=True)
                     if arguments.out is not None:
                         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-                        told = {"machine": machine(), "results": results}
-                        arguments.out.write_text(json.dumps(told, indent=1) + "\n")
+                        report = {"machine": machine(), "results": results}
+                        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
     print()
     print(table(results))
 

@@ -1,9 +1,9 @@
-"""Does control arrive at once? Trains controls from nothing on the shipped base and draws their obedience.
+"""Does control arrive at once? Trains controls from scratch on the shipped base and draws their condition fidelity.
 
-    python recipes/convergence.py --out runs/convergence                    (again: continues)
+    python recipes/convergence.py --out runs/convergence                    (again: resumes)
 
 For each kind of condition and each seed a control is trained by `tether train` on `emoji3d`; every 50 steps it draws
-the same validation pictures, and how well they obey is written down. Figure: docs/images/convergence.svg.
+the same validation images, and their condition fidelity is recorded. Figure: docs/images/convergence.svg.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ COLOURS = ("#1b6ca8", "#c8553d", "#588157", "#8e5ea2", "#444444")
 WIDTH, HEIGHT, LEFT, TOP, GAP = 360, 220, 48, 30, 60
 
 Curve = dict[int, tuple[float, float]]
-"""Step -> obedience with and without prompt."""
+"""Step -> condition fidelity with and without prompt."""
 
 
 def run(kind: str, seed: int, steps: int, folder: Path) -> tuple[Curve, int | None]:
-    """Trains one control; returns its curve and the step at which control appeared, as the last look tells it."""
+    """Trains one control; returns its curve and the step at which control appeared, as of the last validation."""
     config = TrainConfig(
         out=folder / f"{kind}-{seed}",
         condition=kind,
@@ -33,17 +33,18 @@ def run(kind: str, seed: int, steps: int, folder: Path) -> tuple[Curve, int | No
         seed=seed,
         steps=steps,
         batch_size=16,
-        watch_every=50,
-        watch_pictures=12,
+        validation_every=50,
+        validation_images=12,
     )
 
     def on_progress(progress: Progress) -> None:
-        if progress.look is not None and progress.step == progress.look.step:
-            print(f"{kind} seed {seed} step {progress.step}: {progress.look.obedience:.3f}", flush=True)
+        seen = progress.validation
+        if seen is not None and progress.step == seen.step:
+            print(f"{kind} seed {seed} step {progress.step}: {seen.fidelity:.3f}", flush=True)
 
-    looks = train(config, on_progress=on_progress).outcome.curve
-    verdict = find_convergence([look.step for look in looks], [look.obedience for look in looks])
-    return {look.step: (look.obedience, look.without_prompt) for look in looks}, verdict.step
+    curve = train(config, on_progress=on_progress).outcome.curve
+    verdict = find_convergence([seen.step for seen in curve], [seen.fidelity for seen in curve])
+    return {seen.step: (seen.fidelity, seen.without_prompt) for seen in curve}, verdict.step
 
 
 def figure(curves: Mapping[str, list[tuple[Curve, int | None]]], steps: int) -> str:
@@ -52,10 +53,10 @@ def figure(curves: Mapping[str, list[tuple[Curve, int | None]]], steps: int) -> 
     for panel, (kind, runs) in enumerate(curves.items()):
         left = LEFT + panel * (WIDTH + GAP)
 
-        def place(step: float, obedience: float, left: int = left) -> tuple[float, float]:
-            return left + WIDTH * step / steps, TOP + HEIGHT * (1 - obedience)
+        def place(step: float, fidelity: float, left: int = left) -> tuple[float, float]:
+            return left + WIDTH * step / steps, TOP + HEIGHT * (1 - fidelity)
 
-        parts.append(f'<text x="{left}" y="{TOP - 10}">{kind}: obedience (edge F1)</text>')
+        parts.append(f'<text x="{left}" y="{TOP - 10}">{kind}: condition fidelity (edge F1)</text>')
         for tick in range(6):
             y = TOP + HEIGHT * (1 - tick / 5)
             parts.append(f'<path d="M{left} {y:.1f}h{WIDTH}" stroke="#ddd"/>')

@@ -29,6 +29,7 @@ from common import DATA, SHARES
 from grounding import Grounding
 from rounds import Round, add_options, attention
 from samples import Samples
+from tether.base.noise import noise_process
 from tether.files.writing import write_tokenizer
 from tether.training.objective import diffusion_loss
 
@@ -157,7 +158,7 @@ def main() -> None:
     both = nn.ModuleList([unet, text]).to(device)
     both.to(memory_format=torch.channels_last)
     run = Round(both, arguments, lambda average: export(arguments.out, *average), log_every=100)
-    grounding, schedule = Grounding(unet), DDIMScheduler(**NOISE_SCHEDULE)
+    grounding, process = Grounding(unet), noise_process(NOISE_SCHEDULE)
     scenes = arguments.data / "scenes.npz"
     samples = Samples(arguments.latents, scenes, tokenizer, SHARES, length=TOKENS, device=device)
     count = sum(p.numel() for p in unet.parameters()), sum(p.numel() for p in text.parameters())
@@ -175,8 +176,8 @@ def main() -> None:
             loss = diffusion_loss(
                 lambda noisy, t: denoise(noisy, t, states).sample,  # noqa: B023
                 batch.latents,
-                schedule,
-                generator=generator,
+                process,
+                randomness=generator,
                 velocity_cap=50.0,
                 noise_offset=arguments.noise_offset,
                 stratified=True,

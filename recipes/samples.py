@@ -1,4 +1,4 @@
-"""Random batches of the encoded training pictures, drawn from tensors that lie whole on the training's device."""
+"""Random batches of the encoded training images, drawn from tensors that are whole on the device."""
 
 from __future__ import annotations
 
@@ -16,19 +16,17 @@ from grounding import word_groups
 
 @dataclass
 class Batch:
-    """What a step trains on; the scenes among it stand last.
+    """What a step trains on; the scenes are last.
 
     Attributes:
         latents: clean ones, `(B, 4, h, w)` float32, channels last.
         tokens: of the captions, `(B, T)`.
-        edges: 0 or 1, `(B, 3, H, W)` float32; None where they were not asked for.
         words: which tokens of a scene's caption are words of which group, bool `(S, GROUPS, T)`, see grounding.py.
-        masks: where the groups lie, in [0, 1], `(S, GROUPS, h', w')`.
+        masks: where the groups are, in [0, 1], `(S, GROUPS, h', w')`.
     """
 
     latents: Tensor
     tokens: Tensor
-    edges: Tensor | None
     words: Tensor
     masks: Tensor
 
@@ -38,10 +36,9 @@ class Samples:
 
     Args:
         pack: the file.
-        scenes: recipes/render_scenes.py's, for where things lie.
+        scenes: recipes/render_scenes.py's, for where things are.
         shares: how often a sample is of which group of the file; they add up to 1.
         length: tokens of a caption, filled up; at most 63.
-        edges: whether batches have edges.
     """
 
     def __init__(
@@ -53,13 +50,11 @@ class Samples:
         *,
         length: int,
         device: torch.device,
-        edges: bool = False,
     ) -> None:
         assert length < 64, length  # their places are the bits of a number
         self.device, self.shares = device, shares
         with np.load(pack) as file:
             self.latents = torch.from_numpy(file["latents"]).to(device, memory_format=torch.channels_last)
-            self.edges = torch.from_numpy(file["edges"]).to(device) if edges else None
             captions, self.counts = json.loads(str(file["captions"])), json.loads(str(file["counts"]))
         with np.load(scenes) as file:
             self.places = torch.from_numpy(file["places"]).to(device)
@@ -88,14 +83,7 @@ class Samples:
         scene = row[emoji:] - (start - self.counts["scenes"])
         words = (self.words[scene, which[emoji:]][..., None] >> self.bits & 1).bool() & kept[emoji:, None, None]
         latents = self.latents[row].float().contiguous(memory_format=torch.channels_last)
-        edges = None if self.edges is None else self._edges(row, generator)
-        return Batch(latents, tokens, edges, words, self.places[scene].float() / 255)
-
-    def _edges(self, row: Tensor, generator: torch.Generator) -> Tensor:
-        which = torch.randint(self.edges.shape[1], row.shape, device=self.device, generator=generator)
-        shifts = torch.arange(7, -1, -1, device=self.device, dtype=torch.uint8)
-        bits = self.edges[row, which][..., None] >> shifts & 1
-        return bits.flatten(2)[:, None].float().expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+        return Batch(latents, tokens, words, self.places[scene].float() / 255)
 
 
 def _tokens(captions: list[list[str]], tokenizer: CLIPTokenizer, length: int) -> np.ndarray:
