@@ -1,13 +1,16 @@
-"""A small config of a whole run, for `tether.training.run.train`."""
+"""A small config of a whole run, and a small family of control."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from tether.control import Control, Signal
 from tether.training.config import TrainConfig
 
-__all__ = ["config"]
+__all__ = ["Brightness", "config"]
 
 
 def config(folder: Path, base: Path, data: Path, **settings: Any) -> TrainConfig:
@@ -27,3 +30,19 @@ def config(folder: Path, base: Path, data: Path, **settings: Any) -> TrainConfig
         "ema": 0.9,
     }
     return TrainConfig.of(small | {"out": folder / "run", "base": str(base), "data": str(data)} | settings)
+
+
+class Brightness(Control):
+    """A control of another family: it adds the condition's mean to the middle of the U-Net."""
+
+    family = "brightness"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.zeros(16))
+
+    def encode(self, condition: torch.Tensor) -> torch.Tensor:
+        return condition.mean(dim=(1, 2, 3))
+
+    def signal(self, latents: Any, timestep: Any, conditioning: Any, hint: torch.Tensor) -> Signal:
+        return Signal({"middle": (hint[:, None] * self.scale)[..., None, None]})

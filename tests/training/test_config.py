@@ -86,3 +86,23 @@ def test_a_wrong_file_is_refused_in_one_line_that_names_what_is_wrong(tmp_path: 
 def test_a_file_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(TetherError, match="cannot read"):
         TrainConfig.load(tmp_path / "none.yaml")
+
+
+def test_former_names_are_read_and_both_names_of_a_setting_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("out: run\nwatch_every: 7\nempty_prompts: 0.1\n")
+    config = TrainConfig.load(tmp_path / "config.yaml", validation_every=9)
+    assert (config.validation_every, config.prompt_dropout) == (9, 0.1)
+    assert TrainConfig(out=Path("run"), explosion=3.0).divergence_factor == 3.0  # type: ignore[call-arg]
+    with pytest.raises(TetherError, match="watch_every and validation_every are the same training setting"):
+        TrainConfig.of({"out": "run", "validation_every": 1, "watch_every": 2})
+
+
+def test_a_misspelled_setting_is_answered_with_the_closest_one() -> None:
+    with pytest.raises(TetherError, match=r"unknown training setting 'promptdropout': did you mean prompt_dropout\?"):
+        TrainConfig.of({"out": "run", "promptdropout": 1})
+
+
+def test_the_shipped_controls_recipe_is_a_valid_config() -> None:
+    config = TrainConfig.load(Path(__file__).parents[2] / "recipes" / "control-canny.yaml")
+    assert (config.optimizer, config.randomness, config.stratified_timesteps) == ("muon", "batch", True)
+    assert [loss.loss for loss in config.auxiliary_losses] == ["recipes/grounding.py:SceneGrounding"]

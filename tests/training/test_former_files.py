@@ -1,7 +1,7 @@
 """Files of runs that were written by commit 2ffee90 open and resume.
 
-`run-2ffee90` is a run of 4 steps of `tests/training/tiny.py` as it was then, with `widths=(4, 8)` and the settings in its
-`config.yaml`. `NEXT` are loss and gradient norm of the two steps that the code of that commit took after it.
+`run-2ffee90` is a run of 4 steps of `tests/training/tiny.py` as it was then, with `widths=(4, 8)` and the settings in
+its `config.yaml`. `NEXT` are loss and gradient norm of the two steps that the code of that commit took after it.
 """
 
 from __future__ import annotations

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from tether.base.noise import Diffusion, noise_process
-from tether.control import Control, Signal
 from tether.errors import TetherError
 from tether.training.batch import Batch, sample_generators
 from tether.training.objective import DECODER_PARTS, ControlObjective, diffusion_loss, drop_prompts
 
 from ..tiny import NOISE_SCHEDULE
+from .small import Brightness
 
 
 def process(prediction_type: str = "epsilon") -> Diffusion:
@@ -150,22 +150,6 @@ def test_unlock_decoder_trains_the_decoder_and_nothing_else_of_the_base(tiny: Mo
         assert (parameter.grad is not None) == name.startswith(DECODER_PARTS), name
     trained = {id(p) for p in objective.parameters()}
     assert all(id(p) in trained for n, p in objective.base.unet.named_parameters() if n.startswith(DECODER_PARTS))
-
-
-class Brightness(Control):
-    """A control of another family: it adds the condition's mean to the middle of the U-Net."""
-
-    family = "brightness"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = torch.nn.Parameter(torch.zeros(16))
-
-    def encode(self, condition: torch.Tensor) -> torch.Tensor:
-        return condition.mean(dim=(1, 2, 3))
-
-    def signal(self, latents: Any, timestep: Any, conditioning: Any, hint: torch.Tensor) -> Signal:
-        return Signal({"middle": (hint[:, None] * self.scale)[..., None, None]})
 
 
 def test_a_control_of_any_family_is_trained_and_gets_gradients(tiny: ModuleType) -> None:

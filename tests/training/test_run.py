@@ -84,12 +84,12 @@ def test_other_settings_in_the_folder_of_a_run_are_refused(tiny_folder: Path, ci
 
 
 def test_a_first_command_that_failed_leaves_the_folder_free(tiny_folder: Path, circles: Path, tmp_path: Path) -> None:
-    with pytest.raises(TetherError):
+    with pytest.raises(TetherError, match="built for the condition 'canny', but the condition is 'cany'"):
         train(config(tmp_path, tiny_folder, circles, condition="cany", validation_every=0))
     assert train(config(tmp_path, tiny_folder, circles, validation_every=0)).outcome.reason == "finished"
 
 
-def test_a_run_that_stopped_at_convergence_goes_on_when_told_to(
+def test_a_run_that_stopped_at_convergence_goes_on_if_the_setting_changes(
     tiny_folder: Path, circles: Path, tmp_path: Path
 ) -> None:
     stop: dict[str, Any] = {"validation_every": 0, "steps": 4, "after_convergence": "stop"}
@@ -101,7 +101,7 @@ def test_a_run_that_stopped_at_convergence_goes_on_when_told_to(
     assert train(config(tmp_path, tiny_folder, circles, **stop | {"after_convergence": "continue"})).outcome.step == 4
 
 
-def test_going_on_with_other_pictures_of_the_same_names_is_refused(
+def test_resuming_with_other_images_of_the_same_names_is_refused(
     tiny_folder: Path, circles: Path, tmp_path: Path
 ) -> None:
     data = tmp_path / "data"

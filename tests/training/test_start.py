@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from tether.base import ControlNet
 from tether.errors import TetherError
 from tether.training.run import train
+from tether.training.start import open_start
 
 from .small import config
 
@@ -54,3 +55,36 @@ def test_a_run_goes_on_though_what_it_began_from_is_gone(tiny_folder: Path, circ
     assert continued.control is not None
     ours, theirs = (load_file(r.control / "diffusion_pytorch_model.safetensors") for r in (continued, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_control_is_moved_from_the_base_it_was_trained_on(tiny_folder: Path, tmp_path: Path) -> None:
+    """What it has learned, its difference from the old base's encoder, is added to the new base's."""
+    old = tmp_path / "old"
+    shutil.copytree(tiny_folder, old)
+    unet = UNet2DConditionModel.from_pretrained(old / "unet")
+    with torch.no_grad():
+        for parameter in unet.parameters():
+            parameter.mul_(1.5)
+    unet.save_pretrained(old / "unet")
+    learned = ControlNet.from_unet(unet)
+    with torch.no_grad():
+        for parameter in learned.parameters():
+            parameter.add_(0.25)
+    learned.save(tmp_path / "control")
+    settings = config(
+        tmp_path, tiny_folder, tmp_path, start_from=str(tmp_path / "control"), start_base=str(old), condition="canny"
+    )
+    base, control = open_start(settings)
+    fresh, moved = base.unet.state_dict(), control.state_dict()
+    shared = [name for name in moved if name in fresh]
+    assert len(shared) > 20
+    for name in shared:
+        torch.testing.assert_close(moved[name], fresh[name] + 0.25, rtol=1e-5, atol=1e-5)
+    others = [name for name in moved if name not in fresh]
+    assert all(torch.equal(moved[name], learned.state_dict()[name]) for name in others)
+    assert control.kind == "canny"
+
+
+def test_an_unknown_family_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(TetherError, match="unknown control family 'controlnut'"):
+        open_start(config(tmp_path, tiny_folder, tmp_path, family="controlnut"))

@@ -17,6 +17,8 @@ from tether.training.checkpoints import list_checkpoints
 from tether.training.events import Validation
 from tether.training.trainer import Trainer
 
+from .small import Brightness
+
 
 def weights(trainer: Trainer) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in trainer.control.parameters()])
@@ -141,3 +143,21 @@ def test_an_error_in_the_data_reaches_the_caller(tiny: ModuleType, tmp_path: Pat
     trainer.batches = batches
     with pytest.raises(TetherError, match="shard 3"):
         trainer.fit()
+
+
+def test_a_control_of_another_family_is_trained_and_resumed_exactly(tiny: ModuleType, tmp_path: Path) -> None:
+    def train(out: Path, steps: int) -> Trainer:
+        trainer = Trainer(tiny.make_base(), Brightness(), tiny.batches, tiny.make_config(out, steps=steps, ema=0.9))
+        trainer.fit()
+        return trainer
+
+    whole = train(tmp_path / "one", 5)
+    train(tmp_path / "two", 2)
+    resumed = train(tmp_path / "two", 5)
+    assert bool(whole.control.scale.any())  # type: ignore[union-attr]
+    assert torch.equal(weights(resumed), weights(whole))
+    assert whole.state.average is not None
+    average = whole.state.average.averages[0].clone()
+    with whole.result() as control:
+        assert isinstance(control, Brightness)
+        assert torch.equal(control.scale, average)

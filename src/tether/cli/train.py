@@ -47,7 +47,7 @@ def train(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="NAME=VALUE, any setting, as ema=0.999. Repeatable.", show_default=False),
+        typer.Option("--set", help="NAME=VALUE, any setting of --list-settings. Repeatable.", show_default=False),
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Folder of a run to resume.", show_default=False)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what the run would take, and exit.")] = False,

@@ -33,7 +33,7 @@ class Batch:
 
     Attributes:
         latents: clean latents `(B, C, h, w)`, scaled.
-        conditions: `(B, C, H, W)` in the value range of their kind, [0, 1] by default; uint8 is divided by 255.
+        conditions: `(B, C, H, W)` in the value range of their kind; uint8 is divided by 255.
         conditioning: the encoded prompts, of the empty prompt where a prompt is dropped.
         names: one name per sample, for messages.
         rows: number of each sample in its data source, for auxiliary losses.
@@ -49,19 +49,31 @@ class Batch:
     captions: Sequence[str] = ()
     randomness: Randomness | None = None
 
-    def to(self, device: torch.device, memory_format: torch.memory_format | None = None) -> Self:
+    def to(
+        self,
+        device: torch.device,
+        memory_format: torch.memory_format | None = None,
+        value_range: tuple[float, float] = (0.0, 1.0),
+    ) -> Self:
         """The batch on a device, latents and conditions in its layout, conditions as float.
 
+        Args:
+            device: where it is put.
+            memory_format: the layout; the device's best one by default.
+            value_range: of the conditions. Those of floating point are checked here, on the CPU, so that no encoder
+                has to wait for the device to look at them.
+
         Raises:
-            TetherError: when conditions of floating point are outside [-1, 1]. They are checked here, in the CPU's
-                memory, so that no encoder has to wait for the device to look at them.
+            TetherError: when conditions of floating point are outside of it.
         """
-        memory_format = memory_format or layout(device)
+        memory_format, (lowest, highest) = memory_format or layout(device), value_range
         conditions = self.conditions
         if conditions.is_floating_point() and conditions.device.type == "cpu":
             low, high = (float(value) for value in conditions.aminmax())
-            if not (low >= -1 - _TOLERANCE and high <= 1 + _TOLERANCE):  # written so that NaN fails
-                raise TetherError(f"conditions have values in [{low:.3g}, {high:.3g}]; expected [0, 1] or [-1, 1]")
+            if not (low >= lowest - _TOLERANCE and high <= highest + _TOLERANCE):  # written so that NaN fails
+                raise TetherError(
+                    f"conditions have values in [{low:.3g}, {high:.3g}]; expected [{lowest:g}, {highest:g}]"
+                )
         conditions = conditions.to(device, non_blocking=True)
         if conditions.dtype == torch.uint8:
             conditions = conditions.float().div_(255)

@@ -18,6 +18,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from tether.kinds import find_kind
 from tether.training.batch import Prefetch, Randomness, batch_generator, sample_generators
 from tether.training.checkpoints import list_checkpoints
 from tether.training.config import AuxiliaryLossConfig, TrainConfig
@@ -85,6 +86,7 @@ class Step:
         self.state, self.config, self.accelerator, self.dtype = state, config, accelerator, dtype
         self.auxiliary, self.sharded, self.sections = dict(auxiliary), sharded, sections
         self.parameters = state.parameters
+        self.value_range = find_kind(config.condition).value_range
 
     @property
     def accumulation(self) -> int:
@@ -162,7 +164,7 @@ class Step:
         """A forward pass: the samples' names, their losses `(B,)`, and the auxiliary losses."""
         device = self.accelerator.device
         with self.sections("feed"):
-            batch = feed(samples, following).to(device, layout(device, self.config.optimizer))
+            batch = feed(samples, following).to(device, layout(device, self.config.optimizer), self.value_range)
         randomness = batch.randomness or self._randomness(samples)
         with self.sections("forward"), autocast(device, self.dtype):
             each, extra = self.state.model(batch, randomness)
