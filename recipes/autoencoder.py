@@ -1,10 +1,10 @@
-"""Trains the shipped base's autoencoder: 128x128 pictures <-> 4x16x16 latents.
+"""Trains the shipped base's autoencoder: 128x128 images <-> 4x16x16 latents.
 
     python recipes/autoencoder.py --steps 8000 --out runs/autoencoder       (again: continues)
 
-Loss: L1 and L2 of the pixels + L1 of the picture's gradients (edges are what a control is about) + a little KL.
+Loss: L1 and L2 of the pixels + L1 of the image's gradients (edges are what a control is about) + a little KL.
 Steps see random windows of data/pictures.npz: the network has no attention, so what it learns there holds at any
-size, and a window of 64x64 costs a quarter of a picture. No held-out name or scene is seen. With `--decoder-only` the
+size, and a window of 64x64 costs a quarter of a image. No held-out name or scene is seen. With `--decoder-only` the
 encoder stays as it is, and so do latents, denoiser and controls. A moving average of the weights is what is kept.
 """
 
@@ -49,13 +49,13 @@ def reconstruction_loss(decoded: Tensor, target: Tensor) -> Tensor:
 
 
 def held_out_pictures(folder: Path) -> Tensor:
-    """64 pictures that no training sees, `(64, 3, 128, 128)` in [-1, 1]: 3D and flat emoji, and scenes if there."""
+    """64 images that training never sees, `(64, 3, 128, 128)` in [-1, 1]: 3D and flat emoji, and scenes if there."""
     rng, pictures = np.random.default_rng(0), []
     for name in ("3d", "flat"):
         unseen = [d for d in load_drawings(folder / f"emoji-{name}.npz") if is_held_out(d.name)]
         for drawing in unseen[:24]:
-            colour = BACKGROUNDS[str(rng.choice(list(BACKGROUNDS)))]
-            pictures.append(place(drawing.rgba, SIZE, colour, 0.9, (0.0, 0.0)))
+            color = BACKGROUNDS[str(rng.choice(list(BACKGROUNDS)))]
+            pictures.append(place(drawing.rgba, SIZE, color, 0.9, (0.0, 0.0)))
     scenes = folder / "scenes-held-out.npz"
     if scenes.exists():
         with np.load(scenes) as pack:
@@ -73,10 +73,10 @@ def psnr(vae: AutoencoderKL, pictures: Tensor) -> float:
 
 
 def windows(pixels: Tensor, rows: Tensor, corners: Tensor, side: int) -> Tensor:
-    """Windows of pictures, uint8 `(N, H, W, 3)` -> float `(B, 3, side, side)` in [-1, 1], channels last.
+    """Windows of images, uint8 `(N, H, W, 3)` -> float `(B, 3, side, side)` in [-1, 1], channels last.
 
     Args:
-        rows: which pictures, `(B,)`.
+        rows: which images, `(B,)`.
         corners: top and left of each window, `(B, 2)`.
     """
     along = torch.arange(side, device=pixels.device)

@@ -1,4 +1,4 @@
-"""What the recipes share: where the data lies, which pictures there are, and how often which is trained on."""
+"""What the recipes share: where the data is, which images there are, and how often each is trained on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tether.datasets.synthetic.emoji import Drawing, is_held_out
 DATA = Path("data")
 SIZE = 128
 CAPTIONS = 6
-"""Random captions of each training picture."""
+"""Random captions of each training image."""
 SHARES = {"3d emoji": 0.28, "flat emoji": 0.13, "other emoji": 0.24, "scenes": 0.35}
 """How often a sample of the denoiser is of which group; the first two are the drawings that VOCABULARY names."""
 VOCABULARY = frozenset(

@@ -17,7 +17,7 @@ from tether.training.convergence import find_convergence
 from tether.training.events import Progress
 from tether.training.run import train
 
-COLOURS = ("#1b6ca8", "#c8553d", "#588157", "#8e5ea2", "#444444")
+COLORS = ("#1b6ca8", "#c8553d", "#588157", "#8e5ea2", "#444444")
 WIDTH, HEIGHT, LEFT, TOP, GAP = 360, 220, 48, 30, 60
 
 Curve = dict[int, tuple[float, float]]
@@ -63,13 +63,13 @@ def figure(curves: Mapping[str, list[tuple[Curve, int | None]]], steps: int) -> 
             parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{tick / 5:.1f}</text>')
             x = left + WIDTH * tick / 5
             parts.append(f'<text x="{x:.1f}" y="{TOP + HEIGHT + 18}" text-anchor="middle">{steps * tick // 5}</text>')
-        for (curve, converged), colour in zip(runs, COLOURS, strict=False):
+        for (curve, converged), color in zip(runs, COLORS, strict=False):
             for side, dash in ((0, ""), (1, ' stroke-dasharray="4 3" stroke-opacity="0.5"')):
                 points = " ".join("{:.1f},{:.1f}".format(*place(step, both[side])) for step, both in curve.items())
-                parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.6"{dash}/>')
+                parts.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="1.6"{dash}/>')
             if converged in curve:
                 x, y = place(converged, curve[converged][0])
-                parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>')
+                parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{color}"/>')
     width, height = LEFT + len(curves) * (WIDTH + GAP), TOP + HEIGHT + 40
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" '

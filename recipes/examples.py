@@ -1,4 +1,4 @@
-"""Makes the pictures that `tether demo` steers by: held-out emoji, and a doodle drawn here.
+"""Makes the images that `tether demo` steers by: held-out emoji, and a doodle drawn here.
 
 python recipes/examples.py              (after recipes/sources.py)
 """

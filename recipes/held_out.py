@@ -1,4 +1,4 @@
-"""Writes recipes/held_out.json: every name and every scene seed that no training may see.
+"""Writes recipes/held_out.json: every name and every scene seed that training must not see.
 
     python recipes/held_out.py
 

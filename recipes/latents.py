@@ -1,15 +1,15 @@
-"""Encodes the random training pictures once, so that the denoiser never waits for the autoencoder.
+"""Encodes the random training images once, so that the denoiser never waits for the autoencoder.
 
     python recipes/latents.py --vae runs/autoencoder/vae --base runs/base
     python recipes/latents.py --pictures data/pictures-wide.npz --out data/latents-wide.npz --edges
 
-First the autoencoder's latents are standardised: the mean and the standard deviation of each of the 4 channels
-over the training pictures are folded into `quant_conv` and `post_quant_conv`, so that every channel has mean 0 and
-variance 1 (`scaling_factor` is then 1). Pictures round-trip exactly as before. An autoencoder that was trained on after
-that, as with `recipes/autoencoder.py --start`, is standardised again by `--again`; `--base` gets the result, and other
-files of latents are to be made anew with it.
+First the autoencoder's latents are standardized: the mean and the standard deviation of each of the 4 channels
+over the training images are folded into `quant_conv` and `post_quant_conv`, so that every channel has mean 0 and
+variance 1 (`scaling_factor` is then 1). Images round-trip exactly as before. An autoencoder that was trained on after
+that, as with `recipes/autoencoder.py --start`, is standardized again by `--again`; `--base` gets the result, and other
+files of latents must be made again with it.
 
-With `--edges`, for a control, Canny edges of random thresholds are found once too, `EDGES` of each picture.
+With `--edges`, for a control, Canny edges of random thresholds are found once too, `EDGES` of each image.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from common import DATA, to_tensor
 from tether.kinds.canny import random_canny
 
 EDGES = 4
-"""Edge maps of each picture."""
+"""Edge maps of each image."""
 BATCH = 64
 
 
@@ -43,7 +43,7 @@ def encode(vae: AutoencoderKL, pictures: np.ndarray) -> Tensor:
 
 
 @torch.no_grad()
-def standardise(vae: AutoencoderKL, latents: Tensor) -> None:
+def standardize(vae: AutoencoderKL, latents: Tensor) -> None:
     """Folds each latent channel's mean m and deviation s over `latents` `(N, 4, h, w)` into the autoencoder.
 
     The mean head becomes (W/s, (b - m)/s), the log-variance head's bias falls by 2 log s, and
@@ -60,7 +60,7 @@ def standardise(vae: AutoencoderKL, latents: Tensor) -> None:
 
 
 def edges(job: tuple[int, np.ndarray]) -> np.ndarray:
-    """`EDGES` random edge maps of the picture of a number, one bit a pixel: uint8 `(EDGES, H, W / 8)`."""
+    """`EDGES` random edge maps of the image of a number, one bit a pixel: uint8 `(EDGES, H, W / 8)`."""
     number, picture = job
     rng = np.random.default_rng([9, number])
     return np.packbits(np.stack([random_canny(picture, rng) for _ in range(EDGES)]) > 0, axis=2)
@@ -72,8 +72,8 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, default=DATA / "pictures.npz")
     parser.add_argument("--out", type=Path, default=DATA / "latents.npz")
     parser.add_argument("--edges", action="store_true")
-    parser.add_argument("--again", action="store_true", help="standardise although it was done")
-    parser.add_argument("--base", type=Path, help="folder to write the standardised autoencoder to, as vae/")
+    parser.add_argument("--again", action="store_true", help="standardize although it was done")
+    parser.add_argument("--base", type=Path, help="folder to write the standardized autoencoder to, as vae/")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     arguments = parser.parse_args()
 
@@ -84,7 +84,7 @@ def main() -> None:
         if arguments.base is None:
             parser.error("the autoencoder will be standardised: --base says where to")
         order = np.sort(np.random.default_rng(8).permutation(len(pixels))[:2048])
-        standardise(vae, encode(vae, pixels[order]))
+        standardize(vae, encode(vae, pixels[order]))
     if arguments.base:
         vae.save_pretrained(arguments.base / "vae")
     latents = encode(vae, pixels)

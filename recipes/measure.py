@@ -3,10 +3,10 @@
     python recipes/measure.py --out runs/measure
 
 1. Edge F1 (2 px tolerance) of 200 held-out conditions, one seed each: with control, in each way of `SETTINGS`; the same
-   seeds at strength 0; and the autoencoder's own round trip. At strength 0 the pictures are compared, byte by byte,
+   seeds at strength 0; and the autoencoder's own round trip. At strength 0 the images are compared, byte by byte,
    with the base's.
-2. Colour: on 100 held-out scenes the colour word of the first solid is changed; counted is how often the solid's mean
-   colour, inside its own mask, then lies nearest to the named one; and the same on those of them that show one thing,
+2. Color: on 100 held-out scenes the color word of the first solid is changed; counted is how often the solid's mean
+   color, inside its own mask, is then nearest to the named one; and the same on those of them that show one thing,
    where the word need not be bound to one of several; in each way of `SETTINGS` too.
 3. 64 uncurated samples of the base, prompts drawn by a fixed seed.
 """
@@ -39,11 +39,11 @@ SETTINGS = {
 }
 """How the control acts: on both sides of guidance, in full on one and in part on the other, on one."""
 GRID = {"3d emoji": 0.42, "flat emoji": 0.18, "other emoji": 0.05, "scenes": 0.35}
-"""Shares of the sample grid's prompts, the same for every round of training: grids are to be compared."""
+"""Shares of the sample grid's prompts, the same for every round of training: grids are compared with each other."""
 
 
 def held_out_pictures(count: int) -> list[tuple[Image.Image, str]]:
-    """`count` pictures with captions, in the shares 45% 3D emoji, 25% flat emoji, 30% scenes."""
+    """`count` images with captions, in the shares 45% 3D emoji, 25% flat emoji, 30% scenes."""
     rng, pairs = np.random.default_rng(11), []
     for name, share in (("3d", 0.45), ("flat", 0.25)):
         unseen = [d for d in load_drawings(DATA / f"emoji-{name}.npz") if is_held_out(d.name)]
@@ -81,8 +81,8 @@ def draw(pipe: tether.Pipeline, words: str, condition: Image.Image, seed: int, h
     return pipe(words, [condition], seed=seed, injections=[how])[0]
 
 
-def measure_colours(pipe: tether.Pipeline, count: int, setting: str, out: Path) -> dict:
-    """How often a changed colour word changes the solid's colour to the named one."""
+def measure_colors(pipe: tether.Pipeline, count: int, setting: str, out: Path) -> dict:
+    """How often a changed color word changes the solid's color to the named one."""
     names = [name for name in COLORS if name not in ("black", "white", "grey")]
     rng, right, rows = np.random.default_rng(12), [], []
     alone: list[bool] = []
@@ -114,9 +114,9 @@ def measure_colours(pipe: tether.Pipeline, count: int, setting: str, out: Path) 
     }
 
 
-def _hue_distance(colour: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Distance of chromaticities (colour divided by its length): shading changes brightness, not the name."""
-    unit = colour / (np.linalg.norm(colour) + 1e-9)
+def _hue_distance(color: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Distance of chromaticities (color divided by its length): shading changes brightness, not the name."""
+    unit = color / (np.linalg.norm(color) + 1e-9)
     return np.linalg.norm(palette / np.linalg.norm(palette, axis=1, keepdims=True) - unit, axis=1)
 
 
@@ -136,7 +136,7 @@ def training_captions(count: int) -> list[str]:
 
 
 def sample_grid(plain: tether.Pipeline, out: Path) -> None:
-    """64 pictures of prompts that a fixed seed draws from the training captions; none is left out."""
+    """64 images of prompts that a fixed seed draws from the training captions; none is left out."""
     prompts = training_captions(64)
     drawn = [plain(words, seed=k, guidance_scale=4.0)[0] for k, words in enumerate(prompts)]
     rows = [drawn[k : k + 8] for k in range(0, 64, 8)]
@@ -166,7 +166,7 @@ def main() -> None:
         results |= measure_edges(base, pipe, plain, arguments.count, arguments.out)
     if arguments.only in (None, "colours"):
         for setting in SETTINGS:
-            results[setting] = measure_colours(pipe, arguments.scenes, setting, arguments.out)
+            results[setting] = measure_colors(pipe, arguments.scenes, setting, arguments.out)
     results["seconds"] = round(time.time() - started)
     (arguments.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     print(json.dumps(results, indent=1))

@@ -3,7 +3,7 @@
     python recipes/sources.py           (fetches data/raw)
     python recipes/pack_emoji3d.py
 
-Each drawing is a lossy WebP of 160 pixels a side with exact alpha; colours under transparent pixels are not kept.
+Each drawing is a lossy WebP of 160 pixels a side with exact alpha; colors under transparent pixels are not kept.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Makes the random training pictures once: data/pictures.npz, of emoji placed on backgrounds and of the scenes.
+"""Makes the random training images once: data/pictures.npz, of emoji placed on backgrounds and of the scenes.
 
     python recipes/pictures.py                                             (after sources.py and render_scenes.py)
     python recipes/pictures.py --centred 0 --out data/pictures-wide.npz    (for a control)
@@ -23,7 +23,7 @@ VARIANTS = {"3d emoji": 40, "flat emoji": 28, "other emoji": 16}
 
 
 def placements(drawing: Drawing, count: int, centred: float) -> tuple[list[np.ndarray], list[list[str]]]:
-    """`count` random pictures of a drawing, a share of them centred, and captions of each."""
+    """`count` random images of a drawing, a share of them centred, and captions of each."""
     rng = np.random.default_rng([7, *f"{drawing.style} {drawing.name}".encode()])
     pixels, captions = [], []
     for k in range(count):
@@ -41,7 +41,7 @@ def main() -> None:
         "--centred",
         type=float,
         default=0.75,
-        help="share of the placements in the middle; where the words leave open what lies where, the first steps of "
+        help="share of the placements in the middle; when the words leave open what is where, the first steps of "
         "sampling draw the mean of all that it could be, and with placements all over that was a blob for every name; "
         "a control has lines to go by: 0 for it",
     )

@@ -1,4 +1,4 @@
-"""Renders the scenes: data/scenes.npz for training and data/scenes-held-out.npz that no training sees.
+"""Renders the scenes: data/scenes.npz for training, and data/scenes-held-out.npz, which training never sees.
 
 python recipes/render_scenes.py --count 5000
 """
@@ -19,7 +19,7 @@ from tether.datasets.synthetic.scenes.source import HELD_OUT_SCENES
 
 
 def draw(seed: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """One scene's pixels, uint8 `(128, 128, 3)`, where its things lie (`covered`), and captions."""
+    """One scene's pixels, uint8 `(128, 128, 3)`, where its things are (`covered`), and captions."""
     spec, rng = sample_scene(seed), np.random.default_rng([1, seed])
     scene = render(spec, SIZE)
     return scene.image, covered(scene.instance), [caption(spec, rng) for _ in range(CAPTIONS)]

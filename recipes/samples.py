@@ -68,7 +68,7 @@ class Samples:
     def draw(self, size: int, empty: float, generator: torch.Generator) -> Batch:
         """A batch of `size` with each group's share of it, and a share `empty` of the captions emptied.
 
-        `generator` lies on the device, and the batch follows from its state alone.
+        `generator` is on the device, and the batch follows from its state alone.
         """
         device, rows, start, left = self.device, [], 0, size
         for group, count in self.counts.items():

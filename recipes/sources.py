@@ -1,4 +1,4 @@
-"""Fetches the public pictures that the shipped base is trained on and packs them into data/emoji-*.npz.
+"""Fetches the public images that the shipped base is trained on and packs them into data/emoji-*.npz.
 
     python recipes/sources.py            (needs npm, and apt-get or the font file: --font PATH)
 

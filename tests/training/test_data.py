@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tether.base import load_base
+from tether.datasets.build import build_dataset
 from tether.errors import TetherError
 from tether.training.data import open_data, validation_subset
 from tether.training.run import train
@@ -49,3 +52,37 @@ def test_no_training_sees_the_validation_samples_and_an_epoch_sees_all_others_on
 def test_a_dataset_of_another_condition_is_refused(tiny_folder: Path, circles: Path, tmp_path: Path) -> None:
     with pytest.raises(TetherError, match="built for the condition 'canny', but the condition is 'depth'"):
         train(config(tmp_path, tiny_folder, circles, condition="depth", validation_every=0))
+
+
+def test_a_control_for_inpainting_is_trained_and_validated_with_holes(tiny_folder: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(6):
+        blocks = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(blocks.repeat(12, axis=0).repeat(12, axis=1)).save(images / f"{number}.png")
+        (images / f"{number}.txt").write_text(f"blocks {number}")
+    build_dataset(images, tmp_path / "data", "inpaint", workers=0)
+    settings = config(
+        tmp_path, tiny_folder, tmp_path / "data", condition="inpaint", resolution=64, steps=2, validation_images=1
+    )
+    data = open_data(settings, load_base(tiny_folder))
+    conditions = data.batches(range(2)).conditions
+    assert bool((conditions == -1).any())
+    assert bool(((conditions >= 0) | (conditions == -1)).all())
+    (sample,) = data.validation
+    assert sample.mask is not None
+    assert set(np.unique(np.asarray(sample.mask))) == {0, 255}
+    outcome = train(settings).outcome
+    assert [(seen.step, seen.fidelity) for seen in outcome.curve] == [(0, None), (2, None)]
+
+
+def test_crops_are_mirrored_only_if_the_setting_allows_it(tiny_folder: Path, circles: Path, tmp_path: Path) -> None:
+    def flipped(mirror: bool | None) -> bool:
+        out = tmp_path / str(mirror)
+        settings = config(out, tiny_folder, circles, crops=4, mirror=mirror, validation_every=0)
+        samples = open_data(settings, load_base(tiny_folder)).batches.samples  # type: ignore[attr-defined]
+        crops = [samples._latents.read("crops", index) for index in range(len(samples))]
+        return bool(torch.stack(crops)[:, :, 3].any())
+
+    assert flipped(None)
+    assert not flipped(False)

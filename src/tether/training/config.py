@@ -91,6 +91,11 @@ class TrainConfig(BaseModel):
     condition: str = Field("canny", description="kind of the condition images; its metric measures fidelity")
     cache: Path | None = Field(None, description="folder for cached latents and text states; `out/cache` by default")
     crops: int = Field(4, ge=1, description="random crops of each image that the cache holds")
+    mirror: bool | None = Field(
+        None,
+        description="mirror half of the crops, unless the caption names a side or writing; by default if the kind of "
+        "condition is known and may be mirrored; true: unknown kinds too",
+    )
     resolution: int | None = Field(
         None, ge=8, description="side of the training images in pixels; the base's own by default"
     )

@@ -95,7 +95,7 @@ class CachedBatches:
         if "pooled" in found[0]:
             conditioning = Conditioning(dropped("text_states"), dropped("pooled"), {"time_ids": stacked("time_ids")})
         names = [sample["name"] for sample in found]
-        return Batch(stacked("latents"), stacked("condition"), conditioning, names)
+        return Batch(stacked("latents"), _conditions(found), conditioning, names)
 
 
 def open_data(config: TrainConfig, base: Base, on_stage: OnStage | None = None) -> Data:
@@ -120,6 +120,7 @@ def open_data(config: TrainConfig, base: Base, on_stage: OnStage | None = None) 
             config.cache or config.out / "cache",
             resolution=config.resolution,
             crops=config.crops,
+            flips=config.mirror,
             on_progress=_reporting(on_stage, "caching"),
         )
     samples = CachedSamples(cache, config.seed)
@@ -188,7 +189,23 @@ def _reporting(on_stage: OnStage | None, stage: str) -> Callable[[int, int], Non
     return None if on_stage is None else lambda done, total: on_stage(stage, done, total)
 
 
+def _conditions(samples: list[dict[str, Any]]) -> Tensor:
+    """Conditions `(B, C, H, W)`: uint8, or float32 if one of them is, as conditions with holes to inpaint are."""
+    found: list[Tensor] = [sample["condition"] for sample in samples]
+    if any(condition.is_floating_point() for condition in found):
+        found = [one if one.is_floating_point() else one.float() / 255 for one in found]
+    return torch.stack(found)
+
+
 def _validation_sample(sample: dict[str, Any], base: Base) -> ValidationSample:
-    condition = Image.fromarray(sample["condition"].permute(1, 2, 0).numpy())
+    condition: Tensor = sample["condition"]
     (image,) = from_pixels(base.decode_latents(sample["latents"][None]))
-    return ValidationSample(sample["caption"], condition, image)
+    if not condition.is_floating_point():
+        return ValidationSample(sample["caption"], _image(condition), image)
+    mask = Image.fromarray((255 * (condition < 0).any(dim=0)).to(torch.uint8).numpy())
+    return ValidationSample(sample["caption"], _image((255 * condition).clamp(min=0).round().byte()), image, mask)
+
+
+def _image(pixels: Tensor) -> Image.Image:
+    """uint8 `(3, H, W)` as an image."""
+    return Image.fromarray(pixels.permute(1, 2, 0).numpy())

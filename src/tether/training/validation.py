@@ -37,11 +37,13 @@ class ValidationSample:
         prompt: its prompt.
         condition: its condition, RGB.
         image: the image that the condition was made from, for the sheet; may be left out.
+        mask: white where the image is to be inpainted, for conditions with holes; needs `image`.
     """
 
     prompt: str
     condition: Image.Image
     image: Image.Image | None = None
+    mask: Image.Image | None = None
 
 
 class ImageValidator:
@@ -89,6 +91,9 @@ class ImageValidator:
             steps=self.steps,
             guidance_scale=self.guidance_scale if prompted else 1.0,
             size=sample.condition.size,
+            init=None if sample.mask is None else sample.image,
+            mask=sample.mask,
+            denoising_strength=1.0,
         )
         assert isinstance(images, list)
         return images[0]
