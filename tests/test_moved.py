@@ -14,9 +14,10 @@ from tether._moved import MOVED
 @pytest.mark.parametrize(("old", "new"), MOVED.items())
 def test_an_old_name_gives_the_module_at_its_new_place(old: str, new: str) -> None:
     module = import_module(new)
+    sys.modules.pop(old, None)
     with pytest.warns(DeprecationWarning, match=f"{old} has moved to {new}"):
-        sys.modules.pop(old, None)
-        assert import_module(old) is module
+        found = import_module(old)
+    assert found is module
     assert module.__name__ == new
     assert module.__spec__ is not None
     assert module.__spec__.name == new

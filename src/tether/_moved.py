@@ -1,4 +1,4 @@
-"""Modules that have moved: importing one by its old name gives the module at its new place, with a DeprecationWarning."""
+"""Modules that have moved: an import by the old name gives the module at its new place, with a DeprecationWarning."""
 
 from __future__ import annotations
 

@@ -101,9 +101,7 @@ def test_what_is_left_out_is_noted_and_what_nothing_uses_is_kept(tmp_path: Path)
 
 def test_a_prediction_type_that_no_such_file_has_is_refused(tmp_path: Path) -> None:
     path = hollow(tmp_path / "a.safetensors", SMALL["sd1"].base())
-    with pytest.raises(
-        TetherError, match="'sample' is not a supported prediction type: expected"
-    ):
+    with pytest.raises(TetherError, match="'sample' is not a supported prediction type: expected"):
         parts_of_file(path, prediction_type="sample")
 
 
