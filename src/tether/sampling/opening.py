@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from tether.base import Base, load_base
-from tether.base.adapters import add_embedding, add_lora
 from tether.base.memory import reduce_memory
 from tether.control.control import Control
 from tether.control.load import load_control
@@ -142,6 +141,8 @@ class Opener:
 
     def _adapted(self, base: Base, key: BaseKey) -> Base:
         """The base, changed in place by its LoRA, embeddings and low memory."""
+        from tether.base.adapters import add_embedding, add_lora  # loads diffusers' pipelines
+
         for text in key.loras:
             add_lora(base, *parse_lora(text))
         for ref in key.embeddings:
