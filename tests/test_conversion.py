@@ -1,4 +1,4 @@
-"""What is converted and converted back is what it was, bit for bit; nothing is half written or written over."""
+"""Converting back restores every bit; nothing is written by halves, or over something else."""
 
 from __future__ import annotations
 
@@ -123,8 +123,8 @@ def weights(folder: Path) -> dict[str, Tensor]:
 def test_a_base_comes_back_bit_for_bit(folder: Path, ending: str, tmp_path: Path) -> None:
     single, back = tmp_path / f"base{ending}", tmp_path / "back"
     convert(folder, single, to="original")
-    said = "v_prediction" if folder.parent.name.startswith("sd2") else None
-    convert(single, back, to="diffusers", prediction_type=said if ending == ".ckpt" else None)
+    known = "v_prediction" if folder.parent.name.startswith("sd2") else None
+    convert(single, back, to="diffusers", prediction_type=known if ending == ".ckpt" else None)
     same(weights(back), weights(folder))
     schedules = [json.loads((f / "scheduler" / "scheduler_config.json").read_text()) for f in (folder, back)]
     assert schedules[0] == schedules[1]
@@ -134,10 +134,10 @@ def test_a_converted_base_is_the_base_it_was(folder: Path, tmp_path: Path) -> No
     """The settings that no tensor has (heads, activation, scale) come back too: the outputs are the same."""
     convert(folder, tmp_path / "base.safetensors", to="original")
     one, two = load_base(folder), load_base(tmp_path / "base.safetensors")
-    pictures = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    images = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(2)) * 2 - 1
     texts = [base.encode_prompts(["a red (apple:1.2)"]) for base in (one, two)]
     assert torch.equal(texts[0].tokens, texts[1].tokens)
-    latents = [base.encode_images(pictures) for base in (one, two)]
+    latents = [base.encode_images(images) for base in (one, two)]
     assert torch.equal(*latents)
     added = None if texts[0].pooled is None else {"text_embeds": texts[0].pooled, "time_ids": torch.ones(1, 6)}
     inputs = (torch.randn(1, 4, 8, 8), 7)
@@ -212,7 +212,7 @@ def pooling_control() -> ControlNet:
     return control
 
 
-def test_settings_that_no_shape_tells_travel_in_the_files_metadata(tmp_path: Path) -> None:
+def test_settings_that_no_shape_determines_are_stored_in_the_files_metadata(tmp_path: Path) -> None:
     control = pooling_control()
     control.save(tmp_path / "one")
     convert(tmp_path / "one", tmp_path / "two.safetensors", to="original")
@@ -223,17 +223,17 @@ def test_settings_that_no_shape_tells_travel_in_the_files_metadata(tmp_path: Pat
     same(back.state_dict(), control.state_dict())
 
 
-def test_settings_that_a_file_has_no_place_for_are_refused(tmp_path: Path) -> None:
+def test_settings_that_a_file_cannot_store_are_refused(tmp_path: Path) -> None:
     pooling_control().save(tmp_path / "one")
     with pytest.raises(TetherError, match=r"attention_head_dim=2.*cannot store: use \.safetensors"):
         convert(tmp_path / "one", tmp_path / "two.pth", to="original")
 
 
-@pytest.mark.parametrize("told", ["[1]", "not JSON", '{"layers_per_block": 1000000000}', '{"_class_name": "X"}'])
-def test_metadata_that_holds_no_settings_is_refused(told: str, control: ControlNet, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stored", ["[1]", "not JSON", '{"layers_per_block": 1000000000}', '{"_class_name": "X"}'])
+def test_metadata_without_valid_settings_is_refused(stored: str, control: ControlNet, tmp_path: Path) -> None:
     control.save(tmp_path / "one")
     convert(tmp_path / "one", tmp_path / "two.safetensors", to="original")
-    save_file(load_file(tmp_path / "two.safetensors"), tmp_path / "three.safetensors", {"tether.config": told})
+    save_file(load_file(tmp_path / "two.safetensors"), tmp_path / "three.safetensors", {"tether.config": stored})
     with pytest.raises(TetherError, match=r"not a JSON object of settings|no network"):
         ControlNet.load(tmp_path / "three.safetensors")
 
@@ -319,9 +319,9 @@ def test_older_programs_find_the_tokenizers_two_files(folder: Path, tmp_path: Pa
 def test_what_a_base_predicts_and_that_its_last_step_is_noise_survive(
     folder: Path, ending: str, tmp_path: Path
 ) -> None:
-    """Velocity is told by metadata, and by the mark `v_pred` in SD 1.x and XL; noise without any signal by `ztsnr`."""
+    """Velocity is stored in metadata, and as `v_pred` in SD 1.x and XL; a last step without signal as `ztsnr`."""
     if ending == ".ckpt" and folder.parent.name.startswith("sd2"):
-        pytest.skip("a .ckpt of SD 2.x is told by other means")
+        pytest.skip("a .ckpt of SD 2.x is recognized by other means")
     changed = tmp_path / "changed"
     shutil.copytree(folder, changed)
     path = changed / "scheduler" / "scheduler_config.json"

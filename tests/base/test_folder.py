@@ -1,4 +1,4 @@
-"""A base opens from a diffusers folder of any version, or it is said what is missing."""
+"""A base opens from a diffusers folder of any version, or the error names what is missing."""
 
 from __future__ import annotations
 

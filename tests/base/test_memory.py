@@ -1,4 +1,4 @@
-"""Drawing in less memory changes the way, not the picture."""
+"""Less memory changes how an image is generated, not the image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def draw(base: Base) -> np.ndarray:
     return np.asarray(tether.Pipeline(base)("a red cube", seed=3, steps=3)[0], float)
 
 
-def test_the_picture_stays_the_same(tiny_base: Base) -> None:
+def test_the_image_stays_the_same(tiny_base: Base) -> None:
     before = draw(tiny_base)
     assert np.abs(draw(reduce_memory(tiny_base)) - before).max() <= 1
     assert tiny_base.vae.use_tiling

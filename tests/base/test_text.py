@@ -75,7 +75,7 @@ def test_a_weight_of_one_changes_nothing_and_another_keeps_the_mean(tiny_base: B
 def test_where_the_tokenizer_says_no_length_the_encoders_window_is_taken(tiny_base: Base) -> None:
     expected = tiny_base.encode_prompts(["a red cube"]).tokens
     silent = copy.deepcopy(tiny_base.tokenizer)
-    silent.model_max_length = int(1e30)  # what transformers takes for "not said"
+    silent.model_max_length = int(1e30)  # what transformers writes for a tokenizer without a limit
     base = dataclasses.replace(tiny_base, text=TextEncoders((silent, tiny_base.text_encoder)))
     assert torch.equal(base.encode_prompts(["a red cube"]).tokens, expected)
 

@@ -1,4 +1,4 @@
-"""The JSON and the weights of a diffusers folder are found, or it is said what is missing."""
+"""The JSON and the weights of a diffusers folder are found, or the error names what is missing."""
 
 from __future__ import annotations
 

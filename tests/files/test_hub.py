@@ -1,4 +1,4 @@
-"""Names on the hub, without a hub: from the cache, and what is said when they are not in it."""
+"""Names on the hub, without a network: found in the cache, or refused with the reason."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_what_another_program_fetched_is_enough_offline(tmp_path: Path, monkeypa
     assert hub.find("someone/base", "base") == tmp_path
 
 
-def test_a_connection_that_breaks_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_connection_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def download(*_: object, **__: object) -> str:
         raise Exception("the other side\nclosed the connection")
 

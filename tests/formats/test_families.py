@@ -1,4 +1,4 @@
-"""The families of Stable Diffusion are told apart by their config."""
+"""The families of Stable Diffusion are recognized by their config."""
 
 from __future__ import annotations
 

@@ -12,10 +12,10 @@ FOLDER = Path(__file__).parent
 
 
 def shipped(name: str) -> Path:
-    """The folder of a shipped weight: "base", or "control-KIND" for a control.
+    """The folder of shipped weights: "base", or "control-KIND" for a control.
 
     Raises:
-        TetherError: where this installation has no such weight.
+        TetherError: if this installation has no such weights.
     """
     folder = FOLDER / name
     if not folder.is_dir():
