@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -181,3 +182,14 @@ def test_auxiliary_losses_see_the_batch_after_the_forward_pass(tiny: ModuleType)
     assert order == ["forward", "auxiliary"]
     assert losses.shape == (2,)
     assert torch.equal(further["mean"], batch.latents.mean())
+
+
+def test_training_does_not_look_at_the_values_of_conditions_and_inference_does(tiny: ModuleType) -> None:
+    objective, _ = make(tiny, 1)
+    with pytest.raises(TetherError, match="condition has values"):
+        objective.control.encode(torch.full((1, 3, 64, 64), 7.0))
+    batch = replace(tiny.batches(range(1)), conditions=torch.full((1, 3, 64, 64), 7.0))
+    losses, _ = objective(batch, sample_generators(0, range(1)))
+    assert losses.shape == (1,)
+    with pytest.raises(TetherError, match="condition has values"):
+        objective.control.encode(torch.full((1, 3, 64, 64), 7.0))

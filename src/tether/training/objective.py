@@ -8,8 +8,8 @@ for any denoiser; `ControlObjective` is it for a control on a locked base, and k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -164,9 +164,6 @@ class ControlObjective(nn.Module):
         control.requires_grad_(True).train()
         if only_middle:
             self._lock_skips()
-        for module in control.modules():
-            if isinstance(module, HintEncoder):
-                module.check_values = False  # `Batch.to` has checked them
         self.denoiser = control.wrap(base.denoiser)
         self.base = base  # not an nn.Module, so its networks are neither trained, nor saved, nor synchronized
         self.decoder: nn.ModuleDict | None = None
@@ -181,7 +178,7 @@ class ControlObjective(nn.Module):
             batch: on the device.
             randomness: of noise and timesteps.
         """
-        with self._memory_saving(uncopied_weights):
+        with self._memory_saving(uncopied_weights), _unchecked_values(self.control):
             hint = self.control.encode(batch.conditions)
 
         def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
@@ -231,3 +228,16 @@ class ControlObjective(nn.Module):
         texts = {f"text_encoder_{k}": network for k, network in enumerate(self.base.text.networks, 1)}
         texts = {name.removesuffix("_1"): network for name, network in texts.items()}
         return hash_modules(parts | {"vae": self.base.vae} | texts)
+
+
+@contextmanager
+def _unchecked_values(control: Control) -> Iterator[None]:
+    """Inside, hint encoders do not look at a condition's values, which waits for the device; `Batch.to` has checked."""
+    encoders = [module for module in control.modules() if isinstance(module, HintEncoder)]
+    for encoder in encoders:
+        encoder.check_values = False
+    try:
+        yield
+    finally:
+        for encoder in encoders:
+            encoder.check_values = True

@@ -145,7 +145,8 @@ class Step:
                     with self.sections("backward"):
                         state.scaler.scale(objective / len(plan)).backward()
             losses.append(each.detach())
-            further.append(torch.stack([each.mean().detach(), *(value.detach() for value in extra.values())])[1:])
+            values = [value.detach() for value in extra.values()]
+            further.append(torch.stack(values) if values else each.new_zeros(0))
         shared = self._gather(torch.cat(losses), torch.stack(further).mean(dim=0), flags)
         loss = shared[:, : len(names)].mean().item()
         if not streams:
