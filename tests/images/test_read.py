@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import re
+import struct
+import zlib
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +14,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from tether.errors import TetherError
-from tether.images.read import WORKING_SIDE, open_image, read_metadata
+from tether.images.read import WORKING_SIDE, open_image, read_metadata, to_rgb
 
 
 def written(path: Path, image: Image.Image, **options: object) -> Path:
@@ -89,18 +92,74 @@ def test_cmyk_is_converted(tmp_path: Path) -> None:
     assert open_image(written(tmp_path / "profile.jpg", red, icc_profile=profile)).info == {}
 
 
-def test_palette_and_transparency_lie_on_white(tmp_path: Path) -> None:
+def test_palette_and_transparency_are_kept_until_the_role_is_known(tmp_path: Path) -> None:
     palette = Image.new("RGB", (8, 8), (10, 200, 30)).convert("P", palette=Image.Palette.ADAPTIVE)
     assert open_image(written(tmp_path / "p.png", palette)).getpixel((4, 4)) == (10, 200, 30)
     half = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
     half.paste((0, 0, 255, 255), (0, 0, 4, 8))
-    read = open_image(written(tmp_path / "rgba.png", half))
-    assert read.getpixel((6, 4)) == (255, 255, 255)
-    assert read.getpixel((1, 4)) == (0, 0, 255)
-    gray = open_image(written(tmp_path / "la.png", Image.new("LA", (8, 8), (0, 128))))
+    path = written(tmp_path / "rgba.png", half)
+    assert open_image(path).getpixel((6, 4)) == (255, 0, 0, 0)
+    for background, level in (("white", 255), ("black", 0)):
+        for image in (open_image(path, background=background), to_rgb(open_image(path), background)):  # type: ignore[arg-type]
+            assert image.mode == "RGB"
+            assert image.getpixel((6, 4)) == (level, level, level)
+            assert image.getpixel((1, 4)) == (0, 0, 255)
+    gray = open_image(written(tmp_path / "la.png", Image.new("LA", (8, 8), (0, 128))), background="white")
     assert abs(gray.getpixel((4, 4))[0] - 127) <= 1  # type: ignore[index]
     palette.info["transparency"] = 0
-    assert open_image(written(tmp_path / "pt.png", palette, transparency=0)).getpixel((4, 4)) == (255, 255, 255)
+    clear = open_image(written(tmp_path / "pt.png", palette, transparency=0))
+    assert clear.getpixel((4, 4))[3] == 0  # type: ignore[index]
+
+
+def test_what_is_opaque_is_rgb_whatever_its_mode_could_hold(tmp_path: Path) -> None:
+    for mode in ("RGBA", "LA"):
+        image = Image.new("RGBA", (8, 8), (9, 9, 9, 255)).convert(mode)
+        assert open_image(written(tmp_path / f"{mode}.png", image)).mode == "RGB"
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def raw_png(color_type: int, bits: int, rows: list[bytes], width: int, transparent: bytes = b"") -> io.BytesIO:
+    """A PNG by its specification (ISO/IEC 15948), as no program here writes it."""
+    head = struct.pack(">IIBBBBB", width, len(rows), bits, color_type, 0, 0, 0)
+    data = zlib.compress(b"".join(b"\0" + row for row in rows))
+    key = chunk(b"tRNS", transparent) if transparent else b""
+    return io.BytesIO(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + key + chunk(b"IDAT", data) + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize(
+    ("color_type", "bits", "clear", "shown"),
+    [
+        (0, 16, struct.pack(">H", 0x1234), struct.pack(">H", 65535)),
+        (2, 16, struct.pack(">3H", 0xFF00, 0x1234, 7), struct.pack(">3H", 65535, 65535, 65535)),
+        (0, 8, b"\x07", b"\xff"),
+        (2, 8, b"\x07\x08\x09", b"\xff\xff\xff"),
+    ],
+)
+def test_a_transparent_color_of_a_png_is_transparent_at_every_depth(
+    color_type: int, bits: int, clear: bytes, shown: bytes
+) -> None:
+    key = clear if bits == 16 else b"".join(struct.pack(">H", level) for level in clear)
+    read = open_image(raw_png(color_type, bits, [clear + shown], 2, key))
+    assert read.mode == "RGBA"
+    assert read.getpixel((0, 0))[3] == 0  # type: ignore[index]
+    assert read.getpixel((1, 0)) == (255, 255, 255, 255)
+
+
+@pytest.mark.parametrize(("bits", "row"), [(1, 0b10000000), (2, 0b11000000), (4, 0b11110000)])
+def test_a_transparent_gray_of_few_bits_is_the_right_one(bits: int, row: int) -> None:
+    read = open_image(raw_png(0, bits, [bytes([row])], 2, struct.pack(">H", 2**bits - 1)))
+    assert [read.getpixel((x, 0))[3] for x in range(2)] == [0, 255]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("color_type", [4, 6])
+def test_alpha_of_16_bits_is_that_of_8(color_type: int) -> None:
+    color = (0x8000,) * (1 if color_type == 4 else 3)
+    row = struct.pack(f">{2 * len(color) + 2}H", *color, 0, *color, 0x8080)
+    read = open_image(raw_png(color_type, 16, [row], 2))
+    assert [read.getpixel((x, 0))[3] for x in range(2)] == [0, 0x80]  # type: ignore[index]
 
 
 def test_of_an_animation_the_first_frame_is_taken(tmp_path: Path) -> None:

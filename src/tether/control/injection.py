@@ -35,10 +35,11 @@ from torch.nn.functional import interpolate
 from tether.control.signal import Signal
 from tether.errors import TetherError
 
-__all__ = ["Injection", "Sides", "Weighting"]
+__all__ = ["Injection", "MaskResize", "Sides", "Weighting"]
 
 Weighting = Literal["balanced", "conditional", "cfg-rw", "released", "diffusers"]
 Sides = Literal["both", "conditional"] | float
+MaskResize = Literal["area", "bilinear"]
 
 
 class GrayImage(Protocol):
@@ -49,6 +50,9 @@ class GrayImage(Protocol):
 
     @property
     def size(self) -> tuple[int, int]: ...
+
+    @property
+    def info(self) -> Any: ...
 
     def convert(self, mode: str) -> Any: ...
 
@@ -66,8 +70,12 @@ class Injection:
         window: (start, end) of the sampling trajectory, 0 <= start < end <= 1. Step i of n is inside unless
             i/n < start or (i+1)/n > end.
         mask: where the control acts, from 1 (fully) to 0 (not at all): `(1, 1, H, W)` or `(B, 1, H, W)` in [0, 1], or
-            an 8-bit PIL image. It is averaged down to the size of each tensor, so H and W may be any. Stored as a
-            tensor.
+            an 8-bit PIL image: luminance times alpha, or alpha alone if all that is visible has one color. It is
+            brought to the size of each tensor, so H and W may be any. Stored as a tensor. Of a control that pools
+            globally it weights what is pooled: the signal is mean(mask * r).
+        mask_resize: "area" averages the mask over what each element of a tensor covers; "bilinear" interpolates between
+            the 4 nearest pixels, as ComfyUI and the ControlNet extension of A1111 do. By default "area": every pixel
+            of the mask counts, so a thin region acts at every resolution, and nothing depends on where it lies.
 
     Raises:
         TetherError: when a value is not as above.
@@ -78,6 +86,7 @@ class Injection:
     sides: Sides | None = None
     window: tuple[float, float] = (0.0, 1.0)
     mask: Tensor | GrayImage | None = None
+    mask_resize: MaskResize = "area"
 
     def __post_init__(self) -> None:
         if not _is_number(self.strength) or self.strength < 0:
@@ -87,13 +96,34 @@ class Injection:
         object.__setattr__(self, "window", _checked_window(self.window))
         if self.mask is not None:
             object.__setattr__(self, "mask", _checked_mask(self.mask))
+        if self.mask_resize not in get_args(MaskResize):
+            raise TetherError(
+                f"mask_resize is {self.mask_resize!r}; it must be one of {', '.join(get_args(MaskResize))}"
+            )
 
     def is_active(self, step: int, total_steps: int) -> bool:
         """Whether the control acts at step `step` (from 0) of `total_steps`."""
+        return self._is_inside(step, total_steps) and not self._is_silent()
+
+    def why_idle(self, total_steps: int) -> str | None:
+        """Why the control acts at no step of `total_steps`, for people; None if it acts."""
+        if self.strength == 0:
+            return "its strength is 0"
+        if self._is_silent():
+            return "all its weights are 0"
+        if not any(self._is_inside(step, total_steps) for step in range(total_steps)):
+            window = "-".join(f"{edge:g}" for edge in self.window)
+            return f"none of the {total_steps} steps lies in its window {window}"
+        if isinstance(self.mask, Tensor) and not self.mask.any():
+            return "its mask is black everywhere"
+        return None
+
+    def _is_inside(self, step: int, total_steps: int) -> bool:
         start, end = self.window
-        outside = step / total_steps < start or (step + 1) / total_steps > end
-        silent = self.strength == 0 or (not isinstance(self.weighting, str) and not any(self.weighting))
-        return not outside and not silent
+        return not (step / total_steps < start or (step + 1) / total_steps > end)
+
+    def _is_silent(self) -> bool:
+        return self.strength == 0 or (not isinstance(self.weighting, str) and not any(self.weighting))
 
     def acts_on(self, pools_globally: bool = False) -> Sides:
         """The CFG branches it acts on, with the default resolved; a number is a share between 0 and 1."""
@@ -151,7 +181,8 @@ class Injection:
         if mask.shape[0] > 1:
             mask = mask.repeat(batch // mask.shape[0], 1, 1, 1)
         mask = mask.to(next(iter(signal.values())).device)
-        at_size = {size: interpolate(mask, size, mode="area") for size in {r.shape[-2:] for r in signal.values()}}
+        sizes = {r.shape[-2:] for r in signal.values()}
+        at_size = {size: interpolate(mask, size, mode=self.mask_resize) for size in sizes}
         return signal.map(lambda r: r * at_size[r.shape[-2:]].to(r.dtype))
 
 
@@ -189,9 +220,7 @@ def _checked_mask(mask: Tensor | GrayImage) -> Tensor:
     if not isinstance(mask, Tensor) and hasattr(mask, "convert"):
         if mask.mode.startswith(("I", "F")):
             raise TetherError(f"mask is an image of mode {mask.mode}; it must have 8 bits per channel")
-        pixels = torch.frombuffer(bytearray(mask.convert("L").tobytes()), dtype=torch.uint8)
-        width, height = mask.size
-        return pixels.reshape(1, 1, height, width).float() / 255
+        return _levels(mask)[None, None] / 255
     if not isinstance(mask, Tensor) or mask.ndim != 4 or mask.shape[1] != 1 or 0 in mask.shape:
         found = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
         raise TetherError(f"mask is {found}; it must be (1, 1, H, W), (B, 1, H, W) or a PIL image")
@@ -199,3 +228,29 @@ def _checked_mask(mask: Tensor | GrayImage) -> Tensor:
     if not (mask.min() >= 0 and mask.max() <= 1):  # written so that NaN fails
         raise TetherError(f"mask has values in [{mask.min():.3g}, {mask.max():.3g}]; they must be in [0, 1]")
     return mask
+
+
+def _levels(image: GrayImage) -> Tensor:
+    """A PIL image as a mask `(H, W)` in 0..255, by the rule of `tether.images.to_mask`."""
+    if "transparency" not in image.info and image.mode not in ("RGBA", "LA", "PA", "RGBa", "La"):
+        return _pixels(image.convert("L"), 1)[..., 0]
+    rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+    luminance, pixels = _pixels(rgba.convert("L"), 1)[..., 0], _pixels(rgba, 4)
+    colors, alpha = pixels[..., :3].reshape(-1, 3), pixels[..., 3]
+    difference = (colors - colors[alpha.argmax()]).abs() * alpha.reshape(-1, 1)
+    if alpha.min() < 255 and difference.max() <= _ONE_COLOR * 255:
+        return alpha
+    return (luminance * alpha / 255 + 0.5).floor()
+
+
+_ONE_COLOR = 16
+"""Levels of 255, times alpha, by which colors may differ and still count as one.
+
+Strokes that a program has made smaller differ by up to 13 at their edges, by rounding and by overshoot."""
+
+
+def _pixels(image: Any, channels: int) -> Tensor:
+    """`(H, W, channels)` in 0..255."""
+    width, height = image.size
+    levels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return levels.reshape(height, width, channels).float()

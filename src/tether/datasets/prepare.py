@@ -146,7 +146,7 @@ def _decode(data: ImageData, min_side: int) -> tuple[Image.Image, bool]:
         return to_rgb(data), False
     try:
         encoded = data if isinstance(data, bytes) else data.read_bytes()
-        image = open_image(io.BytesIO(encoded))
+        image = open_image(io.BytesIO(encoded), background="white")
         with Image.open(io.BytesIO(encoded)) as header:
             mode, lossy = header.mode, header.format == "JPEG"
     except (TetherError, OSError) as error:

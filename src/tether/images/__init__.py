@@ -8,8 +8,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from tether.images.fit import FitRule, fit, fit_condition, inner_size
-from tether.images.read import open_image, read_metadata, to_rgb
+from tether.images.fit import FitRule, fit, inner_size
+from tether.images.maps import fit_condition
+from tether.images.mask import to_mask
+from tether.images.read import is_transparent, open_image, read_metadata, to_rgb
 from tether.images.sheet import contact_sheet
 from tether.images.write import save_png
 
@@ -23,10 +25,12 @@ __all__ = [
     "fit_condition",
     "from_pixels",
     "inner_size",
+    "is_transparent",
     "open_image",
     "read_metadata",
     "save_png",
     "to_condition",
+    "to_mask",
     "to_pixels",
     "to_rgb",
 ]

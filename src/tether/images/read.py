@@ -1,7 +1,11 @@
-"""Files -> 8-bit RGB images.
+"""Files -> 8-bit images.
 
-Reading takes what people have (16 bits, CMYK, palettes, transparency, animations, EXIF rotation) and gives 8-bit RGB,
-or one line that says what is wrong. Sizes are read from the header before anything is decoded.
+Reading takes what people have (16 bits, CMYK, palettes, animations, EXIF rotation) and gives 8-bit RGB, with alpha
+(RGBA) if anything is transparent, or one line that says what is wrong. Sizes are read from the header before anything
+is decoded.
+
+What transparency means depends on the role of an image, so it is kept until the role is known: photographs lie on white
+(`to_rgb`), condition maps on black (`to_rgb(image, "black")`), and of a mask it is part (`tether.images.to_mask`).
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from PIL import Image, ImageCms, features
 
 from tether.errors import TetherError
 
-__all__ = ["MAX_TEXT", "Background", "open_image", "read_metadata", "to_rgb"]
+__all__ = ["MAX_TEXT", "Background", "is_transparent", "open_image", "read_metadata", "to_rgb", "to_rgba"]
 
 _AVIF = ("AVIF",) if "avif" in features.modules and features.check("avif") else ()
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", *_AVIF)
@@ -46,12 +50,16 @@ _TURNS = {
 """What makes an image upright, by EXIF orientation."""
 
 
-def open_image(source: Path | str | IO[bytes], *, background: Background = "white") -> Image.Image:
-    """Reads an image as 8-bit RGB, upright.
+def open_image(source: Path | str | IO[bytes], *, background: Background | None = None) -> Image.Image:
+    """Reads an image, upright: 8-bit RGB, or RGBA if anything in it is transparent.
 
-    EXIF rotation is applied; 16-bit and float grays are scaled to 8 bits; CMYK is converted; transparency is composited
-    onto the background, which is white for images and black for condition maps; of an animation the first frame is
-    taken. A longest side above 8,192 is reduced to that.
+    EXIF rotation is applied; 16-bit and float grays are scaled to 8 bits; CMYK is converted; of an animation the first
+    frame is taken. A longest side above 8,192 is reduced to that.
+
+    Args:
+        source: a file, or its path.
+        background: what transparency is composited onto, so that the result is RGB: white for photographs, black for
+            condition maps.
 
     Raises:
         TetherError: in one line, for a file that is missing, empty, damaged, of an unsupported format, or larger than
@@ -106,18 +114,20 @@ def _starts_like_an_image(source: Path | str | IO[bytes]) -> bool:
     return source.read(4).startswith(_BEGINNINGS)
 
 
-def _read(image: Image.Image, background: Background) -> Image.Image:
-    """Decodes an opened image and turns it into upright 8-bit RGB of at most the working size."""
+def _read(image: Image.Image, background: Background | None) -> Image.Image:
+    """Decodes an opened image and turns it into upright 8-bit RGB or RGBA of at most the working size."""
     if image.format == "JPEG":
         image.draft(None, (WORKING_SIDE, WORKING_SIDE))
     sixteen = image.mode.startswith("I;16") or (image.format == "PPM" and image.mode == "I")
     image.seek(0)
+    _scale_transparent_level(image)
     image.load()
     if max(image.size) > WORKING_SIDE and image.mode not in ("P", "1"):
         # In one step: the reduction that Pillow does first by default does not support 16 bits.
         image.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BOX, reducing_gap=None)
     turn = _TURNS.get(_orientation(image))
-    image = _gray_to_rgb(image, sixteen) if sixteen else to_rgb(image, background)
+    image = _to_8_bits(image, sixteen)
+    image = image if image.mode == "RGB" or background is None else to_rgb(image, background)
     if max(image.size) > WORKING_SIDE:
         image.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BOX)
     return image.copy() if turn is None else image.transpose(turn)  # either way independent of the file
@@ -131,22 +141,63 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
+def _scale_transparent_level(image: Image.Image) -> None:
+    """The transparent gray level of a PNG of fewer than 8 bits, scaled to 8 bits as Pillow scales the pixels."""
+    level = image.info.get("transparency")
+    raw = image.tile[0].args if isinstance(level, int) and getattr(image, "tile", None) else None
+    if isinstance(level, int) and raw in _FEW_BITS:
+        image.info["transparency"] = level * _FEW_BITS[raw]
+
+
+_FEW_BITS = {"L;2": 85, "L;4": 17}
+"""Pillow's names of gray levels of few bits, and the 8-bit level of their 1."""
+
+
+def is_transparent(image: Image.Image) -> bool:
+    """Whether an image carries transparency of any form: alpha, or a transparent color."""
+    return "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La")
+
+
+def to_rgba(image: Image.Image) -> Image.Image:
+    """Any PIL image as 8-bit RGBA of the same size; grays of more bits and CMYK as in `to_rgb`."""
+    key = image.info.get("transparency")
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        rgba = _gray_to_rgb(image, image.mode.startswith("I;16")).convert("RGBA")
+        if isinstance(key, int):
+            rgba.putalpha(Image.fromarray(np.asarray(image) != key).convert("L"))
+        return rgba
+    if image.mode == "CMYK":
+        return _cmyk_to_rgb(image).convert("RGBA")
+    if image.mode == "La":
+        image = image.convert("LA")
+    if isinstance(key, tuple) and max(key) > 255:  # of a PNG of 16 bits, whose pixels Pillow has reduced to 8
+        image = image.copy()
+        image.info["transparency"] = tuple(level >> 8 for level in key)
+    return image.convert("RGBA")
+
+
 def to_rgb(image: Image.Image, background: Background = "white") -> Image.Image:
     """Any PIL image as 8-bit RGB of the same size.
 
-    16-bit and float grays are scaled to 8 bits; CMYK is converted; transparency is composited onto the background.
+    16-bit and float grays are scaled to 8 bits; CMYK is converted; transparency is composited onto the background,
+    which is white for photographs and black for condition maps.
     """
-    transparent = "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La")
-    if image.mode == "RGB" and not transparent:
-        return image
+    if is_transparent(image):
+        image = to_rgba(image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _gray_to_rgb(image, image.mode.startswith("I;16"))
     if image.mode == "CMYK":
         return _cmyk_to_rgb(image)
-    if transparent:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _to_8_bits(image: Image.Image, sixteen: bool) -> Image.Image:
+    """Any PIL image as RGB, or RGBA if anything in it is transparent."""
+    if is_transparent(image):
+        rgba = to_rgba(image)
+        return rgba if rgba.getextrema()[3][0] < 255 else rgba.convert("RGB")  # type: ignore[index]
+    return _gray_to_rgb(image, sixteen) if sixteen else to_rgb(image)
 
 
 def _gray_to_rgb(image: Image.Image, sixteen: bool) -> Image.Image:

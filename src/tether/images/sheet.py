@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
+from tether.images.read import to_rgb
+
 __all__ = ["contact_sheet"]
 
 
@@ -24,7 +26,7 @@ def contact_sheet(
     for r, row in enumerate(rows):
         for c, image in enumerate(row):
             x, y = gap + c * (width + gap), gap + r * (height + text + gap)
-            sheet.paste(image.convert("RGB"), (x + (width - image.width) // 2, y + (height - image.height) // 2))
+            sheet.paste(to_rgb(image), (x + (width - image.width) // 2, y + (height - image.height) // 2))
             if labels and c < len(labels[r]):
                 _label(draw, labels[r][c], x, y + height + 2, width)
     return sheet

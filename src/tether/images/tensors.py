@@ -13,13 +13,13 @@ __all__ = ["from_pixels", "to_condition", "to_pixels"]
 
 
 def to_pixels(image: Image.Image) -> Tensor:
-    """PIL -> float32 `(1, 3, H, W)` in [-1, 1]."""
-    return to_condition(image) * 2 - 1
+    """A photograph, PIL -> float32 `(1, 3, H, W)` in [-1, 1]; it lies on white."""
+    return to_condition(to_rgb(image)) * 2 - 1
 
 
 def to_condition(image: Image.Image) -> Tensor:
-    """PIL -> float32 `(1, 3, H, W)` in [0, 1]."""
-    array = np.array(to_rgb(image))
+    """A condition map, PIL -> float32 `(1, 3, H, W)` in [0, 1]; it lies on black."""
+    array = np.array(to_rgb(image, "black"))
     return torch.from_numpy(array).permute(2, 0, 1)[None].float() / 255
 
 

@@ -9,6 +9,7 @@ __all__ = ["KIND"]
 KIND = Kind(
     "keypoints",
     "key points in any colors",
+    resize="lines",
     flip=None,
     names=r"hands?|key ?points?",
 )

@@ -82,8 +82,9 @@ class Kind:
         summary: one line for people.
         annotators: the ways to make its map from an image, by name; the first is the default. Empty when maps can only
             be given ready-made.
-        resize: how its map is resized. "smooth": by area or Lanczos, as photos are. "lines": the same, but a map of
-            only black and white stays so and keeps its thin lines. "nearest": no new colors, for maps of classes.
+        resize: how its map is resized. "smooth": by area or Lanczos, as photos are. "lines": by what its colors show,
+            see `tether.images.maps`: black and white stay so and thin lines stay thin, flat colors stay as they are,
+            all else is smooth. "nearest": no new colors, for maps of classes.
         flip: its map -> the map of the horizontally mirrored image; None when that cannot be computed, so that
             training samples must not be mirrored.
         value_range: the values that the control's hint encoder accepts.

@@ -83,6 +83,7 @@ def _near(where: np.ndarray) -> np.ndarray:
 KIND = Kind(
     "openpose",
     "poses of bodies, one color a limb",
+    resize="lines",
     flip=flip,
     names=r"(open|dw)?pose",
 )

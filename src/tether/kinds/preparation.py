@@ -72,6 +72,7 @@ def prepare(
         return Prepared(condition, condition)
     varied = None if rng is None or annotator or options is not None else annotatable(kind).vary
     inner = images.inner_size(photo, *size) if fit == "pad" else size
+    photo = images.to_rgb(photo) if images.is_transparent(photo) else photo
     photo = images.fit(photo, *inner, "stretch" if fit == "pad" else fit)
     if varied is None or rng is None:
         condition = make_map(kind, photo, annotator, options or {})
@@ -84,11 +85,13 @@ def prepare(
 
 
 def fit_map(image: Image.Image, kind: str | None, size: tuple[int, int], fit: FitRule = "crop") -> Image.Image:
-    """Fits a condition map to a size by its kind's rule, with a black border for "pad".
+    """Fits a condition map to a size by its kind's rule; transparency and the border of "pad" are black.
+
+    A condition that is a photograph itself lies on white.
 
     Args:
         image: the map, any PIL image.
-        kind: its kind; for an unknown one, or None, black and white stay so as for "lines".
+        kind: its kind; for an unknown one, or None, its colors decide, as for "lines".
         size: width and height in pixels.
         fit: "stretch", "crop" or "pad".
 
@@ -100,10 +103,11 @@ def fit_map(image: Image.Image, kind: str | None, size: tuple[int, int], fit: Fi
     """
     from tether import images
 
-    rule = find_kind(kind).resize
-    if rule == "lines":
+    known = find_kind(kind)
+    if known.resize == "lines":
         return images.fit_condition(image, *size, fit)
-    return images.fit(images.to_rgb(image), *size, fit, pad_color=(0, 0, 0), nearest=rule == "nearest")
+    rgb = images.to_rgb(image, "white" if known.is_image else "black")
+    return images.fit(rgb, *size, fit, pad_color=(0, 0, 0), nearest=known.resize == "nearest")
 
 
 def flip_of(name: str) -> Flip | None:
@@ -132,4 +136,4 @@ def flip_map(image: Image.Image, kind: str) -> Image.Image:
     flip = flip_of(kind)
     if flip is None:
         raise TetherError(f"a map of {kind} cannot be mirrored: its colors may tell left from right")
-    return Image.fromarray(np.ascontiguousarray(flip(np.asarray(to_rgb(image)))))
+    return Image.fromarray(np.ascontiguousarray(flip(np.asarray(to_rgb(image, "black")))))

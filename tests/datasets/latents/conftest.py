@@ -16,7 +16,7 @@ CROPS = 3
 @pytest.fixture
 def data(mirrored: Path, tmp_path: Path) -> Path:
     """Six images of 128x96 whose conditions are the images themselves."""
-    build_dataset(mirrored, tmp_path / "data", "anything", workers=0)
+    build_dataset(mirrored, tmp_path / "data", "tile", workers=0)
     return tmp_path / "data"
 
 
