@@ -21,6 +21,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tether.cli import app
+from tether.images import save_png
+from tether.sampling import Session
+from tether.sampling.request import read_request
 
 HERE = Path(__file__).parent
 FACTS: dict[str, Any] = json.loads((HERE / "golden.json").read_text())
@@ -92,6 +95,14 @@ def test_again_repeats_a_golden_file_to_the_byte(
             assert path.read_bytes() == golden.read_bytes()
 
 
+def drawn_by_the_first_rules(path: Path) -> Path:
+    """An image drawn again by the rules of the golden files, which did not paste back what inpainting keeps."""
+    request = read_request(path)
+    (drawn,) = Session().run(request.model_copy(update={"rules": 1}))
+    save_png(drawn.image, path, drawn.metadata)
+    return path
+
+
 @pytest.mark.parametrize("name", REPEATED)
 def test_the_command_of_a_golden_file_draws_it_from_the_photo(
     name: str, drawing: ModuleType, models: Path, exact: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -100,7 +111,10 @@ def test_the_command_of_a_golden_file_draws_it_from_the_photo(
     golden = HERE / "pictures" / f"{name}.png"
     monkeypatch.chdir(models)
     paths = tether("generate", *drawing.COMMANDS[name], "-o", tmp_path)
-    with Image.open(paths[drawing.KEPT.get(name, 0)]) as ours, Image.open(golden) as theirs:
+    path = paths[drawing.KEPT.get(name, 0)]
+    if name.startswith("inpaint"):
+        path = drawn_by_the_first_rules(path)
+    with Image.open(path) as ours, Image.open(golden) as theirs:
         check_pixels(name, ours, theirs, exact)
         requests = [json.loads(picture.text["tether"]) for picture in (ours, theirs)]  # type: ignore[attr-defined]
     conditions = [[control["condition"] for control in request["controls"]] for request in requests]

@@ -171,7 +171,15 @@ def _given(**values: Any) -> dict[str, Any]:
 def _session() -> Session:
     from tether.sampling import Session
 
-    return Session(notify=lambda line: print(line, file=sys.stderr))
+    said: set[str] = set()
+
+    def notify(line: str) -> None:
+        """Each line once: with --low-memory, every image is a run of its own."""
+        if line not in said:
+            said.add(line)
+            print(line, file=sys.stderr)
+
+    return Session(notify=notify)
 
 
 def drawn_with_progress(session: Session, request: Request, preview: Path | None = None) -> tuple[list[Drawn], float]:

@@ -96,9 +96,21 @@ class Control(nn.Module, ABC):
         """
 
     def forward(
-        self, latents: Tensor, timestep: int | float | Tensor, conditioning: Conditioning, hint: Tensor
+        self,
+        latents: Tensor,
+        timestep: int | float | Tensor,
+        conditioning: Conditioning,
+        hint: Tensor,
+        *,
+        pooled: bool = True,
     ) -> Signal:
-        """`signal`, so that hooks and compilers that wrap a module's call see it."""
+        """`signal`, so that hooks and compilers that wrap a module's call see it.
+
+        Args:
+            latents, timestep, conditioning, hint: as in `signal`.
+            pooled: False asks a control that pools globally for its signal before that, if it can give it. Others need
+                not look at it.
+        """
         return self.signal(latents, timestep, conditioning, hint)
 
     def wrap(self, denoiser: Any) -> Any:

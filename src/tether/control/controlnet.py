@@ -312,6 +312,24 @@ class ControlNet(Control):
         Raises:
             TetherError: when hint or text states do not fit, or pooled states or extras are missing.
         """
+        signal = self._before_pooling(latents, timestep, conditioning, hint)
+        return signal.pooled() if self.pools_globally else signal
+
+    def forward(
+        self,
+        latents: Tensor,
+        timestep: int | float | Tensor,
+        conditioning: Conditioning,
+        hint: Tensor,
+        *,
+        pooled: bool = True,
+    ) -> Signal:
+        make = self.signal if pooled else self._before_pooling
+        return make(latents, timestep, conditioning, hint)
+
+    def _before_pooling(
+        self, latents: Tensor, timestep: int | float | Tensor, conditioning: Conditioning, hint: Tensor
+    ) -> Signal:
         latents, text_states, hint = (x.to(self.dtype) for x in (latents, conditioning.tokens, hint))
         self._check(latents, text_states, hint)
         embedding, text_states = self._embed(latents, timestep, text_states, conditioning)
@@ -324,13 +342,10 @@ class ControlNet(Control):
         middle = self.mid_block(x, embedding, **_text_for(self.mid_block, text_states))
 
         zeros = zip(self.controlnet_down_blocks, skips, strict=True)
-        signal = Signal(
+        return Signal(
             {f"skip.{k}": zero(skip) for k, (zero, skip) in enumerate(zeros)}
             | {"middle": self.controlnet_mid_block(middle)}
         )
-        if self.pools_globally:  # expanded again, without a copy, so that masks and weights work as for others
-            signal = signal.map(lambda r: r.mean((2, 3), keepdim=True).expand_as(r))
-        return signal
 
     def _embed(
         self, latents: Tensor, timestep: int | float | Tensor, text_states: Tensor, conditioning: Conditioning

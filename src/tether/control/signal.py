@@ -78,6 +78,10 @@ class Signal(Mapping[str, Tensor]):
         pairs = zip(self.items(), each, strict=True)
         return Signal({point: tensor if weight == 1 else tensor * weight for (point, tensor), weight in pairs})
 
+    def pooled(self) -> Signal:
+        """The mean of each tensor over space, at its size, expanded without a copy."""
+        return self.map(lambda tensor: tensor.mean((2, 3), keepdim=True).expand_as(tensor))
+
     def after_zeros(self) -> Signal:
         """Twice the batch, the first half zero: control on the second half of [unconditional, conditional]."""
         return self.map(lambda tensor: torch.cat([torch.zeros_like(tensor), tensor]))

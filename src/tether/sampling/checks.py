@@ -15,7 +15,7 @@ from tether.errors import TetherError
 from tether.kinds import find_kind
 from tether.sampling.request import Request
 
-__all__ = ["check_base", "check_controls", "check_size"]
+__all__ = ["check_base", "check_controls", "check_mask", "check_size", "idle_controls"]
 
 MAX_SIDE = 4096
 
@@ -66,3 +66,44 @@ def check_controls(
             raise TetherError(f"{len(controls)} controls need as many {what}, not {len(given)}")
     if request.mask is None and any(find_kind(control.kind).needs_mask for control in controls):
         raise TetherError("a control for inpainting needs to know where to draw: give init and mask")
+
+
+def check_mask(request: Request, size: tuple[int, int]) -> str | None:
+    """Refuses a mask that does not lie on the image to inpaint.
+
+    Args:
+        request: its `init` and `mask`; both are fitted to the size, each by itself.
+        size: width and height that are drawn.
+
+    Returns:
+        A line for people when the mask has the size that is drawn and not the image's shape: it lies on the image as it
+        is fitted. None otherwise.
+
+    Raises:
+        TetherError: when it has neither.
+    """
+    if request.mask is None or request.init is None or request.rules == 1:
+        return None
+    (width, height), (mask_width, mask_height) = request.init.size, request.mask.size
+    # The same aspect ratio, but for one pixel of rounding.
+    if abs(width * mask_height - height * mask_width) <= max(width, height, mask_width, mask_height):
+        return None
+    if request.mask.size == size:
+        return f"mask is {mask_width}x{mask_height}, init {width}x{height}: the mask lies on init as it is fitted"
+    raise TetherError(
+        f"mask is {mask_width}x{mask_height}, init {width}x{height}: give a mask of the image's shape, or of the size "
+        f"that is drawn, {size[0]}x{size[1]}"
+    )
+
+
+def idle_controls(controls: Sequence[Control], injections: Sequence[Injection], total_steps: int) -> list[str]:
+    """One line for each control that acts at no step, for people.
+
+    Args:
+        controls: the controls.
+        injections: one each.
+        total_steps: number of steps that run.
+    """
+    names = ["control" if control.name == "control" else f"control {control.name}" for control in controls]
+    reasons = [one.why_idle(total_steps) for one in injections]
+    return [f"{name} has no effect: {why}" for name, why in zip(names, reasons, strict=True) if why is not None]

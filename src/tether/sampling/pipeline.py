@@ -7,6 +7,7 @@ Text-to-image, image-to-image (`init`) and inpainting (`init` and `mask`) are th
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import Any, Literal
@@ -19,16 +20,16 @@ from tether.base import Base
 from tether.control import Injection
 from tether.control.control import Control
 from tether.errors import TetherError
-from tether.images import FitRule, fit, from_pixels, to_condition
+from tether.images import FitRule, fit, from_pixels, to_condition, to_rgb
 from tether.kinds import find_kind, fit_map
-from tether.sampling.checks import check_base, check_controls, check_size
+from tether.sampling.checks import check_base, check_controls, check_mask, check_size, idle_controls
 from tether.sampling.engines import Engine, engine
-from tether.sampling.inpaint import white_of
+from tether.sampling.inpaint import paste_known, white_of
 from tether.sampling.loop import Step, denoise
 from tether.sampling.prompts import guidance_of
 from tether.sampling.request import Request
 from tether.sampling.samplers import make_scheduler, set_steps, step_arguments
-from tether.sampling.start import initial_noise, start_of
+from tether.sampling.start import idle_values, initial_noise, start_of
 from tether.sampling.step import Steering, make_step
 
 __all__ = ["Pipeline"]
@@ -45,17 +46,26 @@ class Pipeline:
         controls: any number of controls that fit the base; moved in place to its device and dtype, and out of training
             mode.
         engine: what computes denoiser and controls: a name of `tether.sampling.engines`, or an `Engine`.
+        notify: called with a line about each thing in a request that has no effect, for people; by default a warning.
 
     Raises:
         TetherError: when a control does not fit the base, or the engine is unknown.
     """
 
-    def __init__(self, base: Base, controls: Sequence[Control] = (), *, engine: str | Engine = _DEFAULT.engine) -> None:
+    def __init__(
+        self,
+        base: Base,
+        controls: Sequence[Control] = (),
+        *,
+        engine: str | Engine = _DEFAULT.engine,
+        notify: Callable[[str], None] | None = None,
+    ) -> None:
         for control in controls:
             control.check_fits(base)
         self.base = base
         self.controls = [control.to(base.device, base.dtype).eval() for control in controls]
         self.engine = _engine(engine)
+        self.notify = notify or _warn
 
     def __call__(
         self,
@@ -112,7 +122,7 @@ class Pipeline:
         }
         request = Request(**values | _renamed(older_names))
         latents = self.latents(request, conditions, injections, on_step)
-        return latents if output == "latents" else self.decode(latents)
+        return latents if output == "latents" else self._images(request, latents)
 
     def run(self, request: Request, on_step: Callable[[Step], None] | None = None) -> list[Image.Image]:
         """Generates a request's batch with this pipeline's base and controls.
@@ -126,7 +136,16 @@ class Pipeline:
                 raise TetherError(f"control {entry.ref} has a photo, not a condition: prepare the request first")
             conditions.append(entry.condition)
         injections = [entry.injection() for entry in request.controls]
-        return self.decode(self.latents(request, conditions, injections, on_step))
+        return self._images(request, self.latents(request, conditions, injections, on_step))
+
+    def _images(self, request: Request, latents: Tensor) -> list[Image.Image]:
+        """Decoded, and with what inpainting keeps as it was."""
+        images = self.decode(latents)
+        if request.init is None or request.mask is None or request.rules == 1:
+            return images
+        known = fit(to_rgb(request.init), *images[0].size, request.fit)
+        mask = fit(request.mask, *images[0].size, request.fit)
+        return [paste_known(image, known, mask) for image in images]
 
     @torch.no_grad()
     def latents(
@@ -142,6 +161,7 @@ class Pipeline:
         check_controls(self.controls, conditions, injections, request)
         check_base(base, request)
         check_size(base, size)
+        self._notify(check_mask(request, size))
         scheduler = make_scheduler(request.scheduler, base.noise_schedule)
         set_steps(scheduler, request.scheduler, request.steps, base.device)
         guidance = guidance_of(request, base, size)
@@ -150,10 +170,11 @@ class Pipeline:
         noise = initial_noise(generators, size, base)
         start = start_of(request, base, size, scheduler, noise)
         timesteps = scheduler.timesteps[start.skipped * scheduler.order :]
+        self._notify(*idle_controls(self.controls, injections, len(timesteps)), *idle_values(request, start))
         step = make_step(
             base.denoiser,
             [
-                Steering(control, self._hint(control, condition, request, size), injection)
+                Steering(control, self._hint(control, condition, request, size), injection, request.rules > 1)
                 for control, condition, injection in zip(self.controls, conditions, injections, strict=True)
             ],
             guidance,
@@ -172,6 +193,11 @@ class Pipeline:
             on_step=on_step,
         )
 
+    def _notify(self, *lines: str | None) -> None:
+        for line in lines:
+            if line is not None:
+                self.notify(line)
+
     def decode(self, latents: Tensor) -> list[Image.Image]:
         """Latents `(B, C, h, w)` -> B images, one by one: decoding is the moment of the highest memory use.
 
@@ -187,6 +213,10 @@ class Pipeline:
         if kind.needs_mask and request.mask is not None:
             pixels = pixels.masked_fill(white_of(fit(request.mask, *size, request.fit)), kind.value_range[0])
         return control.encode(pixels.to(self.base.device, self.base.dtype))
+
+
+def _warn(line: str) -> None:
+    warnings.warn(line, stacklevel=6)  # of the call of the pipeline
 
 
 def _engine(named: str | Engine) -> Engine:

@@ -17,14 +17,14 @@ def guidance_of(request: Request, base: Base, size: tuple[int, int]) -> Guidance
     """Encodes a request's prompts, the same for every image of its batch.
 
     Args:
-        request: prompts, `guidance_scale`, `clip_skip` and `count` matter.
+        request: prompts, `guidance_scale`, `clip_skip`, `count` and `rules` matter.
         base: encodes the text.
         size: width and height of the images in pixels, for bases that are conditioned on it (SDXL).
 
     Raises:
         TetherError: when `clip_skip` leaves no layer, or the base's text encoder does not give what it needs.
     """
-    guided = request.guidance_scale > 1
+    guided = request.guidance_scale > 1 or (request.rules > 1 and request.guidance_scale != 1)
     texts = [request.negative_prompt, request.prompt] if guided else [request.prompt]
     encoded = base.encode_prompts(texts, request.clip_skip)
     rows = [encoded.row(k, request.count) for k in range(len(texts))]

@@ -34,13 +34,15 @@ from pydantic import (
 
 from tether.control import Injection
 from tether.errors import TetherError
-from tether.images import open_image, read_metadata
+from tether.images import open_image, read_metadata, to_mask
 from tether.sampling.engines import check_engine
 from tether.sampling.samplers import check_sampler
 
 __all__ = ["METADATA_KEY", "ControlRequest", "Request", "parse_lora", "read_request", "request_text"]
 
 METADATA_KEY = "tether"
+RULES = 2
+"""The rules of today; see `Request.rules`."""
 
 
 def _decoded(value: Any) -> Any:
@@ -70,6 +72,8 @@ PngImage = Annotated[
     WithJsonSchema({"type": "string", "contentMediaType": "image/png", "contentEncoding": "base64"}),
 ]
 """A PIL image; in JSON, a PNG in base64."""
+MaskImage = Annotated[PngImage, AfterValidator(to_mask)]
+"""The same as a mask in 8-bit gray, see `tether.images.to_mask`."""
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -100,15 +104,15 @@ class _Model(BaseModel):
 
     @model_serializer(mode="wrap")
     def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without the fields of `_later` that have their defaults: files of older versions have none of them."""
-        fields = type(self).model_fields
-        defaults = {name: fields[name].get_default(call_default_factory=True) for name in self._later()}
+        """Without the fields of `_later` whose value is what files of older versions, which lack them, mean."""
+        absent = self._later()
         values = handler(self).items()
-        return {name: value for name, value in values if name not in defaults or getattr(self, name) != defaults[name]}
+        return {name: value for name, value in values if name not in absent or getattr(self, name) != absent[name]}
 
     @classmethod
-    def _later(cls) -> tuple[str, ...]:
-        return ()
+    def _later(cls) -> dict[str, Any]:
+        """Fields that older versions did not have -> the values that their files mean."""
+        return {}
 
 
 class ControlRequest(_Model):
@@ -122,8 +126,8 @@ class ControlRequest(_Model):
         annotator: the annotator of that kind; by default its first.
         options: the annotator's options.
         source: the file name of condition or photo; for people, never opened.
-        strength, weighting, sides, window, mask: see `tether.Injection`. The mask is an image, white where the control
-            acts.
+        strength, weighting, sides, window, mask, mask_resize: see `tether.Injection`. The mask is an image, white where
+            the control acts.
     """
 
     ref: str
@@ -137,7 +141,8 @@ class ControlRequest(_Model):
     weighting: str | list[float] = "balanced"
     sides: Literal["both", "conditional"] | float | None = None
     window: tuple[float, float] = (0.0, 1.0)
-    mask: PngImage | None = None
+    mask: MaskImage | None = None
+    mask_resize: Literal["area", "bilinear"] = "area"
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
@@ -155,15 +160,15 @@ class ControlRequest(_Model):
             TetherError: when a value is out of range.
         """
         weighting: Any = self.weighting  # a name is checked there
-        return Injection(self.strength, weighting, self.sides, self.window, self.mask)
+        return Injection(self.strength, weighting, self.sides, self.window, self.mask, self.mask_resize)
 
     def without_photo(self) -> Self:
         """The same with its condition alone."""
         return self.model_copy(update={"photo": None, "kind": None, "annotator": None, "options": {}})
 
     @classmethod
-    def _later(cls) -> tuple[str, ...]:
-        return ("photo", "kind", "annotator", "options", "mask")
+    def _later(cls) -> dict[str, Any]:
+        return {"photo": None, "kind": None, "annotator": None, "options": {}, "mask": None, "mask_resize": "area"}
 
 
 class Request(_Model):
@@ -186,17 +191,23 @@ class Request(_Model):
             generating its whole batch again, because arithmetic on another batch size rounds differently.
         steps: denoising steps, 1 to 1000; 1 to 50 with "lcm". Above 100, counts that a scheduler cannot spread are
             refused.
-        guidance_scale: s of classifier-free guidance; no guidance at 1 or less.
+        guidance_scale: s of classifier-free guidance, ε = ε_uc + s (ε_c - ε_uc): 1 is the prompt alone, without
+            guidance, 0 the negative prompt alone.
         scheduler: a name of `tether.sampling.SCHEDULERS`.
         size: width and height in pixels, multiples of 8; by default the base's own square.
         fit: how images of another shape are fitted to the size: "stretch", "crop" or "pad".
         init: an image to start from (image-to-image).
         denoising_strength: how much of `init` is generated anew, in (0, 1]; with a mask, of the masked part.
-        mask: white where `init` is generated anew, black where it is kept (inpainting).
+        mask: white where `init` is generated anew, black where it is kept to the byte (inpainting). It has the shape of
+            `init`, or exactly the size that is drawn.
         low_memory: whether to decode in tiles, which do not give the same bytes, and one image at a time.
         device: where to compute.
         engine: what computes denoiser and controls.
         versions: of the packages that the bytes of the image depend on.
+        rules: the rules of drawing, so that an image of an older version is repeated as it was drawn. Under 1, which a
+            drawn request without this field has, a guidance_scale below 1 meant no guidance, what inpainting keeps was
+            decoded from latents, its mask was cut at half gray and sampled at the middle of each latent, and the mask
+            of a control that pools globally acted after pooling.
 
     Raises:
         TetherError: when a value is out of range, or values do not go together.
@@ -224,11 +235,20 @@ class Request(_Model):
     denoising_strength: float = Field(
         default=0.6, gt=0, le=1, validation_alias=AliasChoices("denoising_strength", "strength")
     )
-    mask: PngImage | None = None
+    mask: MaskImage | None = None
     low_memory: bool = False
     device: str = "cpu"
     engine: str = "eager"
     versions: dict[str, str] = Field(default_factory=dict)
+    rules: int = Field(default=RULES, ge=1, le=RULES)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_rules(cls, values: Any) -> Any:
+        """A request that was drawn (it has versions) before there were rules was drawn by the first."""
+        if isinstance(values, dict) and values.get("versions") and "rules" not in values:
+            return values | {"rules": 1}
+        return values
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
@@ -256,8 +276,8 @@ class Request(_Model):
         return {METADATA_KEY: self.model_copy(update={"index": index, "controls": controls}).model_dump_json()}
 
     @classmethod
-    def _later(cls) -> tuple[str, ...]:
-        return ("engine",)
+    def _later(cls) -> dict[str, Any]:
+        return {"engine": "eager", "rules": 1}
 
 
 def request_text(path: Path) -> str:

@@ -19,9 +19,9 @@ from threading import RLock
 from PIL import Image
 
 from tether.errors import TetherError
-from tether.images import fit
+from tether.images import fit, to_rgb
 from tether.kinds import annotatable, fit_map, prepare
-from tether.sampling.checks import check_size
+from tether.sampling.checks import check_mask, check_size
 from tether.sampling.engines import Engine, engine
 from tether.sampling.loop import Step
 from tether.sampling.opening import BaseKey, Opener, check_device
@@ -59,10 +59,12 @@ class Session:
     Args:
         bases: how many opened bases to keep, each with its controls. A base with LoRA or embeddings counts as one of
             its own; it shares the weights that it did not change.
-        notify: called with a line about each base and embedding that was opened, for people.
+        notify: called with a line about each base and embedding that was opened, and about what has no effect in a
+            request that is run, for people.
     """
 
     def __init__(self, *, bases: int = 2, notify: Callable[[str], None] = lambda line: None) -> None:
+        self._notify = notify
         self._opener = Opener(bases, notify)
         self._engines: dict[str, Engine] = {}
         self._lock = RLock()
@@ -86,7 +88,10 @@ class Session:
         base = self._opener.base(BaseKey.of(request))
         size = request.size or (base.sample_size, base.sample_size)
         check_size(base, size)  # before any image of that size is made
-        images = {"init": request.init, "mask": request.mask}
+        line = check_mask(request, size)
+        if line is not None:
+            self._notify(line)
+        images = {"init": request.init and to_rgb(request.init), "mask": request.mask}
         fitted = {name: image and fit(image, *size, request.fit) for name, image in images.items()}
         controls = [self._with_condition(entry, request, size) for entry in request.controls]
         versions = request.versions or {name: version(name) for name in PACKAGES}
@@ -105,7 +110,7 @@ class Session:
             controls = [self._opener.control(entry.ref, key) for entry in request.controls]
             if request.engine not in self._engines:
                 self._engines[request.engine] = engine(request.engine)
-            return Pipeline(base, controls, engine=self._engines[request.engine])
+            return Pipeline(base, controls, engine=self._engines[request.engine], notify=_once(self._notify))
 
     def run(
         self,
@@ -158,6 +163,18 @@ class Session:
             made = prepare(entry.photo, kind, size, fit=request.fit, annotator=entry.annotator, options=entry.options)
             changes |= {"photo": made.photo, "condition": made.condition}
         return entry.model_copy(update=changes)
+
+
+def _once(notify: Callable[[str], None]) -> Callable[[str], None]:
+    """`notify` that leaves out lines which it was called with before."""
+    said: set[str] = set()
+
+    def once(line: str) -> None:
+        if line not in said:
+            said.add(line)
+            notify(line)
+
+    return once
 
 
 def one_at_a_time(request: Request) -> list[Request]:

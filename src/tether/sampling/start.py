@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from tether.base import Base
-from tether.images import fit, to_pixels
+from tether.images import fit, to_pixels, to_rgb
 from tether.sampling.inpaint import Inpainting, inpainting_of
 from tether.sampling.request import Request
 
-__all__ = ["Start", "initial_noise", "skipped_steps", "start_of"]
+__all__ = ["Start", "idle_values", "initial_noise", "skipped_steps", "start_of"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def start_of(request: Request, base: Base, size: tuple[int, int], scheduler: Any
     """The start of a request's run.
 
     Args:
-        request: `init`, `mask`, `denoising_strength`, `fit` and `steps` count.
+        request: `init`, `mask`, `denoising_strength`, `fit`, `steps` and `rules` count.
         base: encodes `init`.
         size: width and height in pixels.
         scheduler: its timesteps are set.
@@ -70,7 +70,7 @@ def start_of(request: Request, base: Base, size: tuple[int, int], scheduler: Any
     """
     if request.init is None:
         return Start(noise * scheduler.init_noise_sigma)
-    pixels = to_pixels(fit(request.init, *size, request.fit))
+    pixels = to_pixels(fit(to_rgb(request.init), *size, request.fit))
     skipped = skipped_steps(scheduler, request.steps, request.denoising_strength)
     known = base.encode_images(pixels).expand(len(noise), -1, -1, -1)
     first = scheduler.timesteps[skipped * scheduler.order :][:1]
@@ -78,4 +78,15 @@ def start_of(request: Request, base: Base, size: tuple[int, int], scheduler: Any
     latents = noise * scheduler.init_noise_sigma if whole else scheduler.add_noise(known, noise, first)
     if request.mask is None:
         return Start(latents, skipped)
-    return Start(latents, skipped, inpainting_of(base, pixels, known, fit(request.mask, *size, request.fit)))
+    mask = fit(request.mask, *size, request.fit)
+    return Start(latents, skipped, inpainting_of(base, pixels, known, mask, request.rules))
+
+
+def idle_values(request: Request, start: Start) -> list[str]:
+    """One line for each value of a request beside its controls that leaves something out, for people."""
+    lines = []
+    if start.inpainting is not None and not start.inpainting.mask.any():
+        lines.append("mask is black everywhere: nothing of init is generated anew")
+    if request.rules > 1 and request.guidance_scale == 0:
+        lines.append("the prompt has no effect: guidance_scale is 0; for no guidance it is 1")
+    return lines

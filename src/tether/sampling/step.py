@@ -41,11 +41,14 @@ class Steering:
         control: the control.
         hint: the output of its `encode`, of batch B or 1.
         injection: strength, weighting, CFG branches, window and mask.
+        masked_first: whether a control that pools globally is masked before it is pooled, mean(mask * r), or after,
+            mask * mean(r); see `Request.rules`.
     """
 
     control: Control
     hint: Tensor
     injection: Injection = field(default_factory=Injection)
+    masked_first: bool = True
 
 
 def make_step(
@@ -101,6 +104,8 @@ class _Run:
         self.sides = self.injection.acts_on(steering.control.pools_globally)
         self.on_both = self.guided and self.sides != "conditional"
         self.conditioning = stacked if self.on_both else guidance.conditional
+        self.pools_after = steering.masked_first and steering.control.pools_globally and self.injection.mask is not None
+        self.arguments = {"pooled": False} if self.pools_after else {}
         self.kept: Signal | None = None
 
     def __call__(self, latents: Tensor, timestep: Tensor) -> Signal:
@@ -111,8 +116,10 @@ class _Run:
         if self.on_both:
             latents, timestep = _twice(latents), _for_both(timestep)
             hint = hint if len(hint) == 1 else _twice(hint)
-        signal = self.control(latents, timestep, self.conditioning, hint)
+        signal = self.control(latents, timestep, self.conditioning, hint, **self.arguments)
         signal = self.injection.apply(signal, latents.shape[-2])
+        if self.pools_after:
+            signal = signal.pooled()
         if self.on_both and self.sides != "both":
             signal = signal.first_half_scaled(float(self.sides))
         if not self.per_step:
