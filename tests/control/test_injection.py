@@ -164,6 +164,27 @@ def test_a_mask_is_resized_by_area_for_each_layer():
         torch.testing.assert_close(after, before * means)
 
 
+def test_a_mask_is_interpolated_between_the_four_nearest_pixels_if_asked():
+    """At factor 4 the middle of a cell lies between the 2 x 2 pixels in its middle; at factor 2 both ways agree."""
+    mask = torch.rand(1, 1, 16, 24)
+    signal = random_signal()
+    for before, after in pairs(signal, Injection(mask=mask, mask_resize="bilinear").apply(signal)):
+        rows, columns = before.shape[-2:]
+        cells = mask[0, 0].reshape(rows, 16 // rows, columns, 24 // columns).transpose(1, 2)
+        half = cells.shape[-2] // 2
+        middle = cells[..., half - 1 : half + 1, half - 1 : half + 1]
+        torch.testing.assert_close(after, before * middle.mean((2, 3)))
+
+
+def test_a_line_of_one_pixel_acts_at_every_layer_only_by_area():
+    mask = torch.zeros(1, 1, 64, 96)
+    mask[..., 2] = 1
+    signal = random_signal()
+    by_area, bilinear = (Injection(mask=mask, mask_resize=way).apply(signal) for way in ("area", "bilinear"))
+    assert all(r.any() for r in by_area.values())
+    assert not any(r.any() for r in bilinear.values())
+
+
 def test_a_mask_for_each_image_serves_both_cfg_branches():
     mask = torch.stack([torch.zeros(1, 8, 12), torch.ones(1, 8, 12)])
     signal = random_signal(batch=4)
@@ -218,6 +239,7 @@ def test_a_pil_image_is_a_mask():
         ({"mask": torch.full((1, 1, 8, 8), 255.0)}, r"\[0, 1\]"),
         ({"mask": torch.full((1, 1, 8, 8), float("nan"))}, r"\[0, 1\]"),
         ({"mask": "mask.png"}, "mask"),
+        ({"mask_resize": "nearest"}, "mask_resize is 'nearest'; it must be one of area, bilinear"),
     ],
 )
 def test_a_setting_that_cannot_be_right_is_refused_in_one_line(settings, message):
@@ -231,3 +253,23 @@ def test_injection_cannot_be_changed_and_takes_no_unknown_settings():
         Injection().strength = 2.0
     with pytest.raises(TypeError):
         Injection(strenght=1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "steps", "why"),
+    [
+        ({}, 1, None),
+        ({"strength": 0}, 4, "its strength is 0"),
+        ({"weighting": [0, 0]}, 4, "all its weights are 0"),
+        ({"window": (0.9, 1.0)}, 8, "none of the 8 steps lies in its window 0.9-1"),
+        ({"window": (0.9, 1.0)}, 10, None),
+        ({"window": (0.0, 0.3)}, 3, "none of the 3 steps lies in its window 0-0.3"),
+        ({"mask": torch.zeros(1, 1, 8, 8)}, 4, "its mask is black everywhere"),
+        ({"mask": torch.eye(8)[None, None]}, 4, None),
+    ],
+)
+def test_a_control_that_acts_at_no_step_says_why(options, steps, why):
+    injection = Injection(**options)
+    assert injection.why_idle(steps) == why
+    if why is not None and "mask" not in options:
+        assert not any(injection.is_active(step, steps) for step in range(steps))

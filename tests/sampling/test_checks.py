@@ -9,7 +9,7 @@ from tether.base import Base
 from tether.control import Injection
 from tether.errors import TetherError
 from tether.sampling import Request
-from tether.sampling.checks import check_base, check_controls, check_size
+from tether.sampling.checks import check_base, check_controls, check_mask, check_size, idle_controls
 
 from ..tiny import make_unet
 from .fakes import FakeControl
@@ -57,3 +57,52 @@ def test_a_distilled_base_that_takes_the_guidance_scale_is_refused(tiny_base: Ba
     tiny_base.unet = make_unet(time_cond_proj_dim=16)
     with pytest.raises(TetherError, match="use the plain base, for lcm with its LoRA"):
         check_base(tiny_base, Request(prompt=""))
+
+
+@pytest.mark.parametrize(
+    ("init", "mask", "says"),
+    [
+        ((64, 64), (512, 512), False),
+        ((90, 70), (45, 35), False),
+        ((300, 201), (64, 43), False),  # 42.88 rows
+        ((80, 64), (64, 64), True),  # of the size that is drawn
+    ],
+)
+def test_a_mask_has_the_shape_of_the_image_or_the_size_that_is_drawn(
+    init: tuple[int, int], mask: tuple[int, int], says: bool
+) -> None:
+    request = Request(prompt="", init=Image.new("RGB", init), mask=Image.new("L", mask))
+    line = check_mask(request, (64, 64))
+    assert (line is not None) == says
+
+
+@pytest.mark.parametrize(("init", "mask"), [((80, 64), (64, 80)), ((512, 768), (512, 512)), ((64, 64), (66, 62))])
+def test_a_mask_of_another_shape_is_refused(init: tuple[int, int], mask: tuple[int, int]) -> None:
+    request = Request(prompt="", init=Image.new("RGB", init), mask=Image.new("L", mask))
+    message = f"mask is {mask[0]}x{mask[1]}, init {init[0]}x{init[1]}: give a mask of the image's shape, or .* 64x64"
+    with pytest.raises(TetherError, match=message):
+        check_mask(request, (64, 64))
+    assert check_mask(request.model_copy(update={"rules": 1}), (64, 64)) is None
+
+
+def test_each_idle_control_is_named_once_with_its_reason() -> None:
+    names = ["canny", "depth", "seg", "pose", "mlsd", "control"]
+    controls = [FakeControl() for _ in names]
+    for control, name in zip(controls, names, strict=True):
+        control.name = name
+    nothing = Image.new("L", (64, 64))
+    injections = [
+        Injection(),
+        Injection(window=(0.32, 0.38)),
+        Injection(strength=0.0),
+        Injection(mask=nothing),
+        Injection(weighting=[0.0, 0.0]),
+        Injection(window=(0.9, 1.0), strength=0.0),
+    ]
+    assert idle_controls(controls, injections, 8) == [
+        "control depth has no effect: none of the 8 steps lies in its window 0.32-0.38",
+        "control seg has no effect: its strength is 0",
+        "control pose has no effect: its mask is black everywhere",
+        "control mlsd has no effect: all its weights are 0",
+        "control has no effect: its strength is 0",
+    ]

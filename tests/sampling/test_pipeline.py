@@ -15,8 +15,10 @@ from PIL import Image
 import tether
 from tether.base import Base, ControlNet
 from tether.errors import TetherError
-from tether.images import to_pixels
+from tether.images import fit, to_pixels, to_rgb
 from tether.sampling import SCHEDULERS, ControlRequest, Request, make_scheduler
+
+from ..tiny import make_unet
 
 PROMPT = "a red cube"
 
@@ -98,6 +100,66 @@ def test_inpainting_keeps_what_the_mask_leaves_black(tiny_base: Base, photo: Ima
     )
     assert torch.equal(latents[..., :4], known[..., :4])
     assert (latents[..., 4:] - known[..., 4:]).abs().mean() > 0.05
+
+
+@pytest.mark.parametrize("made", ["base", "inpainting base", "inpainting control"])
+def test_what_the_mask_keeps_is_kept_to_the_byte(tiny_base: Base, photo: Image.Image, made: str) -> None:
+    if made == "inpainting base":
+        tiny_base.unet = make_unet("inpainting", cross_attention_dim=32)
+    controls = [trained_control(tiny_base, 5)] if made == "inpainting control" else []
+    for control in controls:
+        control.kind = "inpaint"
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (30, 20, 61, 64))
+    pipe = tether.Pipeline(tiny_base, controls)
+    options: dict[str, Any] = {"init": photo, "mask": mask, "steps": 2, "seed": [4, 5], "size": (64, 64)}
+    conditions = [photo] * len(controls)
+    decoded = pipe.decode(pipe(PROMPT, conditions, output="latents", **options))  # type: ignore[arg-type]
+    for drawn, plain in zip(pipe(PROMPT, conditions, **options), decoded, strict=True):
+        kept = np.asarray(mask) == 0
+        assert np.array_equal(np.asarray(drawn)[kept], np.asarray(photo)[kept])
+        assert np.array_equal(np.asarray(drawn)[~kept], np.asarray(plain)[~kept])
+        assert (np.asarray(plain)[kept] != np.asarray(photo)[kept]).mean() > 0.1  # what pasting is for
+
+
+def test_init_of_another_shape_is_kept_as_it_is_fitted_and_lies_on_white(tiny_base: Base, photo: Image.Image) -> None:
+    init = photo.resize((96, 64)).convert("RGBA")
+    init.paste((9, 9, 9, 0), (0, 0, 40, 64))
+    drawn = tether.Pipeline(tiny_base)(PROMPT, init=init, mask=Image.new("L", (96, 64)), steps=2, fit="crop")
+    expected = fit(to_rgb(init), 64, 64, "crop")
+    assert expected.getpixel((5, 5)) == (255, 255, 255)
+    assert drawn[0].tobytes() == expected.tobytes()
+
+
+def test_what_has_no_effect_is_said_once_a_control(tiny_base: Base, condition: Image.Image, photo: Image.Image) -> None:
+    lines: list[str] = []
+    pipe = tether.Pipeline(tiny_base, [trained_control(tiny_base, 4)] * 2, notify=lines.append)
+    injections = [tether.Injection(strength=0), tether.Injection(window=(0, 0.04))]
+    nothing = Image.new("L", (64, 64))
+    pipe(PROMPT, [condition] * 2, injections=injections, steps=4, init=photo, mask=nothing, guidance_scale=0)
+    assert lines == [
+        "control has no effect: its strength is 0",
+        "control has no effect: none of the 2 steps lies in its window 0-0.04",
+        "mask is black everywhere: nothing of init is generated anew",
+        "the prompt has no effect: guidance_scale is 0; for no guidance it is 1",
+    ]
+    del lines[:]
+    pipe(PROMPT, [condition] * 2, steps=2)
+    assert lines == []
+    with pytest.warns(UserWarning, match="control has no effect: its strength is 0") as caught:
+        tether.Pipeline(tiny_base, pipe.controls[:1])(PROMPT, [condition], injections=injections[:1], steps=1)
+    assert [one.filename for one in caught if "no effect" in str(one.message)] == [__file__]
+
+
+def test_guidance_below_one_is_between_the_two_predictions(tiny_base: Base) -> None:
+    """One step of DDIM to t = 0 is linear in the prediction."""
+    pipe = tether.Pipeline(tiny_base)
+    options: dict[str, Any] = {"negative_prompt": "dark", "steps": 1, "scheduler": "ddim", "output": "latents"}
+    at = {s: pipe(PROMPT, guidance_scale=s, **options) for s in (0.0, 0.25, 1.0)}
+    unconditional = pipe("dark", guidance_scale=1.0, **options)
+    apart = (at[0.0] - at[1.0]).abs().max()  # type: ignore[operator]
+    assert (at[0.0] - unconditional).abs().max() < 0.01 * apart  # type: ignore[operator]
+    assert (at[0.25] - 0.75 * unconditional - 0.25 * at[1.0]).abs().max() < 0.01 * apart  # type: ignore[operator]
 
 
 def test_the_condition_is_encoded_once_and_not_once_a_step(tiny_base: Base, condition: Image.Image) -> None:

@@ -24,9 +24,18 @@ def test_both_prompts_are_encoded_for_every_image(tiny_base: Base) -> None:
         assert torch.equal(guidance.conditional.tokens[k], expected.tokens[1])
 
 
+def test_a_scale_of_one_is_no_guidance_and_any_other_is_honored(tiny_base: Base) -> None:
+    assert guidance_of(Request(prompt="x", guidance_scale=1.0), tiny_base, (64, 64)).unconditional is None
+    for scale in (0.0, 0.5, 0.99, 1.01, -2.0):
+        guidance = guidance_of(Request(prompt="x", guidance_scale=scale), tiny_base, (64, 64))
+        assert guidance.unconditional is not None
+        assert guidance.scale == scale
+
+
 @pytest.mark.parametrize("scale", [1.0, 0.5, -2.0])
-def test_a_scale_of_one_or_less_is_no_guidance(tiny_base: Base, scale: float) -> None:
-    assert guidance_of(Request(prompt="x", guidance_scale=scale), tiny_base, (64, 64)).unconditional is None
+def test_by_the_first_rules_a_scale_of_one_or_less_was_no_guidance(tiny_base: Base, scale: float) -> None:
+    request = Request(prompt="x", guidance_scale=scale, rules=1)
+    assert guidance_of(request, tiny_base, (64, 64)).unconditional is None
 
 
 @pytest.mark.parametrize(("negative", "zero"), [("", True), ("dark", False)])

@@ -179,3 +179,32 @@ def test_loras() -> None:
     assert parse_lora("style.safetensors") == ("style.safetensors", 1.0)
     assert parse_lora("owner/name:-.5") == ("owner/name", -0.5)
     assert parse_lora("C:/x.safetensors:2") == ("C:/x.safetensors", 2.0)
+
+
+def test_a_drawn_request_without_rules_was_drawn_by_the_first(tmp_path: Path) -> None:
+    values = {"prompt": "x", "versions": {"torch": "2.0"}}
+    assert read_request(stored(tmp_path, values)).rules == 1
+    assert Request(**values).rules == 1
+    assert Request(prompt="x").rules == 2
+    assert read_request(stored(tmp_path, values | {"rules": 2})).rules == 2
+
+
+def test_a_new_request_says_its_rules_and_an_old_one_stays_as_it_was(tmp_path: Path) -> None:
+    assert json.loads(Request(prompt="x").metadata(0)["tether"])["rules"] == 2
+    for path in GOLDEN.glob("*.png"):
+        if path.stem != "python-mask":
+            assert read_request(path).rules == 1
+            assert "rules" not in json.loads(read_request(path).metadata(0)["tether"])
+
+
+def test_masks_of_a_request_are_gray_whatever_they_were_given_as() -> None:
+    erased = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+    erased.paste((0, 0, 0, 255), (8, 0, 16, 16))
+    entry = ControlRequest(ref="canny", condition=IMAGE, mask=erased, mask_resize="bilinear")
+    request = Request(prompt="x", init=IMAGE, mask=erased, controls=[entry])
+    again = Request(**json.loads(request.metadata(0)["tether"]))
+    for mask in (request.mask, entry.mask, again.mask, again.controls[0].mask):
+        assert mask is not None
+        assert mask.mode == "L"
+        assert (np.asarray(mask) == [0] * 8 + [255] * 8).all()
+    assert again.controls[0].injection().mask_resize == "bilinear"

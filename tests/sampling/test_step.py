@@ -308,3 +308,27 @@ def test_conditional_control_leaves_the_unconditional_prediction_exactly_the_bas
     base, controlled = predictions
     assert torch.equal(controlled[:2], base[:2])
     assert (controlled[2:] - base[2:]).abs().amax((1, 2, 3)).min() > 1e-4
+
+
+def test_the_mask_of_a_control_that_pools_weights_what_is_pooled() -> None:
+    """mean(mask * r), the same everywhere; a mask of ones changes nothing, and masks that add up to one add up."""
+    control, hint = FakeControl(pools_globally=True), random_hint()
+    mask = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+    def masked(by: Tensor | None, **options: bool) -> Signal:
+        denoiser = FakeDenoiser()
+        one = Steering(control, hint, Injection(mask=by), **options)
+        make_step(denoiser, [one], UNGUIDED, 10)(latents_of(), TIMESTEPS, 0)
+        return denoiser.signal
+
+    full = masked(None)  # of this control, before pooling
+    weighted, rest, ones = masked(mask), masked(1 - mask), masked(torch.ones(1, 1, 8, 8))
+    for point, r in full.items():
+        step = 8 // r.shape[-1]
+        averaged = mask.reshape(1, 1, 8 // step, step, 8 // step, step).mean((3, 5))
+        expected = (averaged * r).mean((2, 3), keepdim=True)
+        torch.testing.assert_close(weighted[point], expected.expand_as(r))
+        torch.testing.assert_close(ones[point], r.mean((2, 3), keepdim=True).expand_as(r))
+        torch.testing.assert_close(weighted[point] + rest[point], ones[point])
+        after = masked(mask, masked_first=False)[point]  # by the first rules
+        torch.testing.assert_close(after, averaged * r)
