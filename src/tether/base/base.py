@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tether.base.denoiser import Denoiser, UNetDenoiser
 from tether.base.noise import NoiseProcess, noise_process
+from tether.base.prompt_syntax import PromptSyntax
 from tether.base.text import TextEncoders
 from tether.control.conditioning import Conditioning
 
@@ -140,9 +141,11 @@ class Base:
         """What the denoiser predicts: a key of `tether.base.noise.PREDICTION_TYPES`."""
         return self.noise.prediction_type
 
-    def encode_prompts(self, prompts: list[str], clip_skip: int = 0) -> Conditioning:
+    def encode_prompts(
+        self, prompts: list[str], clip_skip: int = 0, *, syntax: PromptSyntax = "nested"
+    ) -> Conditioning:
         """B prompts -> tokens `(B, T, D)` in the base's dtype, on its device; see `TextEncoders.encode`."""
-        encoded = self.text.encode(prompts, clip_skip, device=self.device)
+        encoded = self.text.encode(prompts, clip_skip, device=self.device, syntax=syntax)
         return replace(encoded, tokens=encoded.tokens.to(self.dtype))
 
     @torch.no_grad()

@@ -1,9 +1,17 @@
 """Prompts -> text states, which the denoiser attends to.
 
-A prompt is split into chunks that fit the text encoder's window (75 tokens of CLIP's 77, two frame them). Each chunk is
-framed, padded and encoded to `(B, T, D)`, and the chunks' states are concatenated along T. `(words:1.2)` weights words:
-their states are multiplied by the weight, and the chunk is scaled back to its mean, as web interfaces do. Only
-`(text:number)` is syntax; a backslash makes a parenthesis literal.
+A prompt is split into chunks that fit the text encoder's window (75 tokens of CLIP's 77, two frame them; see
+`tether.base.chunks`). Each chunk is framed, padded and encoded to `(B, T, D)`, and the chunks' states are concatenated
+along T. `tether.base.prompt_syntax` says how weights are written.
+
+The weight w of a token moves its states z away from the states e of the empty prompt at the same place, or towards it:
+
+    e + w (z - e)
+
+That is what ComfyUI does by default. A token of weight 1 keeps its states exactly, and one of weight 0 is as if nothing
+were written there. AUTOMATIC1111 multiplies z by w and then all states of the chunk by the ratio of their means before
+and after; for encoders whose mean is near zero (SDXL's second) that ratio can be anything, negative too. The "simple"
+syntax still does, so that images made with it can be repeated.
 
 `TextEncoders` holds the text encoders of a base, each with its tokenizer:
 
@@ -14,51 +22,21 @@ their states are multiplied by the weight, and the chunk is scaled back to its m
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tether.base.chunks import Chunk, cut
+from tether.base.prompt_syntax import PromptSyntax, parse_weights
 from tether.control.conditioning import Conditioning
 from tether.errors import TetherError
 
 __all__ = ["TextEncoder", "TextEncoders", "parse_weights"]
 
-WEIGHTED = re.compile(r"(?<!\\)\(([^()]*):\s*([0-9]*\.?[0-9]+)\s*\)")
-MAX_CHUNKS = 16
 T5_WINDOW = 512
 """Tokens that T5 was trained on, for tokenizers that set no length; T5 itself takes any."""
-
-
-def parse_weights(prompt: str) -> list[tuple[str, float]]:
-    r"""Splits a prompt by weight: "a (red:1.3) cat" -> [("a ", 1), ("red", 1.3), (" cat", 1)].
-
-    `\(` and `\)` are literal parentheses.
-    """
-    pieces, end = [], 0
-    for match in WEIGHTED.finditer(prompt):
-        pieces += [(prompt[end : match.start()], 1.0), (match[1], float(match[2]))]
-        end = match.end()
-    pieces.append((prompt[end:], 1.0))
-    plain = [(re.sub(r"\\([()])", r"\1", text), weight) for text, weight in pieces if text]
-    return plain or [("", 1.0)]
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """A part of a prompt that fills the window of a text encoder.
-
-    Attributes:
-        ids: token ids, framed and padded, as many as the window has.
-        weights: the weight of each.
-        used: how many come before the padding.
-    """
-
-    ids: list[int]
-    weights: list[float]
-    used: int
 
 
 @dataclass
@@ -91,41 +69,30 @@ class TextEncoder:
         """Whether padding is hidden from attention, as for T5; CLIP attends causally, and denoisers see its padding."""
         return self.encoder.config.model_type in ("t5", "umt5", "mt5")
 
-    def chunks(self, prompt: str) -> list[Chunk]:
+    @property
+    def final_norm(self) -> nn.Module:
+        """The norm after the last layer, wherever a version of transformers has it."""
+        for owner in (self.encoder, getattr(self.encoder, "text_model", None), getattr(self.encoder, "encoder", None)):
+            norm = getattr(owner, "final_layer_norm", None)
+            if norm is not None:
+                return norm
+        raise TetherError(f"{type(self.encoder).__name__} has no final norm: expected a CLIP or T5 text encoder")
+
+    def chunks(self, prompt: str, syntax: PromptSyntax = "nested") -> list[Chunk]:
         """The chunks of a prompt, one at least.
 
         Raises:
-            TetherError: if there are more than 16.
+            TetherError: as `tether.base.chunks.cut`.
         """
-        tokenizer = self.tokenizer
-        ids: list[int] = []
-        weights: list[float] = []
-        for text, weight in parse_weights(prompt):
-            piece = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-            ids += piece
-            weights += [weight] * len(piece)
-        start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-        room = self.window - len(start) - 1
-        count = max(1, -(-len(ids) // room))
-        if count > MAX_CHUNKS:
-            raise TetherError(
-                f"the prompt has {len(ids)} tokens, at most {MAX_CHUNKS * room} are supported: shorten it"
-            )
-        chunks = []
-        for first in range(0, count * room, room):
-            inner, shares = ids[first : first + room], weights[first : first + room]
-            padding = room - len(inner)
-            chunks.append(
-                Chunk(
-                    [*start, *inner, tokenizer.eos_token_id, *[tokenizer.pad_token_id] * padding],
-                    [*[1.0] * len(start), *shares, 1.0, *[1.0] * padding],
-                    self.window - padding,
-                )
-            )
-        return chunks
+        return cut(self.tokenizer, self.window, prompt, syntax)
 
     def encode(
-        self, chunked: list[list[Chunk]], layer: int | None, final_norm: bool, device: torch.device
+        self,
+        chunked: list[list[Chunk]],
+        layer: int | None,
+        final_norm: bool,
+        device: torch.device,
+        syntax: PromptSyntax = "nested",
     ) -> tuple[Tensor, Tensor | None]:
         """States `(B, chunks * T, D)`, and the first chunks' projected states `(B, P)` if it has a projection.
 
@@ -134,8 +101,26 @@ class TextEncoder:
             layer: None for the last hidden states; -k for the k-th from the end.
             final_norm: apply the final norm to the states of a layer; the last ones have it always.
             device: where the encoder computes.
+            syntax: "simple" applies weights as it did; see above.
         """
         rows = [chunk for chunks in chunked for chunk in chunks]
+        states, pooled = self._states(rows, layer, final_norm, device)
+        weight = torch.tensor([chunk.weights for chunk in rows], device=states.device, dtype=states.dtype)[..., None]
+        if bool((weight != 1).any()):
+            if syntax == "simple":
+                before = states.mean(dim=(1, 2), keepdim=True)
+                states = states * weight
+                states = states * (before / states.mean(dim=(1, 2), keepdim=True))
+            else:
+                empty, _ = self._states(self.chunks(""), layer, final_norm, device)
+                states = torch.where(weight == 1, states, empty + weight * (states - empty))
+        states = states.reshape(len(chunked), -1, states.shape[-1])
+        return states, None if pooled is None else pooled[:: len(chunked[0])]
+
+    def _states(
+        self, rows: list[Chunk], layer: int | None, final_norm: bool, device: torch.device
+    ) -> tuple[Tensor, Tensor | None]:
+        """States `(N, T, D)` of N chunks without their weights, and projected states `(N, P)`."""
         masked: dict[str, Tensor] = {}
         if self.masks_padding:
             places = torch.arange(self.window, device=device)
@@ -144,16 +129,8 @@ class TextEncoder:
         output = self.encoder(ids, output_hidden_states=layer is not None, **masked)
         states = output.last_hidden_state if layer is None else output.hidden_states[layer]
         if layer is not None and final_norm:
-            norm = getattr(self.encoder, "final_layer_norm", None) or self.encoder.encoder.final_layer_norm
-            states = norm(states)
-        weight = torch.tensor([chunk.weights for chunk in rows], device=states.device, dtype=states.dtype)
-        if bool((weight != 1).any()):
-            before = states.mean(dim=(1, 2), keepdim=True)
-            states = states * weight.unsqueeze(-1)
-            states = states * (before / states.mean(dim=(1, 2), keepdim=True))
-        pooled = getattr(output, "text_embeds", None)
-        states = states.reshape(len(chunked), -1, states.shape[-1])
-        return states, None if pooled is None else pooled[:: len(chunked[0])]
+            states = self.final_norm(states)
+        return states, getattr(output, "text_embeds", None)
 
 
 class TextEncoders:
@@ -180,7 +157,12 @@ class TextEncoders:
 
     @torch.no_grad()
     def encode(
-        self, prompts: list[str], clip_skip: int = 0, *, device: torch.device | str | None = None
+        self,
+        prompts: list[str],
+        clip_skip: int = 0,
+        *,
+        device: torch.device | str | None = None,
+        syntax: PromptSyntax = "nested",
     ) -> Conditioning:
         """Encodes prompts.
 
@@ -190,12 +172,14 @@ class TextEncoders:
             prompts: B prompts; "" is the empty prompt of classifier-free guidance.
             clip_skip: how many of the last layers to leave out, from 0; at least one layer is kept.
             device: where the encoders compute; their own device by default.
+            syntax: how prompts are read; "plain" for captions.
 
         Returns:
             Tokens `(B, chunks * T, D)`, and pooled states `(B, P)` if there are several encoders.
 
         Raises:
-            TetherError: if a prompt needs more than 16 chunks, or `clip_skip` leaves no layer.
+            TetherError: if a prompt needs more than 16 chunks, has a weight out of range or names a LoRA, or
+                `clip_skip` leaves no layer.
         """
         several = len(self.parts) > 1
         if several and any(part.masks_padding for part in self.parts):
@@ -203,12 +187,12 @@ class TextEncoders:
         self._check_clip_skip(clip_skip, several)
         device = torch.device(device or self.parts[0].encoder.device)
         layer = -2 - clip_skip if several else None if clip_skip == 0 else -1 - clip_skip
-        chunked = [[part.chunks(prompt) for prompt in prompts] for part in self.parts]
+        chunked = [[part.chunks(prompt, syntax) for prompt in prompts] for part in self.parts]
         count = max(len(chunks) for each in chunked for chunks in each)
         encoded = []
         for part, each in zip(self.parts, chunked, strict=True):
             filled = [chunks + part.chunks("") * (count - len(chunks)) for chunks in each]
-            encoded.append(part.encode(filled, layer, not several, device))
+            encoded.append(part.encode(filled, layer, not several, device, syntax))
         if not several:
             return Conditioning(encoded[0][0])
         return Conditioning(torch.cat([states for states, _ in encoded], dim=-1), encoded[-1][1])

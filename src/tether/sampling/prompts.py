@@ -22,11 +22,12 @@ def guidance_of(request: Request, base: Base, size: tuple[int, int]) -> Guidance
         size: width and height of the images in pixels, for bases that are conditioned on it (SDXL).
 
     Raises:
-        TetherError: when `clip_skip` leaves no layer, or the base's text encoder does not give what it needs.
+        TetherError: when a prompt cannot be read, `clip_skip` leaves no layer, or the base's text encoder does not give
+            what it needs.
     """
     guided = request.guidance_scale > 1 or (request.rules > 1 and request.guidance_scale != 1)
     texts = [request.negative_prompt, request.prompt] if guided else [request.prompt]
-    encoded = base.encode_prompts(texts, request.clip_skip)
+    encoded = base.encode_prompts(texts, request.clip_skip, syntax="nested" if request.rules > 1 else "simple")
     rows = [encoded.row(k, request.count) for k in range(len(texts))]
     if guided and not request.negative_prompt and base.zero_empty_negative:
         rows[0] = rows[0].zeros()

@@ -206,8 +206,9 @@ class Request(_Model):
         versions: of the packages that the bytes of the image depend on.
         rules: the rules of drawing, so that an image of an older version is repeated as it was drawn. Under 1, which a
             drawn request without this field has, a guidance_scale below 1 meant no guidance, what inpainting keeps was
-            decoded from latents, its mask was cut at half gray and sampled at the middle of each latent, and the mask
-            of a control that pools globally acted after pooling.
+            decoded from latents, its mask was cut at half gray and sampled at the middle of each latent, the mask of a
+            control that pools globally acted after pooling, and prompts were read by the syntax "simple" of
+            `tether.base.prompt_syntax`.
 
     Raises:
         TetherError: when a value is out of range, or values do not go together.

@@ -109,7 +109,7 @@ class PackedBatches:
         choices = zip(drawn.rows.tolist(), drawn.captions.tolist(), drawn.kept.tolist(), strict=True)
         captions = [self.captions[row][which] if kept else "" for row, which, kept in choices]
         with self._lock, torch.no_grad():
-            conditioning = self.base.encode_prompts(as_prompts(self.base, captions))
+            conditioning = self.base.encode_prompts(as_prompts(self.base, captions), syntax="plain")
         rows = drawn.rows.tolist()
         return Batch(
             self.latents[drawn.rows].float(),

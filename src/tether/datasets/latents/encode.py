@@ -104,16 +104,18 @@ def encode_samples(
 def encode_captions(base: Base, captions: list[str], batch_size: int) -> dict[str, Tensor]:
     """The tensors of a shard of text states; one window of tokens each, as in the original training code."""
     prompts = as_prompts(base, captions)
-    batches = [base.encode_prompts(prompts[i : i + batch_size]) for i in range(0, len(prompts), batch_size)]
+    batches = [
+        base.encode_prompts(prompts[i : i + batch_size], syntax="plain") for i in range(0, len(prompts), batch_size)
+    ]
     tensors = {"states": _half(torch.cat([batch.tokens for batch in batches]), "the text encoder")}
     pooled = [batch.pooled for batch in batches if batch.pooled is not None]
     return tensors | ({"pooled": _half(torch.cat(pooled), "the second text encoder")} if pooled else {})
 
 
 def as_prompts(base: Base, captions: list[str]) -> list[str]:
-    """Captions as prompts of one window of tokens each, without prompt weights."""
+    """Captions as prompts of one window of tokens each, to be encoded with the "plain" syntax."""
     room = base.text.window - 2
-    return [_plain(_fit(base.tokenizer, caption, room)) for caption in captions]
+    return [_fit(base.tokenizer, caption, room) for caption in captions]
 
 
 def _fit(tokenizer: Any, caption: str, room: int) -> str:
@@ -123,11 +125,6 @@ def _fit(tokenizer: Any, caption: str, room: int) -> str:
         # A character is at most four tokens, so a script without spaces does not lose too much.
         words = words[:-1] if len(words) > 1 else [words[0][: -max(1, excess // 4)]]
     return " ".join(words)
-
-
-def _plain(caption: str) -> str:
-    """A caption with its brackets escaped, so that they are not read as prompt weights."""
-    return caption.replace("(", r"\(").replace(")", r"\)")
 
 
 def _half(tensor: Tensor, encoder: str) -> Tensor:

@@ -1,0 +1,196 @@
+"""Merges a LoRA (arXiv:2106.09685) or one of its relatives into the weights of a base.
+
+Every tensor of the file is accounted for: it belongs to a layer of the base, or it is counted and named in a warning,
+or the file is refused. `tether.base.lora_names` knows the names, `tether.base.lora_layers` the arithmetic.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tether.base.adapter_file import open_adapter
+from tether.base.base import Base
+from tether.base.lora_layers import Layer
+from tether.base.lora_names import Place, layers_of, role_of, split
+from tether.errors import TetherError
+from tether.files.checkpoints import Checkpoint
+from tether.files.folder import read_json
+from tether.files.materialize import cast
+
+__all__ = ["add_lora"]
+
+logger = logging.getLogger(__name__)
+
+METADATA, CONFIG = "lora_adapter_metadata", "adapter_config.json"
+"""Where diffusers' trainers (in the file) and peft (beside it) keep the alphas."""
+NOT_SUPPORTED = (
+    (r"^lora_controlnet$", "a Control-LoRA, which is a control, not a LoRA of a base"),
+    (r"\.(oft_blocks|oft_diag|oft_r|boft_\w+)\b", "an OFT"),
+    (r"\.(on_input|ia3_l)\b", "an IA3"),
+    (r"\.[ab][12]\.weight$", "a GLoRA"),
+    (r"\bvera_lambda", "a VeRA"),
+    (r"\bhra_u\b", "an HRA"),
+)
+"""Pattern of a tensor's name -> what has it."""
+SUPPORTED = "LoRA, DoRA, LoHa, LoKr and full differences"
+
+
+def add_lora(base: Base, ref: str | Path, strength: float = 1.0) -> None:
+    """Merges a LoRA into a base's weights: W + strength * dW, with dW as in `tether.base.lora_layers`.
+
+    The sums are computed in float32. Weights that change become new tensors: a copy, or a control, that shares the old
+    ones keeps them. If tensors of the file have no place in the base, a warning counts and names them.
+
+    Args:
+        base: changed in place; as it was if there is an error.
+        ref: a file or folder (names of kohya, LyCORIS, diffusers or peft), or a name on the hub
+            ("owner/name/file.safetensors").
+        strength: 1 is the strength of its training; -1 after 1 removes it again, up to rounding, except for DoRA.
+
+    Raises:
+        TetherError: if the file is damaged, not a LoRA, of a kind that is not supported, or made for another kind of
+            base.
+    """
+    checkpoint = open_adapter(ref, "LoRA")
+    _refuse_other_kinds(checkpoint)
+    layers, rest = _layers(checkpoint)
+    places = layers_of(base, list(layers))
+    if not places:
+        first = next(iter(layers))
+        raise TetherError(
+            f"{checkpoint.path} does not fit the base {base.name}: none of its {len(layers)} layers exist there "
+            f"(the first is {first})"
+        )
+    for name, place in places.items():
+        _check(checkpoint, layers[name], place, base)
+    left_out = [*rest, *(f"{name} ({layer_size(layers[name])})" for name in layers if name not in places)]
+    if left_out:
+        tensors = len(rest) + sum(len(layer.tensors) for name, layer in layers.items() if name not in places)
+        logger.warning(
+            "%s: %d of its %d tensors have no place in %s and are left out: %s",
+            checkpoint.path, tensors, len(checkpoint.tensors), base.name, _some(left_out),
+        )  # fmt: skip
+    for name, place in places.items():
+        _merge(layers[name], place.module, strength)
+
+
+def layer_size(layer: Layer) -> str:
+    """For messages: "2 tensors"."""
+    return f"{len(layer.tensors)} tensor{'s' if len(layer.tensors) != 1 else ''}"
+
+
+def _refuse_other_kinds(checkpoint: Checkpoint) -> None:
+    for name in checkpoint.tensors:
+        for pattern, words in NOT_SUPPORTED:
+            if re.search(pattern, name, re.IGNORECASE):
+                raise TetherError(f"{checkpoint.path} is {words} (it has {name}): supported are {SUPPORTED}")
+
+
+def _layers(checkpoint: Checkpoint) -> tuple[dict[str, Layer], list[str]]:
+    """The layers of a file by name, and the tensors that belong to none.
+
+    Raises:
+        TetherError: if it has no layer, or its metadata is damaged.
+    """
+    grouped: dict[str, dict[str, tuple[str, Tensor]]] = {}
+    rest = []
+    for name, tensor in checkpoint.tensors.items():
+        found = role_of(name)
+        if found is None or found[1] in grouped.get(found[0], {}):
+            rest.append(name)
+        else:
+            grouped.setdefault(found[0], {})[found[1]] = (name, tensor)
+    declared = _declared(checkpoint)
+    layers = {}
+    for name, roles in grouped.items():
+        number = roles.pop("alpha", None)
+        if not roles:
+            rest += [number[0]] if number else []
+            continue
+        what = str(checkpoint.path)
+        tensors = {role: cast(tensor, torch.float32, own, what) for role, (own, tensor) in roles.items()}
+        if number is not None:
+            layers[name] = Layer(name, tensors, _number(number[1], number[0], checkpoint))
+        else:
+            layers[name] = Layer(name, tensors, *_alpha(declared, name))
+    if not layers:
+        raise TetherError(
+            f"{checkpoint.path} contains no LoRA weights: none of its {len(checkpoint.tensors)} tensors has a name of "
+            f"one (supported are {SUPPORTED})"
+        )
+    return layers, rest
+
+
+def _number(tensor: Tensor, name: str, checkpoint: Checkpoint) -> float:
+    if tensor.numel() != 1:
+        raise TetherError(f"{checkpoint.path} is damaged: {name} has shape {tuple(tensor.shape)}, expected one number")
+    return float(cast(tensor.float(), torch.float32, name, str(checkpoint.path)))
+
+
+def _declared(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What metadata say about alphas: "unet.lora_alpha", "unet.alpha_pattern", "unet.use_rslora", ...
+
+    Raises:
+        TetherError: if it is not valid JSON.
+    """
+    beside = checkpoint.path.parent / CONFIG
+    if beside.is_file():
+        return read_json(beside)
+    found: dict[str, Any] = {key: value for key, value in checkpoint.metadata.items() if key.endswith("lora_alpha")}
+    try:
+        stored = json.loads(checkpoint.metadata.get(METADATA, "{}"))
+        alphas = [value for key, value in {**found, **dict(stored)}.items() if key.endswith("lora_alpha")]
+        finite = all(abs(float(alpha)) < float("inf") for alpha in alphas if alpha is not None)
+    except (ValueError, TypeError, RecursionError):
+        finite, stored = False, {}
+    if not finite:
+        raise TetherError(f"{checkpoint.path} is damaged: its metadata {METADATA} has no valid lora_alpha")
+    return found | stored
+
+
+def _alpha(declared: Mapping[str, Any], layer: str) -> tuple[float | None, bool]:
+    """The alpha of a layer by metadata, and whether it is rank-stabilized."""
+    part, rest = split(layer) or ("", layer)
+    of = {
+        key: declared.get(f"{part}.{key}", declared.get(key)) for key in ("lora_alpha", "alpha_pattern", "use_rslora")
+    }
+    pattern = of["alpha_pattern"] if isinstance(of["alpha_pattern"], dict) else {}
+    alpha = next((value for key, value in pattern.items() if _ends_with(rest, key)), of["lora_alpha"])
+    return None if alpha is None else float(alpha), bool(of["use_rslora"])
+
+
+def _ends_with(name: str, suffix: str) -> bool:
+    """Whether a key of peft's `alpha_pattern` is for this module."""
+    return name == suffix or name.endswith(f".{suffix}")
+
+
+def _check(checkpoint: Checkpoint, layer: Layer, place: Place, base: Base) -> None:
+    module = place.module
+    try:
+        layer.check(module.weight)  # type: ignore[arg-type]
+        if "diff_b" in layer.tensors:
+            bias = module.bias
+            if not isinstance(bias, Tensor) or bias.numel() != layer.tensors["diff_b"].numel():
+                raise TetherError(f"layer {layer.name} changes a bias that {place.name} does not have")
+    except TetherError as error:
+        raise TetherError(f"{checkpoint.path} does not fit the base {base.name}: {error}") from None
+
+
+def _merge(layer: Layer, module: Any, strength: float) -> None:
+    if layer.tensors.keys() != {"diff_b"}:
+        module.weight = nn.Parameter(layer.merged(module.weight, strength), requires_grad=False)
+    if "diff_b" in layer.tensors:
+        module.bias = nn.Parameter(layer.merged_bias(module.bias, strength), requires_grad=False)
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
