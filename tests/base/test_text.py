@@ -13,24 +13,8 @@ from diffusers import StableDiffusionPipeline
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from tether.base import Base, TextEncoders
-from tether.base.adapters import MultiwordTokenizer
-from tether.base.text import parse_weights
+from tether.base.words import MultiwordTokenizer
 from tether.errors import TetherError
-
-
-@pytest.mark.parametrize(
-    ("prompt", "pieces"),
-    [
-        ("a cat", [("a cat", 1.0)]),
-        ("", [("", 1.0)]),
-        ("a (red:1.3) cat", [("a ", 1.0), ("red", 1.3), (" cat", 1.0)]),
-        ("(a:0.5)(b:2)", [("a", 0.5), ("b", 2.0)]),
-        (r"a \(red:1.3\) cat", [("a (red:1.3) cat", 1.0)]),
-        ("a (red) cat: yes", [("a (red) cat: yes", 1.0)]),
-    ],
-)
-def test_only_bracketed_numbers_weigh_words(prompt: str, pieces: list) -> None:
-    assert parse_weights(prompt) == pieces
 
 
 def test_a_short_prompt_has_the_states_that_diffusers_gives(tiny_base: Base, tiny_folder: Path) -> None:
@@ -64,12 +48,55 @@ def test_a_long_prompt_is_cut_into_chunks_and_loses_no_word(tiny_base: Base) -> 
     assert not torch.allclose(states[0, 48:], changed[0, 48:])
 
 
-def test_a_weight_of_one_changes_nothing_and_another_keeps_the_mean(tiny_base: Base) -> None:
-    plain = tiny_base.encode_prompts(["a red cube"]).tokens
-    assert torch.allclose(tiny_base.encode_prompts(["a (red:1.0) cube"]).tokens, plain, atol=1e-6)
-    heavier = tiny_base.encode_prompts(["a (red:1.4) cube"]).tokens
-    assert not torch.allclose(heavier, plain, atol=1e-3)
+def test_a_weight_moves_its_tokens_states_on_the_line_through_those_of_the_empty_prompt(tiny_base: Base) -> None:
+    plain, empty = tiny_base.encode_prompts(["a b c", ""]).tokens
+    for weight in (-1.0, 0.0, 0.5, 1.0, 1.4, 3.0):
+        found = tiny_base.encode_prompts([f"a (b:{weight}) c"]).tokens[0]
+        expected = plain.clone()
+        expected[2] = empty[2] + weight * (plain[2] - empty[2])  # the start token is at 0
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+        others = [k for k in range(24) if k != 2]
+        assert torch.equal(found[others], plain[others])  # whatever the weight
+
+
+def test_a_weight_of_one_changes_no_bit(tiny_base: Base) -> None:
+    texts = ["a red cube", "a (red:1.0) cube", "a ([red]:1.1) cube"]
+    plain, one, inverse = tiny_base.encode_prompts(texts).tokens
+    assert torch.equal(one, plain)
+    torch.testing.assert_close(inverse, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_the_simple_syntax_keeps_the_mean_as_older_versions_did(tiny_base: Base) -> None:
+    plain = tiny_base.encode_prompts(["a red cube"], syntax="simple").tokens
+    heavier = tiny_base.encode_prompts(["a (red:1.4) cube"], syntax="simple").tokens
+    ratio = heavier[0, 0] / plain[0, 0]  # the start token has the weight 1: what is left is the factor of the chunk
     assert heavier.mean().item() == pytest.approx(plain.mean().item(), abs=1e-5)
+    assert ratio.std() < 1e-4
+    assert abs(ratio.mean() - 1) > 1e-3
+
+
+def test_weights_do_not_explode_where_the_mean_of_the_states_is_zero(two_encoders: TextEncoders) -> None:
+    with torch.no_grad():
+        plain = two_encoders.encode(["a b c"]).tokens
+        for part, states in zip(two_encoders.parts, plain.split([32, 48], dim=-1), strict=True):
+            inner = getattr(part.encoder, "text_model", part.encoder)
+            inner.embeddings.position_embedding.weight -= states.mean()
+        plain = two_encoders.encode(["a b c"]).tokens
+        heavier = two_encoders.encode(["a (b:1.4) c"]).tokens
+    assert torch.equal(heavier[0, 3:], plain[0, 3:])
+    assert heavier.abs().max() < 2 * plain.abs().max()
+
+
+def test_break_encodes_each_section_in_a_chunk_of_its_own(tiny_base: Base) -> None:
+    joined = tiny_base.encode_prompts(["a b BREAK c"]).tokens
+    first, second = tiny_base.encode_prompts(["a b", "c"]).tokens
+    torch.testing.assert_close(joined[0], torch.cat([first, second]), rtol=1e-5, atol=1e-6)
+
+
+def test_a_caption_is_encoded_to_the_letter(tiny_base: Base) -> None:
+    caption = tiny_base.encode_prompts(["a (b:1.5)"], syntax="plain").tokens
+    escaped = tiny_base.encode_prompts([r"a \(b:1.5\)"]).tokens
+    assert torch.equal(caption, escaped)
 
 
 def test_where_the_tokenizer_says_no_length_the_encoders_window_is_taken(tiny_base: Base) -> None:
@@ -109,7 +136,7 @@ def test_two_encoders_give_their_second_to_last_states_side_by_side_and_the_seco
 
 def test_encoders_that_split_a_prompt_into_different_numbers_of_chunks_fit_together(two_encoders: TextEncoders) -> None:
     tokenizer = two_encoders.parts[0].tokenizer
-    two_encoders.parts[0].tokenizer = MultiwordTokenizer(tokenizer, {"cube": ["abcdefghijk"] * 4})
+    two_encoders.parts[0].tokenizer = MultiwordTokenizer(tokenizer, {"cube": [3] * 44})
     found = two_encoders.encode(["a cube", ""])
     assert found.tokens.shape == (2, 3 * 24, 32 + 48)
     assert found.pooled is not None

@@ -105,7 +105,7 @@ class Layer:
         axis = 1 if magnitude.ndim > 1 and magnitude.shape[0] == 1 and len(whole) > 1 else 0
         sides = [side for side in range(whole.ndim) if side != axis]
         across = [-1 if side == axis else 1 for side in range(whole.ndim)]
-        norm = moved.norm(dim=sides, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        norm = torch.linalg.vector_norm(moved, dim=sides, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
         return (whole + strength * (magnitude.reshape(across) * moved / norm - whole)).to(weight.dtype)
 
     def merged_bias(self, bias: Tensor, strength: float) -> Tensor:

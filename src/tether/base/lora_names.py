@@ -31,7 +31,7 @@ ROLES = (
     ),
     ("up", r"[._]lora\.up\.weight|\.lora_up\.weight|\.lora_linear_layer\.up\.weight|\.lora_B(\.[^.]+)?\.weight"),
     ("mid", r"\.lora_mid\.weight"),
-    ("alpha", r"\.alpha"),
+    ("alpha", r"([._]lora|\.lora_linear_layer)?\.alpha"),
     ("magnitude", r"\.dora_scale|\.lora_magnitude_vector(\.[^.]+)?(\.weight)?"),
     *((name, rf"\.{name}") for name in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")),
     *((f"lokr_{name}", rf"\.lokr_{name}") for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")),
@@ -46,7 +46,7 @@ PARTS = (
     ("text_encoder_2", r"(base_model\.model\.)?text_encoder_2\.|lora_te2_"),
     ("text_encoder", r"(base_model\.model\.)?text_encoder\.|lora_te1?_"),
     ("text_encoder", r"(base_model\.model\.)?(?=text_model[._]|encoder\.layers\.)"),
-    ("unet", r"(base_model\.model\.)?(?=(down|mid|up)_blocks?[._])"),
+    ("unet", r"base_model\.model\.|(?=(down|mid|up)_blocks?\.)"),
 )
 """Part of a base -> the beginnings of names in it."""
 OLD_TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
