@@ -23,6 +23,7 @@ from tether.base.load import SHIPPED, base_parts
 from tether.base.parts import Part, Parts
 from tether.control.architecture import default_settings
 from tether.control.files import NOTES, SETTINGS, UNSHAPED, ControlPart, control_of, is_control_folder
+from tether.control.store import trained
 from tether.control.transfer import transferred
 from tether.errors import TetherError
 from tether.files.checkpoints import SUFFIXES, open_checkpoint
@@ -142,7 +143,7 @@ def _check_target(target: Path, to_folder: bool, force: bool) -> None:
 def _find(source: str | Path) -> Path:
     if str(source) in shipped_controls():
         return shipped(f"control-{source}")
-    return shipped("base") if str(source) == SHIPPED else find(source, "model")
+    return shipped("base") if str(source) == SHIPPED else trained(find(source, "model"))
 
 
 def _open_control(source: str | Path, path: Path, base: str | Path | None, kind: str | None) -> ControlPart:

@@ -19,20 +19,34 @@ def event(step: int, **values: Any) -> Any:
 
 
 def test_in_a_pipe_bars_are_left_out() -> None:
-    with step_bar() as on_step, count_bar("reading") as on_count:
+    with step_bar() as on_step:
         assert on_step is None
-        assert on_count is None
 
 
-def test_in_a_pipe_training_prints_a_line_a_validation(capsys: pytest.CaptureFixture[str]) -> None:
+def test_in_a_pipe_a_count_is_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tether.cli.progress.time", SimpleNamespace(monotonic=iter(range(0, 400, 4)).__next__))
+    with count_bar("reading") as on_count:
+        for done in range(1, 7):
+            on_count(done, 9)
+    assert capsys.readouterr().err.splitlines() == ["reading: 3 of 9", "reading: 6 of 9"]
+
+
+def test_in_a_pipe_training_prints_its_beginning_and_a_line_a_validation(capsys: pytest.CaptureFixture[str]) -> None:
     validation = SimpleNamespace(step=2, fidelity=0.75)
-    with training_line() as (on_progress, on_stage):
-        on_stage("encoding", 1, 2)
-        on_progress(event(1))
-        on_progress(event(2, validation=validation))
-        on_progress(event(3, validation=validation, appeared_at=2))
-        on_progress(event(4, validation=validation, appeared_at=2))
+    with training_line() as line:
+        line.on_note("conditions: annotated (canny)")
+        line.on_stage("encoding", 1, 9)
+        line.on_stage("encoding", 2, 9)
+        line.on_progress(event(1))
+        line.on_progress(event(2, validation=validation))
+        line.on_progress(event(3, validation=validation, appeared_at=2))
+        line.on_progress(event(4, validation=validation, appeared_at=2))
     assert capsys.readouterr().err.splitlines() == [
+        "conditions: annotated (canny)",
+        "encoding: 1 of 9",
+        "step 1 of 100: loss 0.5000, 8.0 samples/s, 3:07:20 left",
         "step 2 of 100: loss 0.5000, 8.0 samples/s, 3:07:20 left, fidelity 0.75",
         "control appeared at step 2, and stays",
     ]

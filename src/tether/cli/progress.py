@@ -1,8 +1,9 @@
-"""Progress bars on a terminal; none elsewhere."""
+"""Progress: bars on a terminal, lines on standard error elsewhere."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from tether.training.events import Progress
 
 __all__ = ["TrainingLine", "count_bar", "step_bar", "training_line"]
+
+SECONDS_A_LINE = 10.0
+"""Time between lines where there is no terminal."""
 
 
 @contextmanager
@@ -41,11 +45,19 @@ def step_bar() -> Iterator[Callable[[Step], None] | None]:
 
 
 @contextmanager
-def count_bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
-    """Yields a callback (done, total) that moves a bar."""
+def count_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Yields a callback (done, total) that moves a bar; without a terminal it prints a line every ten seconds."""
     with _bar() as bar:
         if bar is None:
-            yield None
+            printed = time.monotonic()
+
+            def report(done: int, total: int) -> None:
+                nonlocal printed
+                if time.monotonic() - printed > SECONDS_A_LINE:
+                    printed = time.monotonic()
+                    print(f"{what}: {done} of {total}", file=sys.stderr, flush=True)
+
+            yield report
             return
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
@@ -54,15 +66,21 @@ def count_bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
 class TrainingLine:
     """What `tether.training.run.train` reports: progress of the steps, and of the data before them.
 
-    On a terminal it is one live line; elsewhere, a line on standard error for each validation. The step at which
-    control appears is a line of its own in both.
+    On a terminal it is one live line; elsewhere, a line on standard error for the first step, for each validation, and
+    every ten seconds. Notes, and the step at which control appears, are lines of their own in both.
     """
 
     def __init__(self, bar: Bar | None) -> None:
         self.bar = bar
         self.task = None if bar is None else bar.add_task("preparing", total=None)
         self.validated = -1
-        self.appeared = False
+        self.appeared = self.began = False
+        self.stage = ""
+        self.printed = time.monotonic()
+
+    def on_note(self, line: str) -> None:
+        """Called with what the user should know about the data."""
+        self._print(line)
 
     def on_progress(self, progress: Progress) -> None:
         """Called after every step."""
@@ -71,10 +89,12 @@ class TrainingLine:
         line += f", {_duration(progress.seconds_left)} left"
         if validation is not None and validation.fidelity is not None:
             line += f", fidelity {validation.fidelity:.2f}"
+        validated = validation is not None and validation.step != self.validated
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, description=line, completed=progress.step, total=progress.steps)
-        elif validation is not None and validation.step != self.validated:
+        elif validated or not self.began or self._is_due():
             self._print(f"step {progress.step} of {progress.steps}: {line}")
+        self.began, self.stage = True, ""
         self.validated = -1 if validation is None else validation.step
         if progress.appeared_at is not None and not self.appeared:
             self.appeared = True
@@ -84,20 +104,26 @@ class TrainingLine:
         """Called while data are prepared."""
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, description=what, completed=done, total=total)
+        elif what != self.stage or self._is_due():
+            self.stage = what
+            self._print(f"{what}: {done} of {total}")
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self.printed > SECONDS_A_LINE
 
     def _print(self, line: str) -> None:
+        self.printed = time.monotonic()
         if self.bar is None:
             print(line, file=sys.stderr, flush=True)
         else:
-            self.bar.console.print(line)
+            self.bar.console.print(line, markup=False, highlight=False)
 
 
 @contextmanager
-def training_line() -> Iterator[tuple[Callable[[Progress], None], Callable[[str, int, int], None]]]:
-    """Yields the callbacks `on_progress` and `on_stage` of a `TrainingLine`."""
+def training_line() -> Iterator[TrainingLine]:
+    """Yields a `TrainingLine`."""
     with _bar() as bar:
-        line = TrainingLine(bar)
-        yield line.on_progress, line.on_stage
+        yield TrainingLine(bar)
 
 
 def _duration(seconds: float) -> str:

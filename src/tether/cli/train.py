@@ -49,7 +49,23 @@ def train(
         list[str] | None,
         typer.Option("--set", help="NAME=VALUE, any setting of --list-settings. Repeatable.", show_default=False),
     ] = None,
-    resume: Annotated[Path | None, typer.Option(help="Folder of a run to resume.", show_default=False)] = None,
+    image_column: Annotated[
+        str | None, typer.Option(help="Column, key or mark of the images.", show_default=False)
+    ] = None,
+    caption_column: Annotated[
+        str | None, typer.Option(help="Column or key of the captions.", show_default=False)
+    ] = None,
+    condition_column: Annotated[
+        str | None,
+        typer.Option(help="Column, key or mark of the given conditions; none: annotate.", show_default=False),
+    ] = None,
+    condition_folder: Annotated[
+        str | None, typer.Option(help="Folder of the given conditions; none: there is none.", show_default=False)
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(help="Folder of a run to resume, its latest checkpoint, or 'latest'.", show_default=False),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what the run would take, and exit.")] = False,
     list_settings: Annotated[
         bool,
@@ -74,6 +90,10 @@ def train(
         "seed": seed,
         "only_middle": only_middle or None,
         "unlock_decoder": unlock_decoder or None,
+        "image_column": image_column,
+        "caption_column": caption_column,
+        "condition_column": condition_column,
+        "condition_folder": condition_folder,
     }
     given = {name: value for name, value in flags.items() if value is not None} | _parsed(settings or [])
     settled = _settled(given, config, resume, dry_run)
@@ -83,12 +103,14 @@ def train(
         _run(settled)
 
 
-def _settled(given: dict[str, Any], config: Path | None, resume: Path | None, dry_run: bool) -> TrainConfig:
+def _settled(given: dict[str, Any], config: Path | None, resume: str | None, dry_run: bool) -> TrainConfig:
     """The run's config: that of a file or of a run, overridden by what is given."""
     from tether.training.config import CONFIG, TrainConfig
+    from tether.training.resume import find_run
 
     if resume is not None:
-        return TrainConfig.load(resume / CONFIG, **{**given, "out": resume})
+        folder = find_run(resume, given.get("out"))
+        return TrainConfig.load(folder / CONFIG, **{**given, "out": folder})
     if config is not None:
         return TrainConfig.load(config, **given)
     if "out" not in given and dry_run:
@@ -104,15 +126,15 @@ def _run(config: TrainConfig) -> None:
     from tether.cli.progress import training_line
     from tether.training import run
 
-    with training_line() as (on_progress, on_stage):
-        result = run.train(config, on_progress=on_progress, on_stage=on_stage)
+    with training_line() as line:
+        result = run.train(config, on_progress=line.on_progress, on_stage=line.on_stage, on_note=line.on_note)
     outcome = result.outcome
     appeared = "" if outcome.appeared_at is None else f" (control appeared at step {outcome.appeared_at})"
-    line = f"{outcome.reason} after {outcome.step} steps{appeared}: the control is in {result.control}"
+    ended = f"{outcome.reason} after {outcome.step} steps{appeared}: the control is in {result.control}"
     if result.control is None:
-        line = f"stopped at step {outcome.step}, a checkpoint is written: run the same command again to resume"
+        ended = f"stopped at step {outcome.step}, a checkpoint is written: run the same command again to resume"
     if PartialState().is_main_process:
-        print(line)
+        print(ended)
     if result.control is None:
         raise typer.Exit(130)
 
@@ -140,8 +162,13 @@ def _print_plan(config: TrainConfig) -> None:
     plan = dry_run(config)
     print(f"parameters trained  {plan.trained / 1e6:.1f} M")
     print(f"parameters locked   {plan.locked / 1e6:.1f} M")
+    if plan.data is not None:
+        print(f"data                {plan.data.samples} samples of {config.data}")
+        print(f"conditions          {plan.data.conditions}")
     print(f"steps               {plan.steps} ({plan.samples} samples)")
     print(f"memory, estimated   {plan.total_memory / 1e9:.2f} GB")
     for what, size in plan.memory.items():
         print(f"  {what:18}{size / 1e9:.2f} GB")
     print(f"time, estimated     {plan.seconds / 3600:.2f} h ({plan.seconds_a_step:.2f} s per step)")
+    for note in () if plan.data is None else plan.data.notes:
+        print(f"note: {note}")

@@ -190,12 +190,21 @@ class Control(nn.Module, ABC):
         Raises:
             TetherError: when it cannot be written, or a weight is NaN or infinite.
         """
-        from tether.control.store import FAMILY, write_folder
+        from tether.control.store import write_folder
+
+        write_folder(Path(path), self.state_dict(), self.saved_config(), kind=self.kind, dtype=dtype)
+
+    def saved_config(self) -> dict[str, Any]:
+        """The content of `config.json` in the folder that `save` writes.
+
+        Raises:
+            TetherError: when its class has no family name.
+        """
+        from tether.control.store import FAMILY
 
         if not self.family:
             raise TetherError(f"{type(self).__name__} has no family name: register it with tether.control.register")
-        config = {FAMILY: self.family, "settings": dict(self.config)}
-        write_folder(Path(path), self.state_dict(), config, kind=self.kind, dtype=dtype)
+        return {FAMILY: self.family, "settings": dict(self.config)}
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:

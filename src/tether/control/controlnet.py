@@ -201,8 +201,10 @@ class ControlNet(Control):
         Raises:
             TetherError: when it cannot be written, or a weight is NaN or infinite.
         """
-        config = {**self.config, "_class_name": "ControlNetModel"}
-        write_folder(Path(path), self.state_dict(), config, kind=self.kind, dtype=dtype)
+        write_folder(Path(path), self.state_dict(), self.saved_config(), kind=self.kind, dtype=dtype)
+
+    def saved_config(self) -> dict[str, Any]:
+        return {**self.config, "_class_name": "ControlNetModel"}
 
     @property
     def points(self) -> dict[str, int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from tether.control.control import Control, Steerable, families, family
-from tether.control.store import family_of_folder, share_equal
+from tether.control.store import family_of_folder, share_equal, trained
 from tether.files.hub import find
 from tether.weights import shipped, shipped_controls
 
@@ -27,8 +27,9 @@ def load_control(
     """Opens a control for inference. Its family is recognized from its files.
 
     Args:
-        ref: the kind of a shipped control ("canny"), the path of a folder or file, or a name on the Hub
-            ("owner/name", "owner/name/file.safetensors", with "@revision" or without).
+        ref: the kind of a shipped control ("canny"), the path of a folder or file, a training run's folder or one of
+            its checkpoints (a run's control, or that of its latest checkpoint), or a name on the Hub ("owner/name",
+            "owner/name/file.safetensors", with "@revision" or without).
         base: the base it will be used with: checked to fit, and what a ControlNet's difference file is added to.
             Parameters that are bitwise equal to the base's, as in an untrained ControlNet, share its storage, so open
             a control that will be trained without `base`.
@@ -42,7 +43,7 @@ def load_control(
     """
     own = str(ref) in shipped_controls()
     shipped_ones = ", ".join(shipped_controls()) or "none"
-    path = shipped(f"control-{ref}") if own else find(ref, f"control (shipped: {shipped_ones})", revision)
+    path = shipped(f"control-{ref}") if own else trained(find(ref, f"control (shipped: {shipped_ones})", revision))
     control = family_at(path).read(
         path,
         base=base,

@@ -16,15 +16,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tether.errors import TetherError
+from tether.files.checkpoints import open_checkpoint
 from tether.files.folder import read_json, weights_of_folder
 from tether.files.materialize import FilePages, cast, check_fits_network
 from tether.files.writing import replacing, write_json, write_safetensors
 
-__all__ = ["FAMILY", "NOTES", "Stored", "family_of_folder", "fill", "read_folder", "share_equal", "write_folder"]
+__all__ = [
+    "FAMILY",
+    "NOTES",
+    "Stored",
+    "family_of_folder",
+    "fill",
+    "read_folder",
+    "share_equal",
+    "trained",
+    "write_folder",
+]
 
 FAMILY = "tether_family"
 NOTES = "tether.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+STATE, CHECKPOINTS, PREFIX = "state.json", "checkpoints", "control."
+"""Of a training run: a checkpoint's state, the folder of checkpoints, and what names of its control's weights begin
+with; see `tether.training.checkpoints`."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +85,44 @@ def read_folder(path: Path) -> Stored:
         TetherError: when a file is missing or damaged.
     """
     notes = read_json(path / NOTES) if (path / NOTES).is_file() else {}
-    return Stored(read_json(path / "config.json"), weights_of_folder(path).tensors, notes.get("kind"))
+    return Stored(read_json(path / "config.json"), _tensors(path), notes.get("kind"))
+
+
+def trained(path: Path) -> Path:
+    """The folder of the control that a training run has made so far.
+
+    Args:
+        path: a run's folder, its folder of checkpoints, a checkpoint or its weights; anything else is returned as it
+            is.
+
+    Raises:
+        TetherError: when the run has no control yet.
+    """
+    if path.is_file() and (path.parent / STATE).is_file():
+        path = path.parent
+    if (path / STATE).is_file() and not (path / "config.json").is_file():
+        raise TetherError(
+            f"{path} was written by an earlier version: resume its run for a step, or give its control"
+        )
+    if path.is_dir() and path.name != CHECKPOINTS and (path / "config.yaml").is_file():
+        if (path / "control").is_dir():
+            return path / "control"
+        path = path / CHECKPOINTS
+    elif path.name != CHECKPOINTS or not path.is_dir():
+        return path
+    steps = sorted(found for found in path.glob("step-*") if (found / STATE).is_file())
+    if not steps:
+        raise TetherError(f"{path.parent} is a training run without a control yet: wait for its first checkpoint")
+    return trained(steps[-1])
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """The weights in a control's folder, or in a checkpoint: of the moving average if there is one."""
+    if not (path / STATE).is_file():
+        return weights_of_folder(path).tensors
+    average = path / "average.safetensors"
+    found = open_checkpoint(average if average.is_file() else path / "model.safetensors").tensors
+    return {name.removeprefix(PREFIX): tensor for name, tensor in found.items() if name.startswith(PREFIX)}
 
 
 def family_of_folder(path: Path) -> str | None:

@@ -48,11 +48,14 @@ class Checkpoint:
         step: optimizer steps done.
         tensors: file stem -> name -> tensor: "model", "optimizer", "random", and "average" if there is one.
         state: everything else, plain JSON.
+        control: what a control's folder has beside its weights, so that a checkpoint opens as a control: file name ->
+            plain JSON.
     """
 
     step: int
     tensors: dict[str, dict[str, Tensor]]
     state: dict[str, Any] = field(default_factory=dict)
+    control: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -85,6 +88,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int, tag: str
             for stem, tensors in checkpoint.tensors.items():
                 save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, _path(part, stem))
             _write_json(part / "state.json", {"step": checkpoint.step} | checkpoint.state)
+            for name, content in checkpoint.control.items():
+                _write_json(part / name, content)
             files = {file.name: _describe(file) for file in sorted(part.iterdir())}
             _write_json(part / "manifest.json", {"format": 1, "files": files})
     except (OSError, SafetensorError, TetherError) as error:

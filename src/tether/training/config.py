@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from tether.datasets.names import Reading
 from tether.errors import TetherError
 from tether.files.atomic import atomic_write
 
@@ -36,8 +37,11 @@ _FORMER_NAMES = {
 """Former name of a setting -> its name; both are read, in files and on the command line."""
 
 # Settings that may change when an unfinished run is resumed: how long, how often, how a step's samples are split.
+# Base and data are compared by content (`tether.training.terms`), as they may be moved.
 _MAY_CHANGE = {
     "out",
+    "base",
+    "data",
     "cache",
     "batch_size",
     "gradient_accumulation",
@@ -89,6 +93,23 @@ class TrainConfig(BaseModel):
         "(.npz, see `tether.training.packed`)",
     )
     condition: str = Field("canny", description="kind of the condition images; its metric measures fidelity")
+    image_column: str | None = Field(None, description="column, key or mark of the source's images")
+    caption_column: str | None = Field(None, description="column or key of the source's captions")
+    condition_column: str | None = Field(
+        None, description="column, key or mark of the source's own conditions; none: annotate the images"
+    )
+    condition_folder: str | None = Field(
+        None, description="folder of the source's own conditions; none: no folder holds conditions"
+    )
+    captions: Literal["one", "all", "none"] = Field(
+        "one", description="of several captions: one at random each time, or all joined; none: no captions"
+    )
+    split: str | None = Field(None, description="split of the source to read, or all; train by default")
+    mirror: bool | None = Field(
+        None,
+        description="mirror half of the random crops; by default the kind says whether. Captions that name a side or "
+        "writing always forbid it",
+    )
     cache: Path | None = Field(None, description="folder for cached latents and text states; `out/cache` by default")
     crops: int = Field(4, ge=1, description="random crops of each image that the cache holds")
     mirror: bool | None = Field(
@@ -286,6 +307,18 @@ class TrainConfig(BaseModel):
             raise TetherError(
                 f"{self.out} holds a run with other settings ({listed}): use another folder, or the same settings"
             )
+
+    @property
+    def reading(self) -> Reading:
+        """How the names of the data's source are read."""
+        return Reading(
+            self.image_column,
+            self.caption_column,
+            self.condition_column,
+            self.condition_folder,
+            self.captions,
+            self.split,
+        )
 
     @property
     def samples_a_step(self) -> int:

@@ -24,11 +24,12 @@ from tether.control.conditioning import Conditioning
 from tether.datasets.build import build_dataset
 from tether.datasets.latents.cache import build_cache
 from tether.datasets.latents.samples import CachedSamples
-from tether.datasets.manifest import digest, read_manifest
+from tether.datasets.manifest import digest
 from tether.errors import TetherError
 from tether.images import from_pixels
 from tether.training.batch import Batch, Batches, sample_generators
 from tether.training.config import TrainConfig
+from tether.training.inspection import built_size, find_built
 from tether.training.objective import drop_prompts
 from tether.training.packed import PackedBatches, is_packed
 from tether.training.validation import ValidationSample
@@ -161,27 +162,19 @@ def validation_subset(count: int, kept: int) -> list[int]:
 
 def _built(config: TrainConfig, base: Base, on_stage: OnStage | None) -> Path:
     """The folder of the built data set that `config.data` is, or is made into."""
-    given = Path(config.data)
-    built = read_manifest(given)
-    if built is not None:
-        kind = built.settings.get("condition")
-        if kind != config.condition:
-            raise TetherError(
-                f"{given} was built for the condition {kind!r}, but the condition is {config.condition!r}"
-            )
-        return given
-    resolution = config.resolution or base.sample_size
+    found = find_built(config, base)
+    if found is not None:
+        return found
     folder = config.out / "data"
-    manifest = build_dataset(
+    build_dataset(
         config.data,
         folder,
         config.condition,
-        size=resolution * 9 // 8,  # so that crops of the training resolution can differ
-        min_side=max(8, resolution // 2),  # smaller images would be enlarged more than twice
+        size=built_size(config, base),
+        min_side=max(8, (config.resolution or base.sample_size) // 2),  # smaller ones would be enlarged more than twice
+        reading=config.reading,
         on_progress=_reporting(on_stage, "building"),
     )
-    if manifest.samples < config.batch_size:
-        raise TetherError(f"{config.data} has {manifest.samples} good samples: lower batch_size, or add images")
     return folder
 
 

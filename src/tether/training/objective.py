@@ -25,7 +25,7 @@ from tether.training.auxiliary import AuxiliaryLoss
 from tether.training.batch import Batch, Randomness
 from tether.training.performance.locked import locked_convolutions, uncopied_weights
 
-__all__ = ["DECODER_PARTS", "ControlObjective", "diffusion_loss", "drop_prompts"]
+__all__ = ["DECODER_PARTS", "ControlObjective", "diffusion_loss", "drop_prompts", "silence_skips"]
 
 DECODER_PARTS = ("up_blocks", "conv_norm_out", "conv_out")
 """The modules of a U-Net that come after its middle: what `unlock_decoder` trains."""
@@ -133,8 +133,7 @@ class ControlObjective(nn.Module):
         control: the control, of any family.
         auxiliary: further losses, by name.
         min_snr_gamma, velocity_cap, noise_offset, stratified, shift: as for `diffusion_loss`.
-        only_middle: skip connections get no signal: their zero convolutions are reset to zero and locked, so that the
-            trained control needs no setting to be used.
+        only_middle: skip connections get no signal, and their zero convolutions stay as they are (`only_mid_control`).
         unlock_decoder: the U-Net's `DECODER_PARTS` are trained too, in float32.
 
     Raises:
@@ -163,7 +162,7 @@ class ControlObjective(nn.Module):
         self.process = base.noise
         control.requires_grad_(True).train()
         if only_middle:
-            self._lock_skips()
+            silence_skips(control)
         self.denoiser = control.wrap(base.denoiser)
         self.base = base  # not an nn.Module, so its networks are neither trained, nor saved, nor synchronized
         self.decoder: nn.ModuleDict | None = None
@@ -211,15 +210,6 @@ class ControlObjective(nn.Module):
         recomputed = self.base.unet.is_gradient_checkpointing or self.control.is_gradient_checkpointing
         return nullcontext() if recomputed else mode()
 
-    def _lock_skips(self) -> None:
-        zeros = getattr(self.control, _SKIP_ZEROS, None)
-        if zeros is None:
-            raise TetherError(f"only_middle is for a ControlNet; {self.control.family or 'this control'} has no skips")
-        zeros.requires_grad_(False)
-        with torch.no_grad():
-            for parameter in zeros.parameters():
-                parameter.zero_()
-
     def locked_fingerprint(self) -> str:
         """SHA-256 of everything of the base that training must not change."""
         parts = dict(self.base.unet.named_children())
@@ -241,3 +231,22 @@ def _unchecked_values(control: Control) -> Iterator[None]:
     finally:
         for encoder in encoders:
             encoder.check_values = True
+
+
+def silence_skips(control: Control) -> None:
+    """Makes a control give no signal to the skip connections, and locks their zero convolutions as they are.
+
+    Raises:
+        TetherError: when it is not a ControlNet.
+    """
+    zeros = getattr(control, _SKIP_ZEROS, None)
+    if zeros is None:
+        raise TetherError(f"only_middle is for a ControlNet; {control.family or 'this control'} has no skips")
+    zeros.requires_grad_(False)
+    for zero in zeros:
+        zero.register_forward_hook(_silent)
+
+
+def _silent(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+    """A forward hook: nothing, whatever the module computes."""
+    return torch.zeros_like(output)

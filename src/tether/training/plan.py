@@ -20,6 +20,7 @@ from tether.control.conditioning import Conditioning
 from tether.control.control import Control
 from tether.training.batch import Batch, Randomness, batch_generator, sample_generators
 from tether.training.config import TrainConfig
+from tether.training.inspection import Inspection
 from tether.training.objective import ControlObjective
 from tether.training.optimizer import backward_and_step, make_optimizer, steps_while_backward
 from tether.training.performance.memory import layout, retained_memory
@@ -38,6 +39,7 @@ class Plan:
         steps, samples: optimizer steps, and samples seen in them by one process.
         memory: purpose -> bytes.
         seconds_a_step: time of one update on this machine.
+        data: what is known of the data.
     """
 
     trained: int
@@ -46,6 +48,7 @@ class Plan:
     samples: int
     memory: dict[str, int]
     seconds_a_step: float
+    data: Inspection | None = None
 
     @property
     def total_memory(self) -> int:

@@ -15,8 +15,9 @@ Running the same config again resumes an unfinished run, and finds a finished on
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from tether.training.checkpoints import list_checkpoints
 from tether.training.config import CONFIG, TrainConfig
 from tether.training.data import Data, OnStage, open_data
 from tether.training.events import Outcome, Progress
+from tether.training.inspection import check_channels, inspect_data
 from tether.training.performance.precision import resolve_precision
 from tether.training.plan import Plan, measure
 from tether.training.start import open_start
@@ -40,6 +42,8 @@ from tether.training.trainer import Trainer
 from tether.training.validation import ImageValidator
 
 __all__ = ["Result", "dry_run", "prepare_base", "train"]
+
+logger = logging.getLogger(__name__)
 
 RESULT = "result.json"
 FOREVER = timedelta(days=30)
@@ -63,6 +67,7 @@ def train(
     *,
     on_progress: Callable[[Progress], None] | None = None,
     on_stage: OnStage | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> Result:
     """Starts a run, or resumes it.
 
@@ -70,6 +75,7 @@ def train(
         config: the run.
         on_progress: called after each step.
         on_stage: called while data are made, with what is being made, how much of it is done, and how much there is.
+        on_note: called with each line that the user should know about the data, before they are made.
 
     Raises:
         Diverged: when the loss is not finite or has exploded.
@@ -82,6 +88,11 @@ def train(
     main = PartialState(cpu=config.device == "cpu", timeout=FOREVER).is_main_process
     set_seed(config.seed)  # nothing here draws from the global generators; plug-ins may
     base, control = open_start(config)
+    check_channels(control)
+    if main:
+        found = inspect_data(config, base)
+        for line in (f"conditions: {found.conditions}", *found.notes):
+            (on_note or logger.info)(line)
     if main and not _begun(config):  # from the first checkpoint on the trainer decides what may change
         config.save(config.out / CONFIG)
     identity = {"base": hash_modules({"unet": base.unet})}
@@ -114,8 +125,10 @@ def train(
 def dry_run(config: TrainConfig) -> Plan:
     """What the run will take: one update is made on random numbers, and nothing is written."""
     base, control = open_start(config)
+    check_channels(control)
+    found = inspect_data(config, base)
     prepare_base(base, config)
-    return measure(base, control, config)
+    return replace(measure(base, control, config), data=found)
 
 
 def prepare_base(base: Base, config: TrainConfig, *, keep_text_encoders: bool = False) -> None:

@@ -24,6 +24,7 @@ from torch import nn
 
 from tether.base import Base
 from tether.control.control import Control
+from tether.control.store import NOTES
 from tether.errors import TetherError
 from tether.training.auxiliary import AuxiliaryLoss, make_auxiliary_losses
 from tether.training.average import MovingAverage
@@ -33,7 +34,7 @@ from tether.training.config import CONFIG, TrainConfig
 from tether.training.convergence import find_convergence
 from tether.training.divergence import LossLimit
 from tether.training.events import Outcome, Progress, Validation, Validator
-from tether.training.objective import ControlObjective
+from tether.training.objective import ControlObjective, silence_skips
 from tether.training.optimizer import learning_rate, make_optimizer
 from tether.training.performance.memory import layout, retained_memory
 from tether.training.performance.precision import attention_kernel, autocast, resolve_precision
@@ -275,6 +276,8 @@ class Trainer:
             control = deepcopy(self._blank)
             if self.accelerator.is_main_process:
                 control.load_state_dict(tensors, assign=True)
+            if self.config.only_middle:
+                silence_skips(control)
             yield control.requires_grad_(False).eval()
 
     def save(self, tag: str = "") -> None:
@@ -288,6 +291,9 @@ class Trainer:
         problem: list[str | None] = [None]
         try:
             checkpoint = self.state.capture(self.terms.to_json())
+            checkpoint.control["config.json"] = self.control.saved_config()
+            if self.control.kind is not None:
+                checkpoint.control[NOTES] = {"kind": self.control.kind}
             if self.accelerator.is_main_process:
                 save_checkpoint(self.checkpoints, checkpoint, keep=self.config.keep_checkpoints, tag=tag)
         except (TetherError, OSError) as error:
