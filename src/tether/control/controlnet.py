@@ -207,6 +207,10 @@ class ControlNet(Control):
         return {**self.config, "_class_name": "ControlNetModel"}
 
     @property
+    def condition_channels(self) -> int:
+        return self.config["conditioning_channels"]
+
+    @property
     def points(self) -> dict[str, int]:
         zeros = [cast(nn.Conv2d, zero) for zero in self.controlnet_down_blocks]
         skips = {f"skip.{k}": zero.out_channels for k, zero in enumerate(zeros)}

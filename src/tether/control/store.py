@@ -101,9 +101,7 @@ def trained(path: Path) -> Path:
     if path.is_file() and (path.parent / STATE).is_file():
         path = path.parent
     if (path / STATE).is_file() and not (path / "config.json").is_file():
-        raise TetherError(
-            f"{path} was written by an earlier version: resume its run for a step, or give its control"
-        )
+        raise TetherError(f"{path} was written by an earlier version: resume its run for a step, or give its control")
     if path.is_dir() and path.name != CHECKPOINTS and (path / "config.yaml").is_file():
         if (path / "control").is_dir():
             return path / "control"

@@ -105,11 +105,6 @@ class TrainConfig(BaseModel):
         "one", description="of several captions: one at random each time, or all joined; none: no captions"
     )
     split: str | None = Field(None, description="split of the source to read, or all; train by default")
-    mirror: bool | None = Field(
-        None,
-        description="mirror half of the random crops; by default the kind says whether. Captions that name a side or "
-        "writing always forbid it",
-    )
     cache: Path | None = Field(None, description="folder for cached latents and text states; `out/cache` by default")
     crops: int = Field(4, ge=1, description="random crops of each image that the cache holds")
     mirror: bool | None = Field(

@@ -166,7 +166,7 @@ def _built(config: TrainConfig, base: Base, on_stage: OnStage | None) -> Path:
     if found is not None:
         return found
     folder = config.out / "data"
-    build_dataset(
+    manifest = build_dataset(
         config.data,
         folder,
         config.condition,
@@ -175,6 +175,8 @@ def _built(config: TrainConfig, base: Base, on_stage: OnStage | None) -> Path:
         reading=config.reading,
         on_progress=_reporting(on_stage, "building"),
     )
+    if manifest.samples < config.batch_size:
+        raise TetherError(f"{config.data} has {manifest.samples} good samples: lower batch_size, or add images")
     return folder
 
 
