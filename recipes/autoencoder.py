@@ -4,7 +4,7 @@
 
 Loss: L1 and L2 of the pixels + L1 of the image's gradients (edges are what a control is about) + a little KL.
 Steps see random windows of data/pictures.npz: the network has no attention, so what it learns there holds at any
-size, and a window of 64x64 costs a quarter of a image. No held-out name or scene is seen. With `--decoder-only` the
+size, and a window of 64x64 costs a quarter of an image. No held-out name or scene is seen. With `--decoder-only` the
 encoder stays as it is, and so do latents, denoiser and controls. A moving average of the weights is what is kept.
 """
 

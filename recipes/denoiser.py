@@ -1,4 +1,4 @@
-"""Trains the shipped base's tokenizer, text encoder and denoiser together on cached latents.
+"""Trains the shipped base's text encoder and denoiser together on packed latents.
 
     python recipes/denoiser.py --steps 5000 --out runs/base                 (again: continues)
 
@@ -17,23 +17,21 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from common import DATA, SHARES
 from grounding import Grounding
+from mixture import TOKENIZER
 from rounds import Round, add_options, attention
-from samples import Samples
+from samples import TOKENS, Samples
 from tether.base.noise import noise_process
-from tether.files.writing import write_tokenizer
 from tether.training.objective import diffusion_loss
 
-TOKENS, WIDTH = 48, 256
+WIDTH = 256
 NOISE_SCHEDULE = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -44,26 +42,6 @@ NOISE_SCHEDULE = {
     "set_alpha_to_one": False,
     "steps_offset": 1,
 }
-
-
-def train_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
-    """A byte-pair tokenizer of CLIP's kind (lower case, "</w>" ends a word), 3,000 entries, from the captions."""
-    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    bpe.normalizer = CLIPTokenizer().backend_tokenizer.normalizer
-    bpe.pre_tokenizer = CLIPTokenizer().backend_tokenizer.pre_tokenizer
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=2998, initial_alphabet=alphabet, end_of_word_suffix="</w>")
-    bpe.train_from_iterator(captions, trainer)
-    model = json.loads(bpe.to_str())["model"]
-    vocabulary = dict(model["vocab"])
-    for symbol in sorted(alphabet):  # a single last letter must have an entry too
-        vocabulary.setdefault(symbol + "</w>", len(vocabulary))
-    for special in ("<|startoftext|>", "<|endoftext|>"):
-        vocabulary[special] = len(vocabulary)
-    merges = [tuple(merge) for merge in model["merges"]]
-    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TOKENS)
-    write_tokenizer(folder, tokenizer)
-    return CLIPTokenizer.from_pretrained(folder)
 
 
 def build(tokenizer: CLIPTokenizer) -> tuple[UNet2DConditionModel, CLIPTextModel]:
@@ -130,49 +108,57 @@ def export(folder: Path, unet: nn.Module, text: nn.Module) -> None:
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def open_tokenizer(folder: Path) -> CLIPTokenizer:
+    """The tokenizer in a folder; the shipped base's is copied there first if it has none."""
+    if not folder.exists():
+        shutil.copytree(TOKENIZER, folder)
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def shift_at(progress: float, first: float, last: float) -> float:
+    """The shift of timesteps at a share of the steps: constant in the first half, then a line to the last one.
+
+    Shapes first, then details: errors at weak noise are blotches and halos.
+    """
+    return first + (last - first) * max(0.0, 2 * progress - 1)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser, out="runs/base", steps=5000, batch=64, lr=1e-3, seed=2)
     parser.add_argument("--latents", type=Path, default=DATA / "latents.npz")
     parser.add_argument("--start", type=Path, help="a base to go on from, as src/tether/weights/base")
     parser.add_argument("--noise-offset", type=float, default=0.0)
     parser.add_argument("--shift", type=float, default=2.5, help="of timesteps, to where shapes are decided")
+    parser.add_argument("--last-shift", type=float, default=1.2, help="of the last step; the second half goes there")
     parser.add_argument("--grounding", type=float, default=0.05, help="weight of the second loss, of grounding.py")
-    parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--compile", action="store_true", help="worth its minute on a GPU")
-    arguments = parser.parse_args()
+    parser.add_argument("--compile", action="store_true", help="costs two minutes of a GPU first")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
     device = arguments.device
     torch.backends.cudnn.benchmark = True
-
-    tokens_folder = arguments.out / "tokenizer"
-    if arguments.start and not tokens_folder.exists():
-        shutil.copytree(arguments.start / "tokenizer", tokens_folder)
-    if tokens_folder.exists():
-        tokenizer = CLIPTokenizer.from_pretrained(tokens_folder)
-    else:
-        with np.load(arguments.latents) as pack:
-            captions = json.loads(str(pack["captions"]))
-        tokenizer = train_tokenizer([words for row in captions for words in row], tokens_folder)
+    tokenizer = open_tokenizer(arguments.out / "tokenizer")
     torch.manual_seed(arguments.seed)
     unet, text = go_on(arguments.start, tokenizer) if arguments.start else build(tokenizer)
     both = nn.ModuleList([unet, text]).to(device)
     both.to(memory_format=torch.channels_last)
     run = Round(both, arguments, lambda average: export(arguments.out, *average), log_every=100)
     grounding, process = Grounding(unet), noise_process(NOISE_SCHEDULE)
-    scenes = arguments.data / "scenes.npz"
-    samples = Samples(arguments.latents, scenes, tokenizer, SHARES, length=TOKENS, device=device)
+    empty = tokenizer("", padding="max_length", max_length=TOKENS).input_ids
+    samples = Samples(arguments.latents, empty, SHARES, device=device)
     count = sum(p.numel() for p in unet.parameters()), sum(p.numel() for p in text.parameters())
-    print(
-        f"unet {count[0] / 1e6:.1f} M, text encoder {count[1] / 1e6:.1f} M, {len(tokenizer)} tokens",
-        flush=True,
-    )
+    print(f"unet {count[0] / 1e6:.1f} M, text encoder {count[1] / 1e6:.1f} M, {len(tokenizer)} tokens", flush=True)
 
-    denoise, generator = torch.compile(unet) if arguments.compile else unet, torch.Generator(device)
+    denoise, encode = (torch.compile(part) if arguments.compile else part for part in (unet, text))
+    generator = torch.Generator(device)
     for step in run:
         generator.manual_seed(arguments.seed * 10**6 + step)
         batch = samples.draw(arguments.batch, 0.1, generator)
         with attention(device), torch.autocast(device.type, torch.bfloat16):
-            states = text(batch.tokens).last_hidden_state
+            states = encode(batch.tokens).last_hidden_state
             loss = diffusion_loss(
                 lambda noisy, t: denoise(noisy, t, states).sample,  # noqa: B023
                 batch.latents,
@@ -181,7 +167,7 @@ def main() -> None:
                 velocity_cap=50.0,
                 noise_offset=arguments.noise_offset,
                 stratified=True,
-                shift=arguments.shift,
+                shift=shift_at(step / run.steps, arguments.shift, arguments.last_shift),
             )
         grounded = grounding.loss(batch.words, batch.masks)
         run.learn(loss + arguments.grounding * grounded, loss=loss, grounding=grounded)

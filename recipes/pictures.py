@@ -1,67 +1,39 @@
-"""Makes the random training images once: data/pictures.npz, of emoji placed on backgrounds and of the scenes.
+"""Draws the images that the autoencoder is trained on: data/pictures.npz, of a file of plans and of the scenes.
 
-    python recipes/pictures.py                                             (after sources.py and render_scenes.py)
-    python recipes/pictures.py --centred 0 --out data/pictures-wide.npz    (for a control)
-
-Held-out names and scenes are left out.
+python recipes/pictures.py --mixture data/mixture-wide.npz          (after mixture.py and render_scenes.py)
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from multiprocessing import Pool
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from common import CAPTIONS, DATA, SIZE, training_drawings
-from tether.datasets.synthetic.emoji import Drawing, caption, compose
+from common import DATA
+from compositing import Compositor
 
-VARIANTS = {"3d emoji": 40, "flat emoji": 28, "other emoji": 16}
-"""Random placements of each drawing."""
-
-
-def placements(drawing: Drawing, count: int, centred: float) -> tuple[list[np.ndarray], list[list[str]]]:
-    """`count` random images of a drawing, a share of them centred, and captions of each."""
-    rng = np.random.default_rng([7, *f"{drawing.style} {drawing.name}".encode()])
-    pixels, captions = [], []
-    for k in range(count):
-        picture, background = compose(drawing, SIZE, rng, centered=k < centred * count)
-        pixels.append(picture)
-        captions.append([caption(drawing, background, rng) for _ in range(CAPTIONS)])
-    return pixels, captions
+BATCH = 512
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--mixture", type=Path, default=DATA / "mixture-wide.npz")
+    parser.add_argument("--scenes", type=Path, default=DATA / "scenes.npz")
+    parser.add_argument("--count", type=int, default=36_000, help="of the plans at most, a random choice")
     parser.add_argument("--out", type=Path, default=DATA / "pictures.npz")
-    parser.add_argument(
-        "--centred",
-        type=float,
-        default=0.75,
-        help="share of the placements in the middle; when the words leave open what is where, the first steps of "
-        "sampling draw the mean of all that it could be, and with placements all over that was a blob for every name; "
-        "a control has lines to go by: 0 for it",
-    )
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     arguments = parser.parse_args()
-
-    drawings = training_drawings(arguments.data)
-    with np.load(arguments.data / "scenes.npz") as pack:
-        scenes, captions = pack["pixels"], json.loads(str(pack["captions"]))
-    jobs = [(drawing, VARIANTS[group], arguments.centred) for group in drawings for drawing in drawings[group]]
-    with Pool() as pool:
-        placed = pool.starmap(placements, jobs, chunksize=16)
-    counts = {group: len(drawings[group]) * VARIANTS[group] for group in drawings} | {"scenes": len(scenes)}
-    captions = [words for _, rows in placed for words in rows] + captions
-    np.savez(
-        arguments.out,
-        pixels=np.concatenate([*(np.stack(pixels) for pixels, _ in placed), scenes]),
-        captions=np.array(json.dumps(captions)),
-        counts=np.array(json.dumps(counts)),
-    )
-    print(f"{arguments.out}: {len(captions)} pictures, {counts}")
+    compositor = Compositor(arguments.data / "bank.npz", arguments.mixture, arguments.device)
+    order = np.random.default_rng(5).permutation(len(compositor))[: arguments.count]
+    rows = torch.from_numpy(np.sort(order)).to(arguments.device)
+    drawn = np.concatenate([compositor.draw(part)[0].cpu().numpy() for part in rows.split(BATCH)])
+    with np.load(arguments.scenes) as pack:
+        pixels = np.concatenate([drawn, pack["pixels"]])
+    np.savez(arguments.out, pixels=pixels)
+    print(f"{arguments.out}: {len(drawn)} composed pictures, {len(pixels) - len(drawn)} scenes")
 
 
 if __name__ == "__main__":

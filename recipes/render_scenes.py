@@ -1,4 +1,4 @@
-"""Renders the scenes: data/scenes.npz for training, and data/scenes-held-out.npz, which training never sees.
+"""Renders the scenes: data/scenes.npz for training and data/scenes-held-out.npz that no training sees.
 
 python recipes/render_scenes.py --count 5000
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from multiprocessing import Pool
 from pathlib import Path
 
@@ -14,32 +15,59 @@ import numpy as np
 
 from common import CAPTIONS, SIZE
 from grounding import covered
-from tether.datasets.synthetic.scenes import caption, render, sample_scene
+from tether.datasets.synthetic.scenes import SceneSpec, caption, render, sample_scene
 from tether.datasets.synthetic.scenes.source import HELD_OUT_SCENES
+
+POSES = ("standing", "waving", "raising both arms", "in a t-pose")
+"""Poses of most mannequins that are trained on: limbs that hide nothing, and few ways to stand."""
+OTHER_POSES, ALONE, TALL, NEAR = 0.2, 0.5, 2.1, -0.45
+
+
+def training_scene(seed: int) -> SceneSpec:
+    """A random scene of which mannequins are mostly in few poses, and large: half of them alone, or by one thing."""
+    spec, rng = sample_scene(seed), np.random.default_rng([2, seed])
+    if spec.mannequins and len(spec.objects) > 2:
+        spec = sample_scene(seed, max_objects=2)
+    if spec.mannequins and rng.random() < ALONE:
+        first = spec.mannequins[0]
+        height = min(1.4 * first.height, TALL)
+        spec = replace(spec, solids=(), mannequins=(replace(first, x=0.3 * first.x, z=NEAR, height=height),))
+    posed = tuple(
+        mannequin if rng.random() < OTHER_POSES else replace(mannequin, pose=str(rng.choice(POSES)))
+        for mannequin in spec.mannequins
+    )
+    return replace(spec, mannequins=posed)
 
 
 def draw(seed: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """One scene's pixels, uint8 `(128, 128, 3)`, where its things are (`covered`), and captions."""
-    spec, rng = sample_scene(seed), np.random.default_rng([1, seed])
+    """One scene's pixels, uint8 `(128, 128, 3)`, where its things lie (`covered`), and captions."""
+    spec = sample_scene(seed) if seed in HELD_OUT_SCENES else training_scene(seed)
+    rng = np.random.default_rng([1, seed])
     scene = render(spec, SIZE)
     return scene.image, covered(scene.instance), [caption(spec, rng) for _ in range(CAPTIONS)]
 
 
-def pack(path: Path, seeds: range) -> None:
+def pack(path: Path, seeds: range, processes: int | None) -> None:
     """Renders the scenes of `seeds` and writes pixels, places and captions."""
-    with Pool() as pool:
+    with Pool(processes) as pool:
         pixels, places, captions = zip(*pool.imap(draw, seeds, chunksize=20), strict=True)
-    np.savez_compressed(path, pixels=np.stack(pixels), places=np.stack(places), captions=np.array(json.dumps(captions)))
+    part = path.with_suffix(".part.npz")
+    np.savez(part, pixels=np.stack(pixels), places=np.stack(places), captions=np.array(json.dumps(captions)))
+    part.replace(path)
     print(f"{path}: {len(pixels)} scenes", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=5000)
+    parser.add_argument("--held-out", type=int, default=len(HELD_OUT_SCENES), help="as many of the held-out ones")
+    parser.add_argument("--processes", type=int, help="as many at a time; all cores where left out")
     parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--out", type=Path, help="data/scenes.npz where left out")
     arguments = parser.parse_args()
-    pack(arguments.data / "scenes-held-out.npz", HELD_OUT_SCENES)
-    pack(arguments.data / "scenes.npz", range(arguments.count))
+    if arguments.held_out:
+        pack(arguments.data / "scenes-held-out.npz", HELD_OUT_SCENES[: arguments.held_out], arguments.processes)
+    pack(arguments.out or arguments.data / "scenes.npz", range(arguments.count), arguments.processes)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,30 @@
 """Fetches the public images that the shipped base is trained on and packs them into data/emoji-*.npz.
 
-    python recipes/sources.py            (needs npm, and apt-get or the font file: --font PATH)
+    python recipes/sources.py            (needs npm, resvg-py, and apt-get or the font file: --font PATH)
 
-Sources: the npm packages `@lobehub/fluent-emoji-3d` 1.1.0 (MIT), `emoji-datasource` 16.0.0 (MIT, for names)
-and `emojibase-data` 17.0.0 (MIT, for synonyms), and the font of Debian's `fonts-noto-color-emoji` (OFL-1.1).
+Every set draws the same emoji in a style of its own, which the file's name and the captions' words say:
+
+| file | words | set | license |
+|---|---|---|---|
+| emoji-3d | "3d emoji" | Microsoft's Fluent emoji, npm `@lobehub/fluent-emoji-3d` 1.1.0 | MIT |
+| emoji-flat | "flat emoji" | Noto Color Emoji, the font of Debian's `fonts-noto-color-emoji` | OFL-1.1 |
+| emoji-simple | "simple emoji" | Microsoft's Fluent emoji, npm `@iconify-json/fluent-emoji-flat` 1.2.6 | MIT |
+| emoji-cartoon | "cartoon emoji" | Twemoji, npm `@iconify-json/twemoji` 1.2.5 | CC-BY-4.0 |
+| emoji-soft | "soft emoji" | EmojiOne 2, npm `@iconify-json/emojione` 1.2.3 | CC-BY-4.0 |
+| emoji-classic | "classic emoji" | FxEmoji, npm `@iconify-json/fxemoji` 1.2.2 | Apache-2.0 |
+
+Names are those of npm `emoji-datasource` 16.0.0 (MIT), synonyms those of `emojibase-data` 17.0.0 (MIT).
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import re
 import subprocess
 import tarfile
+from multiprocessing import Pool
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +36,23 @@ NPM = {
     "fluent": "@lobehub/fluent-emoji-3d@1.1.0",
     "names": "emoji-datasource@16.0.0",
     "synonyms": "emojibase-data@17.0.0",
+    "simple": "@iconify-json/fluent-emoji-flat@1.2.6",
+    "cartoon": "@iconify-json/twemoji@1.2.5",
+    "soft": "@iconify-json/emojione@1.2.3",
+    "classic": "@iconify-json/fxemoji@1.2.2",
 }
+STYLES = ("3d", "flat", "simple", "cartoon", "soft", "classic")
+VECTOR_STYLES = STYLES[2:]
+"""The styles that are drawn from SVG; each is the package of its name in `NPM`."""
 KEPT = {"Smileys & Emotion", "Animals & Nature", "Food & Drink", "Activities", "Objects", "Travel & Places"}
 KEPT_SUBCATEGORIES = {"body-parts", "hands", "hand-prop", "geometric"}
 LEFT_OUT_SUBCATEGORIES = {"time"}
 """What a 128 px latent model draws badly stays out: flags, lettering, clock faces, near-identical people."""
 
-FLUENT_SIZE, NOTO_SIZE = 160, 128
+FLUENT_SIZE, NOTO_SIZE, VECTOR_SIZE = 160, 128, 144
+BOX = {"left": 0, "top": 0, "width": 16, "height": 16}
+"""Iconify's keys of an icon's view box with their defaults."""
+XLINK = 'xmlns:xlink="http://www.w3.org/1999/xlink"'
 
 
 def fetch(folder: Path) -> None:
@@ -101,10 +124,58 @@ def draw_noto(font: ImageFont.FreeTypeFont, code: str) -> np.ndarray | None:
     return np.asarray(image.crop((4, 0, 132, 128)))
 
 
-def pack(path: Path, style: str, kept: list[dict], drawings: list[np.ndarray | None]) -> None:
+def read_vectors(folder: Path, style: str, kept: list[dict]) -> list[str | None]:
+    """The SVG of each kept emoji in an Iconify package below `folder`, or None where the set has none.
+
+    An icon is found by its code point where the package lists these, else by its name, which is a label or a short name
+    of the emoji with the spaces replaced or left out.
+    """
+    package = folder / style / "package"
+    icons = json.loads((package / "icons.json").read_text())
+    codes = {code.replace("-fe0f", ""): icon for code, icon in json.loads((package / "chars.json").read_text()).items()}
+    named = {re.sub("[^a-z0-9]", "", icon): icon for icon in [*icons.get("aliases", {}), *icons["icons"]]}
+    found: list[str | None] = []
+    for entry in kept:
+        names = [entry["name"], *entry["names"]]
+        icon = codes.get(entry["code"].lower().replace("-fe0f", ""))
+        if not codes:
+            icon = next((named[key] for name in names if (key := re.sub("[^a-z0-9]", "", name)) in named), None)
+        found.append(None if icon is None else as_svg(icons, icon))
+    return found
+
+
+def as_svg(icons: dict, name: str) -> str:
+    """An icon of an Iconify set, or an alias of one, as a whole SVG file with a square view."""
+    icon = icons["icons"].get(name) or icons["icons"][icons["aliases"][name]["parent"]]
+    left, top, width, height = (icon.get(key, icons.get(key, default)) for key, default in BOX.items())
+    side = max(width, height)
+    view = f"{left - (side - width) / 2} {top - (side - height) / 2} {side} {side}"
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {XLINK} viewBox="{view}">{icon["body"]}</svg>'
+
+
+def draw_svg(svg: str) -> np.ndarray:
+    """An SVG's image, uint8 `(144, 144, 4)`, straight alpha."""
+    import resvg_py  # only this function needs it, and the GPU's recipe alone carries it
+
+    png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=VECTOR_SIZE, height=VECTOR_SIZE))
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"))
+
+
+def pack_vectors(data: Path, style: str, kept: list[dict], vectors: list[str | None]) -> None:
+    """Draws the SVGs of one style on all cores and packs them."""
+    with Pool() as pool:
+        drawn = iter(pool.map(draw_svg, [svg for svg in vectors if svg is not None], chunksize=16))
+    drawings = [None if svg is None else next(drawn) for svg in vectors]
+    pack(data / f"emoji-{style}.npz", f"{style} emoji", kept, drawings)
+
+
+def pack(
+    path: Path, style: str, kept: list[dict], drawings: list[np.ndarray | None], *, compressed: bool = True
+) -> None:
     """Writes one style to `path`: the drawings, names, synonyms and which names are held out."""
     rows = [(entry, rgba) for entry, rgba in zip(kept, drawings, strict=True) if rgba is not None]
-    np.savez_compressed(
+    save = np.savez_compressed if compressed else np.savez
+    save(
         path,
         rgba=np.stack([rgba for _, rgba in rows]),
         words=np.array(json.dumps([entry for entry, _ in rows])),
@@ -125,6 +196,8 @@ def main() -> None:
     kept = entries(raw)
     pack(arguments.data / "emoji-3d.npz", "3d emoji", kept, [read_fluent(raw, e["code"]) for e in kept])
     pack(arguments.data / "emoji-flat.npz", "flat emoji", kept, [draw_noto(font, e["code"]) for e in kept])
+    for style in VECTOR_STYLES:
+        pack_vectors(arguments.data, style, kept, read_vectors(raw, style, kept))
 
 
 if __name__ == "__main__":

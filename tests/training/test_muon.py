@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tether.errors import TetherError
-from tether.training.muon import MuonAndAdamW
+from tether.training.muon import MuonAndAdamW, step_together
 from tether.training.optimizer import make_muon
 
 
@@ -70,6 +70,25 @@ def test_contiguous_kernels_are_stepped_alike() -> None:
     one, two = (trained(model, make_muon(model, 0.01)) for model in (ours, theirs))
     for a, b in zip(one, two, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)  # orthogonalized in bfloat16
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6)])
+def test_matrices_that_are_stepped_together_take_pytorchs_steps(shape: tuple[int, int]) -> None:
+    random = torch.Generator().manual_seed(2)
+    start = [torch.randn(each, generator=random) for each in (shape, (3, 3), shape)]
+    theirs = [nn.Parameter(matrix.clone()) for matrix in start]
+    ours, momenta = [matrix.clone() for matrix in start], [torch.zeros_like(matrix) for matrix in start]
+    muon = torch.optim.Muon(theirs, 0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        for one, two in zip(ours, theirs, strict=True):
+            one.grad = two.grad = torch.randn(one.shape, generator=random)
+        muon.step()
+        step_together(ours, momenta, 0.01, 0.1)
+    for one, two, first in zip(ours, theirs, start, strict=True):
+        torch.testing.assert_close(one, two.detach(), rtol=0, atol=2e-4)  # orthogonalized in bfloat16
+        assert (one - first).abs().max() > 0.005
+    for momentum, two in zip(momenta, theirs, strict=True):
+        torch.testing.assert_close(momentum, muon.state[two]["momentum_buffer"])
 
 
 def test_embedding_tables_and_vectors_are_adamws() -> None:

@@ -1,0 +1,273 @@
+"""Makes the next edition of the base in one run on a GPU; recipes/gpu.sh calls it.
+
+Each stage is skipped where an earlier call has finished it, and writes to $OUT what it made. One that fails does not
+stop those after it that do not need it. Seconds are those of one H200 with torch 2.11:
+
+| stage | what | seconds | to $OUT |
+|---|---|---|---|
+| prepare | start weights, drawings, plans, the first scenes; images for the autoencoder | 77 | |
+| autoencoder | trains the shipped one further, on whole images | 138 | |
+| latents | standardizes and encodes | 45 | vae |
+| denoiser | it and the text encoder are trained further, in the time that is left | 0.13 a step | unet, text_encoder |
+| control | the shipped canny control is moved to the new base and trained further | 0.12 a step | control |
+| samples | a sheet of everyday prompts with four seeds each | 20 | samples.png |
+
+The control's latents and edges are made while the denoiser trains. The denoiser is compiled only if it has 6 minutes or
+more, as that takes two of them; the control never is: its compilation alone took longer than all of its training.
+
+Weights are written in pieces: vae.0 and so on. $OUT/log.txt has the output of all, at the end of each stage.
+recipes/gpu_results.py makes folders of the files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from gpu_weights import split
+from tether.training.checkpoints import latest_checkpoint
+
+STAGES = ("prepare", "autoencoder", "latents", "denoiser", "control", "samples")
+SHIPPED = Path("src/tether/weights")
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+VAE, BASE, CONTROL = Path("runs/autoencoder/vae"), Path("runs/base"), Path("runs/control/control")
+LOGS = Path("logs")
+WORTH_COMPILING = 6.0
+"""Minutes of the denoiser from which on it is compiled."""
+GRACE = 8.0
+"""Seconds that a recipe gets to end: `tether train` writes a checkpoint."""
+
+
+class Run:
+    """Runs the recipes, in time."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        self.out = Path(os.environ.get("OUT", "results"))
+        self.started = float(os.environ.get("STARTED", time.time()))
+        self.processes: list[subprocess.Popen] = []
+        self.background: list[tuple[str, subprocess.Popen]] = []
+        LOGS.mkdir(exist_ok=True)
+
+    def left(self) -> float:
+        """Seconds until the limit."""
+        return self.started + 60 * self.arguments.limit - time.time()
+
+    def begin(self, name: str, *command: object, background: bool = False) -> subprocess.Popen:
+        """Starts a recipe, its output in logs/`name`.txt."""
+        words = [sys.executable, *(str(word) for word in command)]
+        words = ["nice", "-n", "10", *words] if background else words
+        self.say(f"{name}: {' '.join(words)}")
+        with (LOGS / f"{name}.txt").open("a") as log:
+            self.processes.append(subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, start_new_session=True))
+        return self.processes[-1]
+
+    def end(self, name: str, process: subprocess.Popen, limit: float) -> bool:
+        """Waits `limit` seconds for a recipe, and ends it then; returns whether it succeeded."""
+        begun = time.time()
+        try:
+            code = process.wait(max(1.0, min(limit, self.left() - GRACE - 2)))
+        except subprocess.TimeoutExpired:
+            self.stop(process)
+            code = -signal.SIGTERM
+        self.say(f"{name}: exit {code}, waited {time.time() - begun:.0f} s")
+        return code == 0
+
+    def stop(self, process: subprocess.Popen) -> None:
+        """Ends a recipe and the processes that it started, if it still runs."""
+        if process.poll() is not None:
+            return
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def run(self, name: str, *command: object, limit: float = 600) -> bool:
+        return self.end(name, self.begin(name, *command), limit)
+
+    def say(self, words: str) -> None:
+        """A line to the output, with the seconds since the start."""
+        line = f"[{time.time() - self.started:5.0f} s] {words}"
+        print(line, flush=True)
+        with (LOGS / "00.txt").open("a") as log:
+            log.write(line + "\n")
+
+    def give(self, name: str, source: Path) -> None:
+        """Copies weights to $OUT, as pieces of float16 files."""
+        if source.exists():
+            split(source, self.out / name)
+
+    def give_logs(self) -> None:
+        parts = [f"== {path.stem}\n{path.read_text()}" for path in sorted(LOGS.glob("*.txt"))]
+        (self.out / "log.txt").write_text("\n".join(parts))
+
+
+def trained(arguments: argparse.Namespace, minutes: float, batch: int, lr: float, warmup: int) -> list[object]:
+    """Options of a recipe that trains."""
+    options = ["--minutes", round(minutes, 3), "--batch", batch, "--lr", lr, "--warmup", warmup]
+    return [*options, "--device", arguments.device, "--save-every", 400]
+
+
+def prepare(run: Run) -> bool:
+    """Everything that the CPU makes; what is needed later in the background."""
+    a = run.arguments
+    first = ("recipes/render_scenes.py", "--count", round(6000 * a.scale), "--held-out", max(1, round(160 * a.scale)))
+    scenes = run.begin("scenes-first", *first, background=True)
+    plan, wide = ("recipes/mixture.py", "--scale", a.scale), ("--centred", 0.15, "--seed", 2)
+    well = (
+        run.run("unpack", "recipes/gpu_unpack.py")
+        and run.run("bank", "recipes/bank.py")
+        and run.run("plan-wide", *plan[:2], 0.24 * a.scale, *wide, "--out", "data/mixture-wide.npz")
+        and run.end("scenes-first", scenes, 200)
+    )
+    if not well:
+        return False
+    more = ("recipes/render_scenes.py", "--count", round(a.scenes * a.scale), "--held-out", 0)
+    more += ("--out", "data/scenes-all.npz")
+    for name, command in (("plan", plan), ("scenes", more)):
+        run.background.append((name, run.begin(name, *command, background=True)))
+    return run.run("pictures", "recipes/pictures.py", "--device", a.device)
+
+
+def autoencoder(run: Run) -> bool:
+    a = run.arguments
+    options = trained(a, a.autoencoder, a.batch_autoencoder, 1e-3, 80)
+    command = ("recipes/autoencoder.py", "--start", SHIPPED / "base/vae", "--window", 128, "--seed", 11, *options)
+    return run.run("autoencoder", *command, limit=60 * a.autoencoder + 40)
+
+
+def improved() -> bool:
+    """Whether the autoencoder's latest PSNR is above that of the shipped one, which its log begins with."""
+    log = LOGS / "autoencoder.txt"
+    lines = log.read_text().splitlines() if log.exists() else []
+    values = [float(line.split()[0]) for line in lines if line.endswith(" dB")]
+    return VAE.exists() and len(values) > 1 and values[-1] > values[0]
+
+
+def latents(run: Run) -> bool:
+    for name, process in run.background:
+        run.end(name, process, 120)
+    if not Path("data/mixture.npz").exists():  # an earlier call was stopped before
+        run.run("plan", "recipes/mixture.py", "--scale", run.arguments.scale)
+    rendered = Path("data/scenes-all.npz")
+    if rendered.exists():
+        rendered.replace("data/scenes.npz")
+    vae = VAE if improved() else SHIPPED / "base/vae"
+    run.say(f"the autoencoder at {vae} is encoded with")
+    command = ("recipes/latents.py", "--vae", vae, "--again", "--base", BASE, "--device", run.arguments.device)
+    well = run.run("latents", *command, limit=120)
+    run.give("vae", BASE / "vae" / WEIGHTS)
+    return well
+
+
+def denoiser(run: Run) -> bool:
+    a = run.arguments
+    wide = ("--mixture", "data/mixture-wide.npz", "--out", "data/latents-wide.npz", "--edges", "--scenes", 20000)
+    command = ("recipes/latents.py", "--vae", BASE / "vae", *wide, "--device", a.device)
+    edges = run.begin("latents-wide", *command, background=True)
+    later = 60 * (a.control + a.samples) + 35 * bool(a.control)
+    minutes = a.denoiser or (run.left() - later - 32) / 60
+    options = [*trained(a, minutes, a.batch, 1.5e-3, 150), "--seed", 12]
+    if a.compile and minutes >= WORTH_COMPILING:
+        options.append("--compile")
+    command = ("recipes/denoiser.py", "--start", SHIPPED / "base", "--out", BASE, *options)
+    well = run.run("denoiser", *command, limit=60 * minutes + 40)
+    run.give("unet", BASE / "unet" / WEIGHTS)
+    run.give("text_encoder", BASE / "text_encoder/model.safetensors")
+    return run.end("latents-wide", edges, 30) and well
+
+
+def control(run: Run) -> bool:
+    a = run.arguments
+    minutes = min(a.control, (run.left() - 45) / 60)
+    if minutes < 0.1 * a.control:
+        return False
+    steps = max(1, round(60 * minutes / a.control_step))
+    command = ["-m", "tether", "train", "--config", "recipes/control-canny.yaml", "--base", BASE, "--steps", steps]
+    command += ["--batch-size", a.batch_control, "--learning-rate", 1e-3, "--seed", 13, "--checkpoint-every", 100]
+    settings = {
+        "device": "cpu" if a.device == "cpu" else "auto",
+        "attention": "math" if a.device == "cpu" else "auto",
+        "start_from": SHIPPED / "control-canny",
+        "start_base": SHIPPED / "base",
+        "warmup_steps": 60,
+        "ema_warmup": "true",  # a short round has to forget what it started from
+        "trackers": "[]",
+    }
+    command += [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+    well = run.run("control", *command, limit=60 * minutes + 45)
+    run.give("control", CONTROL / WEIGHTS if well else unfinished_control())
+    return well
+
+
+def unfinished_control() -> Path:
+    """The control's average so far as a file of weights: of its latest checkpoint, if there is one."""
+    path, prefix = Path("runs/control/unfinished.safetensors"), "control."
+    if found := latest_checkpoint(path.parent / "checkpoints"):
+        average = found.tensors["average"].items()
+        save_file({name.removeprefix(prefix): tensor for name, tensor in average if name.startswith(prefix)}, path)
+    return path
+
+
+def samples(run: Run) -> bool:
+    if run.left() < 15:
+        return False
+    command = ("recipes/gpu_samples.py", "--base", BASE, "--out", run.out, "--device", run.arguments.device)
+    return run.run("samples", *command)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--limit", type=float, default=9.6, help="minutes for all, from gpu.sh's start on")
+    parser.add_argument("--autoencoder", type=float, default=1.7, help="minutes")
+    parser.add_argument("--denoiser", type=float, help="minutes; what the others leave by default")
+    parser.add_argument("--control", type=float, default=1.0, help="minutes of its steps; 0: no control")
+    parser.add_argument("--control-step", type=float, default=0.12, help="seconds of a step, to know their number")
+    parser.add_argument("--samples", type=float, default=0.4, help="minutes that are kept for them")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    parser.add_argument("--batch", type=int, default=1024, help="of the denoiser")
+    parser.add_argument("--batch-control", type=int, default=384)
+    parser.add_argument("--batch-autoencoder", type=int, default=96)
+    parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of images, for a trial")
+    parser.add_argument("--scenes", type=int, default=30_000)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--no-compile", dest="compile", action="store_false", help="not even a long denoiser")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    run, needed = Run(arguments), {"prepare", "latents"}
+    for stage in arguments.stages:
+        done = Path(f"done-{stage}")
+        if done.exists() or (stage == "control" and not arguments.control):
+            continue
+        run.say(f"== {stage}, {run.left():.0f} s left")
+        try:
+            well = globals()[stage](run)
+        except Exception as error:  # the results of earlier stages must come back whatever happens
+            run.say(f"{stage}: {error!r}")
+            well = False
+        if well:
+            done.touch()
+        run.give_logs()
+        if not well and stage in needed:
+            run.say(f"{stage} failed: nothing can follow")
+            break
+    for process in run.processes:
+        run.stop(process)
+    run.say("the end")
+    run.give_logs()
+
+
+if __name__ == "__main__":
+    main()
