@@ -35,6 +35,12 @@ def rank(name: str) -> str:
     return "core" if name in VOCABULARY | EVERYDAY else "more" if name in SYNONYMS else "rest"
 
 
+def is_used(drawing: Drawing) -> bool:
+    """Whether a drawing is trained on."""
+    wanted = drawing.style in ("3d emoji", "flat emoji") or rank(drawing.name) != "rest"
+    return wanted and not is_held_out(drawing.name)
+
+
 def shrink(rgba: np.ndarray) -> np.ndarray:
     """A square drawing at 128 px, uint8 `(128, 128, 4)`, its colors multiplied by its alpha.
 
@@ -83,7 +89,7 @@ def main() -> None:
         drawing
         for style in STYLES
         for drawing in load_drawings(arguments.data / f"emoji-{style}.npz", tags=False)
-        if not is_held_out(drawing.name) and (style in ("3d", "flat") or rank(drawing.name) != "rest")
+        if is_used(drawing)
     ]
     with Pool() as pool:
         rows = [row for found in pool.map(variants, drawings, chunksize=8) for row in found]

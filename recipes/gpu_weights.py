@@ -42,6 +42,7 @@ def restore(source: Path, target: Path) -> None:
             tensors[name] = (tensor.float() * scale).half()
         elif not name.endswith(SCALE):
             tensors[name] = tensor
+    target.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, target, metadata={"format": "pt"})
 
 

@@ -271,11 +271,20 @@ MAKERS: dict[str, Callable[[Planner, Random], Plan]] = {
 }
 
 
-def planned(job: tuple[str, int, int], planner: Planner, tokenizer: CLIPTokenizer) -> dict[str, Any]:
-    """What the file has of `count` plans of a kind; see `main`."""
+Job = tuple[str, int, int]
+"""A kind, a number of plans, and what seeds them."""
+
+
+def make_plans(job: Job, planner: Planner) -> list[Plan]:
+    """The plans of a job."""
     kind, count, seed = job
     rng = Random(f"{SEEDS.get(kind, kind)} {seed}")
-    plans = [MAKERS[kind](planner, rng) for _ in range(count)]
+    return [MAKERS[kind](planner, rng) for _ in range(count)]
+
+
+def planned(job: Job, planner: Planner, tokenizer: CLIPTokenizer) -> dict[str, Any]:
+    """What the file has of the plans of a job; see `main`."""
+    plans, count = make_plans(job, planner), job[1]
     layers = np.zeros((count, LAYERS, 5), np.float32)
     layers[..., 0] = -1
     for row, plan in enumerate(plans):
@@ -299,8 +308,13 @@ def read_planner(data: Path, centred: float) -> Planner:
         return Planner(entries, file["horizons"], places, centred)
 
 
-def jobs(counts: dict[str, int], seed: int) -> list[tuple[str, int, int]]:
-    """Kind, number and seed of parts of the plans, of at most 1,000 each."""
+def count_plans(scale: float) -> dict[str, int]:
+    """How many plans of each kind there are at a scale; at least one."""
+    return {kind: max(1, round(number * scale)) for kind, number in IMAGES.items()}
+
+
+def jobs(counts: dict[str, int], seed: int) -> list[Job]:
+    """The plans in parts of at most 1,000."""
     each = 1000
     return [
         (kind, min(each, number - k), seed * 10**6 + k)
@@ -326,7 +340,7 @@ def main() -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes below are parallel enough
     planner = read_planner(arguments.data, arguments.centred)
     tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER)
-    counts = {kind: max(1, round(number * arguments.scale)) for kind, number in IMAGES.items()}
+    counts = count_plans(arguments.scale)
     with Pool() as pool:
         make = partial(planned, planner=planner, tokenizer=tokenizer)
         parts = pool.map(make, jobs(counts, arguments.seed), chunksize=1)

@@ -33,7 +33,7 @@ def main() -> None:
     with np.load(arguments.scenes) as pack:
         pixels = np.concatenate([drawn, pack["pixels"]])
     np.savez(arguments.out, pixels=pixels)
-    print(f"{arguments.out}: {len(drawn)} composed pictures, {len(pixels) - len(drawn)} scenes")
+    print(f"{arguments.out}: {len(drawn)} composed images, {len(pixels) - len(drawn)} scenes")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Renders the scenes: data/scenes.npz for training and data/scenes-held-out.npz that no training sees.
+"""Renders the scenes: data/scenes.npz for training, and data/scenes-held-out.npz, which training never sees.
 
 python recipes/render_scenes.py --count 5000
 """
@@ -40,19 +40,24 @@ def training_scene(seed: int) -> SceneSpec:
 
 
 def draw(seed: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """One scene's pixels, uint8 `(128, 128, 3)`, where its things lie (`covered`), and captions."""
+    """One scene's pixels, uint8 `(128, 128, 3)`, where its things are (`covered`), and captions."""
     spec = sample_scene(seed) if seed in HELD_OUT_SCENES else training_scene(seed)
-    rng = np.random.default_rng([1, seed])
     scene = render(spec, SIZE)
-    return scene.image, covered(scene.instance), [caption(spec, rng) for _ in range(CAPTIONS)]
+    return scene.image, covered(scene.instance), captions(spec, seed)
+
+
+def captions(spec: SceneSpec, seed: int) -> list[str]:
+    """`CAPTIONS` captions of the scene of a seed."""
+    rng = np.random.default_rng([1, seed])
+    return [caption(spec, rng) for _ in range(CAPTIONS)]
 
 
 def pack(path: Path, seeds: range, processes: int | None) -> None:
     """Renders the scenes of `seeds` and writes pixels, places and captions."""
     with Pool(processes) as pool:
-        pixels, places, captions = zip(*pool.imap(draw, seeds, chunksize=20), strict=True)
+        pixels, places, words = zip(*pool.imap(draw, seeds, chunksize=20), strict=True)
     part = path.with_suffix(".part.npz")
-    np.savez(part, pixels=np.stack(pixels), places=np.stack(places), captions=np.array(json.dumps(captions)))
+    np.savez(part, pixels=np.stack(pixels), places=np.stack(places), captions=np.array(json.dumps(words)))
     part.replace(path)
     print(f"{path}: {len(pixels)} scenes", flush=True)
 
@@ -61,9 +66,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=5000)
     parser.add_argument("--held-out", type=int, default=len(HELD_OUT_SCENES), help="as many of the held-out ones")
-    parser.add_argument("--processes", type=int, help="as many at a time; all cores where left out")
+    parser.add_argument("--processes", type=int, help="as many at a time; all cores by default")
     parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--out", type=Path, help="data/scenes.npz where left out")
+    parser.add_argument("--out", type=Path, help="data/scenes.npz by default")
     arguments = parser.parse_args()
     if arguments.held_out:
         pack(arguments.data / "scenes-held-out.npz", HELD_OUT_SCENES[: arguments.held_out], arguments.processes)

@@ -5,6 +5,8 @@
     counts      JSON: group -> number of its rows; groups are contiguous, in this order
     edges       uint8 (N, M, H, W / 8): M black-and-white conditions of each row, one bit per pixel
 
+Further arrays are for auxiliary losses and other trainers, such as those of recipes/latents.py.
+
 With `randomness: batch` a batch is drawn by one generator, each group with its share of it, the last group with the
 rest. With `randomness: sample` each sample is drawn by a generator of its own, its group too. Prompts are encoded while
 training, by the base's text encoders.
