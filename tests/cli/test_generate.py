@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from tether.base import Base, ControlNet
 from tether.cli import app
 from tether.errors import TetherError
-from tether.images import read_metadata, save_png
+from tether.images import fit, read_metadata, save_png
 from tether.sampling import Request
-from tether.sampling.request import read_request, request_text
+from tether.sampling.request import RULES, read_request, request_text
 
 
 @pytest.fixture
@@ -205,6 +205,7 @@ def test_an_option_that_is_not_given_has_the_default_of_a_request(tiny_folder: P
     (path,) = tether("generate", "x", "--base", tiny_folder, "--steps", 1, "-o", tmp_path)
     request = read_request(Path(path))
     given = {"prompt": "x", "base": str(tiny_folder), "steps": 1, "size": (64, 64), "versions": request.versions}
+    given["rules"] = RULES  # without them, a request that was drawn is an old one
     assert request == Request(**given)
 
 
@@ -285,3 +286,96 @@ def test_an_error_is_one_line_and_nothing_is_written(
         tether("generate", *given, *out)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == [photo]
+
+
+def test_what_has_no_effect_is_said_once_a_control_and_the_image_is_drawn(
+    tiny_folder: Path, control: Path, photo: Path, tmp_path: Path
+) -> None:
+    command = [
+        "generate",
+        "x",
+        "--base",
+        tiny_folder,
+        "--steps",
+        2,
+        "--count",
+        2,
+        "--low-memory",
+        "-o",
+        tmp_path / "out",
+    ]
+    steering = ["--control", f"{control}={photo}@0-0.04", "--control", f"{control}={photo}:0"]
+    result = CliRunner().invoke(app, [str(argument) for argument in command + steering], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert len(result.stdout.splitlines()) == 2
+    said = [line for line in result.stderr.splitlines() if "no effect" in line]
+    assert said == [
+        f"control {control} (number 1) has no effect: none of the 2 steps lies in its window 0-0.04",
+        f"control {control} (number 2) has no effect: its strength is 0",
+    ]
+
+
+def test_a_mask_that_is_an_alpha_channel_inpaints_what_it_covers(
+    tiny_folder: Path, photo: Path, tmp_path: Path
+) -> None:
+    mask = Image.new("RGBA", (90, 70), (0, 0, 0, 0))
+    mask.paste((0, 0, 0, 255), (45, 0, 90, 70))
+    mask.save(tmp_path / "mask.png")
+    images = ["--init", photo, "--mask", tmp_path / "mask.png", "--fit", "stretch", "-o", tmp_path / "out"]
+    (path,) = tether("generate", "x", "--base", tiny_folder, "--steps", 2, "--denoising-strength", 1, *images)
+    drawn, kept = np.asarray(Image.open(path)), np.asarray(fit(Image.open(photo), 64, 64, "stretch"))
+    assert np.array_equal(drawn[:, :31], kept[:, :31])
+    assert (drawn[:, 33:] != kept[:, 33:]).any(axis=2).mean() > 0.9
+    (again,) = tether("generate", "--again", path, "-o", tmp_path / "again")
+    assert Path(again).read_bytes() == Path(path).read_bytes()
+
+
+def test_a_mask_of_another_shape_is_refused(tiny_folder: Path, photo: Path, tmp_path: Path) -> None:
+    Image.new("L", (70, 90)).save(tmp_path / "mask.png")
+    with pytest.raises(TetherError, match="mask is 70x90, init 90x70"):
+        tether("generate", "x", "--base", tiny_folder, "--init", photo, "--mask", tmp_path / "mask.png")
+
+
+@pytest.mark.parametrize("transparent", [False, True])
+def test_a_condition_of_lines_on_transparency_is_the_one_on_black(
+    transparent: bool, tiny_folder: Path, control: Path, tmp_path: Path
+) -> None:
+    lines = Image.new("RGBA", (64, 64), (0, 0, 0, 0 if transparent else 255))
+    lines.paste((255, 255, 255, 255), (20, 20, 50, 22))
+    lines.save(tmp_path / "lines.png")
+    command = [
+        "generate",
+        "x",
+        "--base",
+        tiny_folder,
+        "--condition",
+        f"{control}={tmp_path / 'lines.png'}",
+        "--steps",
+        1,
+    ]
+    (path,) = tether(*command, "-o", tmp_path)
+    condition = read_request(Path(path)).controls[0].condition
+    assert condition is not None
+    assert condition.tobytes() == lines.convert("RGB").tobytes()
+
+
+def test_controls_act_within_their_masks(tiny_folder: Path, control: Path, photo: Path, tmp_path: Path) -> None:
+    for name, level in (("black", 0), ("white", 255)):
+        Image.new("L", (64, 64), level).save(tmp_path / f"{name}.png")
+    base = ["generate", "x", "--base", tiny_folder, "--steps", 2, "-o", tmp_path / "out"]
+    steered = [*base, "--control", f"{control}={photo}"]
+
+    def drawn(*arguments: object) -> bytes:
+        return Image.open(tether(*arguments)[0]).tobytes()
+
+    assert drawn(*steered, "--control-mask", tmp_path / "white.png") == drawn(*steered) != drawn(*base)
+    assert drawn(*steered, "--control-mask", tmp_path / "black.png", "--mask-resize", "bilinear") == drawn(*base)
+    two = [*steered, "--control", f"{control}={photo}:0.5"]
+    masks = ["--control-mask", tmp_path / "white.png", "--control-mask", tmp_path / "black.png"]
+    assert drawn(*two, *masks) == drawn(*steered)
+    with pytest.raises(TetherError, match="2 controls need one --control-mask, or 2, not 3"):
+        tether(*two, *masks, *masks[:2])
+    with pytest.raises(TetherError, match="--mask-resize is for --control-mask"):
+        tether(*steered, "--mask-resize", "area")
+    with pytest.raises(TetherError, match="--control-mask is for controls"):
+        tether(*base, *masks[:2])

@@ -138,8 +138,8 @@ def test_what_has_no_effect_is_said_once_a_control(tiny_base: Base, condition: I
     nothing = Image.new("L", (64, 64))
     pipe(PROMPT, [condition] * 2, injections=injections, steps=4, init=photo, mask=nothing, guidance_scale=0)
     assert lines == [
-        "control has no effect: its strength is 0",
-        "control has no effect: none of the 2 steps lies in its window 0-0.04",
+        "control (number 1) has no effect: its strength is 0",
+        "control (number 2) has no effect: none of the 2 steps lies in its window 0-0.04",
         "mask is black everywhere: nothing of init is generated anew",
         "the prompt has no effect: guidance_scale is 0; for no guidance it is 1",
     ]
@@ -149,6 +149,16 @@ def test_what_has_no_effect_is_said_once_a_control(tiny_base: Base, condition: I
     with pytest.warns(UserWarning, match="control has no effect: its strength is 0") as caught:
         tether.Pipeline(tiny_base, pipe.controls[:1])(PROMPT, [condition], injections=injections[:1], steps=1)
     assert [one.filename for one in caught if "no effect" in str(one.message)] == [__file__]
+
+
+def test_a_condition_that_is_black_everywhere_is_said(tiny_base: Base) -> None:
+    lines: list[str] = []
+    control = trained_control(tiny_base, 4)
+    control.name = "canny"
+    strokes = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+    strokes.paste((0, 0, 0, 255), (10, 10, 50, 12))
+    tether.Pipeline(tiny_base, [control], notify=lines.append)(PROMPT, [strokes], steps=1)
+    assert lines == ["the condition of control canny is black everywhere"]
 
 
 def test_guidance_below_one_is_between_the_two_predictions(tiny_base: Base) -> None:

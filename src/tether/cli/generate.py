@@ -120,7 +120,9 @@ def _request(options: GenerateOptions) -> Request:
     steering = _given(
         weighting=None if options.weighting is None else parse_weighting(options.weighting),
         sides=None if options.sides is None else parse_sides(options.sides),
+        mask_resize=options.mask_resize,
     )
+    masks = _control_masks(options, len(controls))
     values = _given(**{name: getattr(options, name) for name in AS_GIVEN})
     values |= _given(
         guidance_scale=options.older_guidance,
@@ -152,15 +154,32 @@ def _request(options: GenerateOptions) -> Request:
                 source=as_utf8(one.image.name),
                 strength=one.strength,
                 window=one.window,
+                mask=mask and open_image(mask),
                 **{field: open_image(one.image)},
                 **steering,
             )
-            for field, one in controls
+            for (field, one), mask in zip(controls, masks, strict=True)
         ],
         init=None if options.init is None else open_image(options.init),
         mask=None if options.mask is None else open_image(options.mask),
         **values,
     )
+
+
+def _control_masks(options: GenerateOptions, controls: int) -> list[Path | None]:
+    """The file of each control's mask, if it has one.
+
+    Raises:
+        TetherError: when there are not as many masks as controls, or nothing that an option acts on.
+    """
+    masks = options.control_mask or []
+    if options.mask_resize is not None and not masks:
+        raise TetherError("--mask-resize is for --control-mask: give one, or leave it out")
+    if masks and not controls:
+        raise TetherError("--control-mask is for controls: give --control or --condition, or leave it out")
+    if len(masks) not in (0, 1, controls):
+        raise TetherError(f"{controls} controls need one --control-mask, or {controls}, not {len(masks)}")
+    return [*masks] if len(masks) == controls else [masks[0] if masks else None] * controls
 
 
 def _given(**values: Any) -> dict[str, Any]:

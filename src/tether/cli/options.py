@@ -98,6 +98,18 @@ class GenerateOptions:
             "from 0 to 1 for the unconditional branch; less follows lines closer, and near 0 words less.",
         ),
     ] = None
+    control_mask: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="White where the controls act, black where they do not. One for all, or one each, those of --control "
+            "first. Repeatable.",
+            show_default=False,
+        ),
+    ] = None
+    mask_resize: Annotated[
+        str | None,
+        typer.Option(help="How --control-mask is brought to the size of a layer: area (the default) or bilinear."),
+    ] = None
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT, multiples of 8; by default the base's own.")] = None
     fit: Annotated[
         str | None,

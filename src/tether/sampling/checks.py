@@ -105,5 +105,6 @@ def idle_controls(controls: Sequence[Control], injections: Sequence[Injection], 
         total_steps: number of steps that run.
     """
     names = ["control" if control.name == "control" else f"control {control.name}" for control in controls]
+    numbered = [f"{name} (number {k})" if names.count(name) > 1 else name for k, name in enumerate(names, 1)]
     reasons = [one.why_idle(total_steps) for one in injections]
-    return [f"{name} has no effect: {why}" for name, why in zip(names, reasons, strict=True) if why is not None]
+    return [f"{name} has no effect: {why}" for name, why in zip(numbered, reasons, strict=True) if why is not None]

@@ -210,6 +210,8 @@ class Pipeline:
         """Fits and encodes a condition. Controls for inpainting see the lowest value where the mask is white."""
         kind = find_kind(control.kind)
         pixels = to_condition(fit_map(condition, control.kind, size, request.fit))
+        if not pixels.any():
+            self._notify(f"the condition of control {control.name} is black everywhere")
         if kind.needs_mask and request.mask is not None:
             pixels = pixels.masked_fill(white_of(fit(request.mask, *size, request.fit)), kind.value_range[0])
         return control.encode(pixels.to(self.base.device, self.base.dtype))

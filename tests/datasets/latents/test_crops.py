@@ -52,3 +52,19 @@ def test_image_and_condition_are_cut_and_mirrored_alike() -> None:
         assert np.array_equal(np.asarray(one), np.asarray(other))
     cut = np.asarray(image)[10:74, 20:84]
     assert np.array_equal(np.asarray(Crop(20, 10, 64, True).of_image(image, 64)), cut[:, ::-1])
+
+
+@pytest.mark.parametrize("kind", ["seg", "openpose", "mine"])
+@pytest.mark.parametrize("flip", [False, True])
+def test_crops_of_flat_maps_have_no_new_colors(kind: str, flip: bool) -> None:
+    colors = np.array([(0, 0, 0), (255, 0, 85), (120, 120, 120), (6, 230, 230)], np.uint8)
+    map_ = Image.fromarray(colors[np.random.default_rng(0).integers(0, 4, (12, 10))].repeat(9, 0).repeat(9, 1))
+    cut = np.asarray(Crop(3, 5, 83, flip).of_condition(map_, kind, 64))
+    assert {tuple(c) for c in cut.reshape(-1, 3).tolist()} <= {tuple(c) for c in colors.tolist()}
+
+
+def test_a_line_of_one_pixel_is_one_pixel_wide_in_a_crop_that_is_enlarged() -> None:
+    map_ = Image.new("RGB", (60, 60))
+    map_.paste((255, 255, 255), (30, 0, 31, 60))
+    white = np.asarray(Crop(5, 5, 40, False).of_condition(map_, "canny", 64))[..., 0] > 0
+    assert (white.sum(axis=1) == 1).all()
