@@ -52,7 +52,7 @@ def shrink(rgba: np.ndarray) -> np.ndarray:
 
 
 def box(rgba: np.ndarray) -> list[float]:
-    """Where a drawing's opaque pixels lie: left, top, right and bottom in shares of the side."""
+    """Where a drawing's opaque pixels are: left, top, right and bottom in shares of the side."""
     rows, columns = (np.flatnonzero((rgba[..., 3] > 127).any(axis=axis)) for axis in (1, 0))
     edges = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
     return [round(float(edge) / len(rgba), 3) for edge in edges]

@@ -1,4 +1,4 @@
-"""What the recipes share: where the data lies, which images there are, and how often which is trained on."""
+"""What the recipes share: where the data is, which images there are, and how often each is trained on."""
 
 from __future__ import annotations
 

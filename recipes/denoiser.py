@@ -66,7 +66,7 @@ def build(tokenizer: CLIPTokenizer) -> tuple[UNet2DConditionModel, CLIPTextModel
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=WIDTH,
         attention_head_dim=6,
-        # The prompt as a whole, pooled, joins the time embedding: every layer hears it from the first step on, while
+        # The prompt as a whole, pooled, joins the time embedding: every layer gets it from the first step on, while
         # cross-attention learns only slowly which word belongs where.
         addition_embed_type="text",
         addition_embed_type_num_heads=8,

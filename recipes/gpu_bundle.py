@@ -3,8 +3,8 @@
     python recipes/gpu_bundle.py         (after sources.py, with wheels in build/wheels)
 
 The folder holds the package and the recipes, the shipped weights as int8 to start from, the drawings as WebP, arrays
-and SVG, and the wheels. `recipes/gpu.sh` there does the rest. The wheels are
-what a machine with torch and transformers may lack; those that it does lack are installed. For Python 3.12:
+and SVG, and wheels. `recipes/gpu.sh` there does the rest. The wheels are what a machine with torch, transformers,
+accelerate, typer, rich and PyYAML may lack; those that it lacks are installed. For Python 3.12:
 
     pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \\
         --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 -d build/wheels \\

@@ -104,7 +104,8 @@ def measure_colors(pipe: tether.Pipeline, count: int, setting: str, out: Path) -
         alone.append(len(spec.objects) == 1)
         if len(right) % 10 == 0:
             rows.append([Image.fromarray(scene.image), condition, drawn])
-    save_png(contact_sheet(rows), out / f"colours-{setting.replace(' ', '-')}.png", {})
+    if rows:
+        save_png(contact_sheet(rows), out / f"colours-{setting.replace(' ', '-')}.png", {})
     lonely = [followed for followed, single in zip(right, alone, strict=True) if single]
     return {
         "colour_followed": sum(right),

