@@ -82,7 +82,7 @@ def is_flat(image: Image.Image) -> bool:
     colors = image.getcolors(MOST_COLORS)
     if colors is None or _is_black_and_white(image):
         return False
-    if any(len(set(color)) > 1 for _, color in colors):
+    if np.ptp([color for _, color in colors], axis=1).any():  # not all of them are gray
         return True
     return len(colors) <= MOST_GRAYS and 2 * len(_levels_with_area(np.asarray(image)[..., 0])) >= len(colors)
 

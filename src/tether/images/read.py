@@ -143,9 +143,9 @@ def _orientation(image: Image.Image) -> int:
 
 def _scale_transparent_level(image: Image.Image) -> None:
     """The transparent gray level of a PNG of fewer than 8 bits, scaled to 8 bits as Pillow scales the pixels."""
-    level = image.info.get("transparency")
-    raw = image.tile[0].args if isinstance(level, int) and getattr(image, "tile", None) else None
-    if isinstance(level, int) and raw in _FEW_BITS:
+    level, tiles = image.info.get("transparency"), getattr(image, "tile", None)
+    raw = tiles[0].args if tiles else None
+    if isinstance(level, int) and isinstance(raw, str) and raw in _FEW_BITS:
         image.info["transparency"] = level * _FEW_BITS[raw]
 
 
