@@ -121,8 +121,9 @@ def step_together(matrices: Sequence[Tensor], momenta: Sequence[Tensor], lr: flo
         lr: learning rate.
         weight_decay: λ.
     """
-    gradients = [matrix.grad for matrix in matrices]
-    assert all(gradient is not None for gradient in gradients)
+    matrices, momenta = list(matrices), list(momenta)
+    gradients = [matrix.grad for matrix in matrices if matrix.grad is not None]
+    assert len(gradients) == len(matrices)
     torch._foreach_lerp_(momenta, gradients, 1 - _MOMENTUM)
     updates = torch._foreach_lerp(gradients, momenta, _MOMENTUM)
     torch._foreach_mul_(matrices, 1 - lr * weight_decay)
