@@ -27,12 +27,14 @@ from tether.control.store import trained
 from tether.control.transfer import transferred
 from tether.errors import TetherError
 from tether.files.checkpoints import SUFFIXES, open_checkpoint
+from tether.files.folder import is_base_folder
 from tether.files.hub import find
 from tether.files.writing import replacing, write_json, write_safetensors, write_tokenizer, write_torch
 from tether.formats.families import UNET, VAE, family_settings
 from tether.formats.names import Pair, to_original
 from tether.formats.recognize import recognize
 from tether.formats.shape import EncoderShape, encoder_of_diffusers
+from tether.formats.strays import unwrapped
 from tether.formats.text import clip_pairs, open_clip_pairs
 from tether.formats.unet import control_pairs, unet_pairs
 from tether.formats.vae import vae_pairs
@@ -112,7 +114,7 @@ def convert(
     if (transfer_from is None) != (transfer_to is None):
         raise TetherError("a transfer needs two bases: give both --transfer-from and --transfer-to")
     path = _find(source)
-    if is_control_folder(path) or (path.is_file() and recognize(open_checkpoint(path)).what == "control"):
+    if is_control_folder(path) or (path.is_file() and recognize(unwrapped(open_checkpoint(path))).what == "control"):
         control = _open_control(source, path, base, kind)
         if transfer_from is not None and transfer_to is not None:
             pair = [base_parts(ref)[0].unet.tensors for ref in (transfer_from, transfer_to)]
@@ -143,7 +145,8 @@ def _check_target(target: Path, to_folder: bool, force: bool) -> None:
 def _find(source: str | Path) -> Path:
     if str(source) in shipped_controls():
         return shipped(f"control-{source}")
-    return shipped("base") if str(source) == SHIPPED else trained(find(source, "model"))
+    path = shipped("base") if str(source) == SHIPPED else find(source, "model")
+    return path if is_base_folder(path) else trained(path)  # a pipeline with a control in it is a base here
 
 
 def _open_control(source: str | Path, path: Path, base: str | Path | None, kind: str | None) -> ControlPart:

@@ -38,3 +38,34 @@ def test_the_denoiser_and_the_noise_process_are_made_once_and_follow_what_they_a
     assert tiny_base.prediction_type == tiny_base.denoiser.spec.noise.prediction_type == "v_prediction"
     tiny_base.unet = copy.deepcopy(tiny_base.unet)
     assert tiny_base.denoiser.network is tiny_base.unet
+
+
+def overflowing(base: Base, coder: str) -> None:
+    """Scales the inner activations of an autoencoder's coder beyond float16; its last norm takes any scale away."""
+    first = getattr(base.vae, coder).conv_in
+    with torch.no_grad():
+        first.weight *= 2.0**15
+        first.bias *= 2.0**15
+
+
+@pytest.mark.parametrize("coder", ["decoder", "encoder"])
+def test_a_float16_autoencoder_that_overflows_computes_again_in_float32(coder: str, tiny_base: Base) -> None:
+    overflowing(tiny_base, coder)
+    pixels, latents = torch.rand(1, 3, 64, 64) * 2 - 1, torch.randn(1, 4, 8, 8)
+
+    def call(base: Base) -> torch.Tensor:
+        return base.decode_latents(latents) if coder == "decoder" else base.encode_images(pixels)
+
+    tiny_base.vae.to(torch.float16)
+    weights = {name: tensor.clone() for name, tensor in tiny_base.vae.state_dict().items()}
+    found = call(tiny_base)
+    assert tiny_base.vae.dtype == torch.float16
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in tiny_base.vae.state_dict().items())
+    tiny_base.vae.to(torch.float32)
+    assert found.isfinite().all()
+    torch.testing.assert_close(found, call(tiny_base), rtol=1e-3, atol=1e-3)
+
+
+def test_what_is_not_finite_before_decoding_is_not_decoded_again(tiny_base: Base) -> None:
+    tiny_base.vae.to(torch.float16)
+    assert tiny_base.decode_latents(torch.full((1, 4, 8, 8), float("nan"))).isnan().any()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
-from tether.base import Base, ControlNet
+from tether.base import Base, ControlNet, load_base
+from tether.conversion import convert
 from tether.errors import TetherError
 
 SETTINGS: dict[str, Any] = {
@@ -157,3 +161,48 @@ def test_the_kind_is_guessed_from_the_file_before_the_folders_above_it(tmp_path:
     loaded = ControlNet.load(path)
     assert loaded.kind == "shuffle"
     assert loaded.pools_globally
+
+
+@pytest.mark.parametrize("prefix", ["", "control_model.", "module.control_model.", "controlnet."])
+def test_stray_tensors_beside_a_control_are_left_out_with_a_note(
+    prefix: str, tiny_base: Base, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    control = ControlNet.from_base(tiny_base)
+    if prefix == "controlnet.":
+        names = control.state_dict()
+    else:
+        control.save(tmp_path / "control")
+        convert(tmp_path / "control", tmp_path / "plain.safetensors", to="original")
+        names = load_file(tmp_path / "plain.safetensors")
+    tensors = {prefix + name.removeprefix("control_model."): tensor.clone() for name, tensor in names.items()}
+    metadata = {} if prefix == "controlnet." else safe_open(tmp_path / "plain.safetensors", "pt").metadata()
+    save_file(
+        tensors | {"global_step": torch.ones(1), "ema.x": torch.ones(2)}, tmp_path / "canny.safetensors", metadata
+    )
+    opened = ControlNet.load(tmp_path / "canny.safetensors", base=tiny_base if prefix != "controlnet." else None)
+    assert "left out: 2 tensors that no network uses" in caplog.text
+    for name, tensor in control.state_dict().items():
+        assert torch.equal(opened.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize(
+    "name", ["control_model.control_scales", "control_model.middle_block.0.x", "control_model.scale"]
+)
+def test_a_tensor_that_would_change_a_control_is_refused(name: str, tiny_base: Base, tmp_path: Path) -> None:
+    ControlNet.from_base(tiny_base).save(tmp_path / "control")
+    convert(tmp_path / "control", tmp_path / "plain.safetensors", to="original")
+    tensors = load_file(tmp_path / "plain.safetensors") | {f"control_model.{own}": torch.ones(3)}
+    save_file(tensors, tmp_path / "a.safetensors", safe_open(tmp_path / "plain.safetensors", "pt").metadata())
+    with pytest.raises(TetherError, match="holds 1 tensors that do not belong"):
+        ControlNet.load(tmp_path / "a.safetensors")
+
+
+def test_the_control_in_a_pipelines_folder_opens(tiny_base: Base, tiny_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "pipeline")
+    control = ControlNet.from_base(tiny_base)
+    control.kind = "canny"
+    control.save(tmp_path / "pipeline" / "controlnet")
+    assert ControlNet.load(tmp_path / "pipeline", base=tiny_base).kind == "canny"
+    convert(tmp_path / "pipeline", tmp_path / "copy", to="diffusers")
+    assert (tmp_path / "copy" / "unet").is_dir()
+    assert load_base(tmp_path / "pipeline").family == "custom"

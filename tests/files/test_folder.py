@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from tether.errors import TetherError
-from tether.files.folder import MAX_JSON, is_base_folder, read_json, weights_of_folder
+from tether.files.folder import MAX_JSON, is_base_folder, read_json, weights_of_folder, what_opens
 
 
 def number(folder: Path, name: str, value: float) -> None:
@@ -72,3 +72,25 @@ def test_the_folder_of_a_base_has_an_index(tmp_path: Path) -> None:
     assert not is_base_folder(tmp_path)
     (tmp_path / "model_index.json").write_text("{}")
     assert is_base_folder(tmp_path)
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "bin"])
+def test_shards_of_either_format_are_one_set_of_weights(ending: str, tmp_path: Path) -> None:
+    parts = [{"a": torch.ones(2)}, {"b": torch.zeros(3)}]
+    names = [f"pytorch_model-0000{k}-of-00002.{ending}" for k in (1, 2)]
+    for name, tensors in zip(names, parts, strict=True):
+        (save_file if ending == "safetensors" else torch.save)(tensors, tmp_path / name)
+    places = {"weight_map": {"a": names[0], "b": names[1]}}
+    (tmp_path / f"pytorch_model.{ending}.index.json").write_text(json.dumps(places))
+    found = weights_of_folder(tmp_path).tensors
+    assert {name: tensor.tolist() for name, tensor in found.items()} == {"a": [1.0, 1.0], "b": [0.0] * 3}
+
+
+def test_advice_names_what_opens(tmp_path: Path) -> None:
+    (tmp_path / "sd" / "unet").mkdir(parents=True)
+    (tmp_path / "sd" / "model_index.json").write_text("{}")
+    assert what_opens(tmp_path) == f"a base is in it: {tmp_path / 'sd'}"
+    assert what_opens(tmp_path / "sd" / "unet") == f"it is a part of {tmp_path / 'sd'}: give that"
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "v1.safetensors").touch()
+    assert what_opens(tmp_path / "files") == "give one of its files: v1.safetensors"

@@ -7,11 +7,19 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tether.errors import TetherError
 from tether.files import hub
+
+
+@pytest.fixture(autouse=True)
+def answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing asks for the network."""
+    monkeypatch.setattr(hub.socket, "create_connection", lambda *_, **__: SimpleNamespace(close=lambda: None))
+
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -86,7 +94,9 @@ def snapshots(repository: dict[str, str], home: Path, monkeypatch: pytest.Monkey
 
     fetched: list[str] = []
 
-    def download(repo: str, *, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+    def download(
+        repo: str, *, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str], **_: bool
+    ) -> str:
         names = filter_repo_objects(repository, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns)
         for name in names:
             if not (home / name).exists():
@@ -155,3 +165,60 @@ def test_a_broken_connection_is_one_line(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(TetherError, match="does not answer") as caught:
         hub.find("someone/base", "base")
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.fixture
+def never_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def reached(*_: object, **__: object) -> None:
+        raise AssertionError("asked the hub")
+
+    for name in ("snapshot_download", "hf_hub_download", "_reachable"):
+        monkeypatch.setattr(hub, name, reached)
+
+
+@pytest.mark.usefixtures("never_asked")
+@pytest.mark.parametrize(
+    ("ref", "meant"),
+    [
+        ("models/sd15", "models/sd-15"),
+        ("models/sd-15.safetensor", "models/sd-15.safetensors"),
+        ("modles/sd-15", "models/sd-15"),
+        ("models/deep/x/y.safetensors", None),
+        ("./models/canni.safetensors", "models/canny.safetensors"),
+        ("models/other/thing", None),
+        ("cany.safetensors", None),
+    ],
+)
+def test_a_mistyped_path_is_said_at_once_with_what_is_beside_it(
+    ref: str, meant: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models" / "sd-15").mkdir(parents=True)
+    for name in ("sd-15.safetensors", "canny.safetensors"):
+        (tmp_path / "models" / name).touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TetherError, match="there is no such file or folder") as caught:
+        hub.find(ref, "base")
+    assert ("did you mean" in str(caught.value)) == (meant is not None)
+    if meant is not None:
+        assert f"did you mean {meant}?" in str(caught.value)
+
+
+def test_where_the_hub_cannot_be_reached_the_cache_alone_is_looked_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("no route")
+
+    def download(*_: object, local_files_only: bool = False, **__: object) -> str:
+        asked.append(local_files_only)
+        raise hub.LocalEntryNotFoundError("not in the cache")
+
+    monkeypatch.setattr(hub.socket, "create_connection", unreachable)
+    monkeypatch.setattr(hub, "getproxies", dict)
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    with pytest.raises(TetherError, match="not in the cache, and the hub cannot be reached"):
+        hub.find("someone/base", "base")
+    assert asked == [True]

@@ -7,12 +7,14 @@ under the names that diffusers and transformers give them, and the operations th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 
 from tether.base.denoiser import Denoiser, UNetDenoiser
@@ -154,7 +156,8 @@ class Base:
 
         They are the means of the autoencoder's posterior; with a generator, a sample of it.
         """
-        posterior = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist  # type: ignore[union-attr]
+        moments = self._autoencoder(lambda vae, x: vae.encode(x).latent_dist.parameters, pixels)
+        posterior = DiagonalGaussianDistribution(moments)
         latents = posterior.mode() if generator is None else posterior.sample(generator)
         shift = self.vae.config.get("shift_factor") or 0.0
         return ((latents - shift) * self.vae.config["scaling_factor"]).to(self.dtype)
@@ -164,4 +167,19 @@ class Base:
         """Latents `(B, C, h, w)` -> pixels `(B, 3, 8h, 8w)` in [-1, 1], float32."""
         shift = self.vae.config.get("shift_factor") or 0.0
         latents = latents.to(self.device, self.vae.dtype) / self.vae.config["scaling_factor"] + shift
-        return self.vae.decode(latents).sample.float().clamp(-1, 1)  # type: ignore[union-attr]
+        return self._autoencoder(lambda vae, z: vae.decode(z).sample, latents).float().clamp(-1, 1)
+
+    def _autoencoder(self, call: Callable[[Any, Tensor], Tensor], inputs: Tensor) -> Tensor:
+        """What a call of the autoencoder gives; in float32, if float16 overflows in it.
+
+        The autoencoders of many fine-tunes of SD 1.x leave float16's range. The weights are cast back afterwards, which
+        loses nothing, so that no image depends on the ones before it.
+        """
+        found = call(self.vae, inputs.to(self.device, self.vae.dtype))
+        if self.vae.dtype != torch.float16 or found.isfinite().all() or not inputs.isfinite().all():
+            return found
+        cast_quietly(self.vae, torch.float32)
+        try:
+            return call(self.vae, inputs.to(self.device, torch.float32))
+        finally:
+            cast_quietly(self.vae, torch.float16)

@@ -19,15 +19,19 @@ from transformers import CLIPTokenizer, PreTrainedTokenizerBase
 from tether.base.parts import Part, Parts
 from tether.errors import TetherError
 from tether.files.checkpoints import open_checkpoint
-from tether.files.folder import read_json, weights_of_folder
+from tether.files.folder import is_base_folder, read_json, weights_of_folder, what_opens
 from tether.formats.clip_vocabulary import clip_tokenizer
 from tether.formats.families import describe, family_of_config
+from tether.formats.strays import check_marks, left_out_words
 from tether.formats.vae import modern_names
 
 __all__ = ["ORIGINAL_ONLY", "part_of_folder", "parts_of_folder"]
 
 ORIGINAL_ONLY = "released_only.safetensors"
 """A file of tensors that only the original layout has and no network uses, so that converting back loses nothing."""
+
+VISION = re.compile(r"vision_model\.|visual_projection\.|logit_scale$")
+"""Tensors of a whole CLIP that its text half does not have."""
 
 CLIP_END = 49407
 """CLIP's end-of-text token."""
@@ -55,7 +59,7 @@ def _text_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a CLIP under their usual names, whichever version of transformers wrote them."""
     found = {}
     for name, tensor in tensors.items():
-        if name.endswith("position_ids"):
+        if name.endswith("position_ids") or VISION.match(name):
             continue
         plain = name.startswith(("text_model.", "text_projection."))
         found[name if plain else f"text_model.{name}"] = tensor
@@ -75,6 +79,8 @@ def parts_of_folder(folder: Path, *, vae: Part | None = None, prediction_type: s
     """
     if not folder.is_dir():
         raise TetherError(f"no base at {folder}: expected a diffusers-format folder, or 'tether' for the shipped one")
+    if not is_base_folder(folder):
+        raise TetherError(f"{folder} has no model_index.json, so it is not a base: {what_opens(folder)}")
     index = read_json(folder / "model_index.json")
     missing = [part for part in ("unet", "vae", "text_encoder") if not (folder / part).is_dir()]
     if missing and (missing != ["vae"] or vae is None):
@@ -94,7 +100,7 @@ def parts_of_folder(folder: Path, *, vae: Part | None = None, prediction_type: s
     original_only = folder / ORIGINAL_ONLY
     family = family_of_config(unet.config)
     family = family if second or family != "sdxl" else "custom"
-    return Parts(
+    parts = Parts(
         family=family,
         words=describe(family, unet.config.get("cross_attention_dim")),
         unet=unet,
@@ -107,6 +113,11 @@ def parts_of_folder(folder: Path, *, vae: Part | None = None, prediction_type: s
         index=index,
         original_only=open_checkpoint(original_only).tensors if original_only.is_file() else {},
     )
+    for name, part in parts.networks().items():
+        check_marks(part.tensors, part.what)
+        if strays := part.leave_out_strays():
+            parts.notes.append(f"{left_out_words(strays)}, in {name}")
+    return parts
 
 
 def _sample_size(unet: dict[str, Any]) -> Any:

@@ -29,6 +29,7 @@ from tether.base.text import TextEncoders
 from tether.errors import TetherError
 from tether.files.materialize import check_fits_network, materialize
 from tether.formats.measures import check_measures
+from tether.formats.strays import split_strays
 
 __all__ = ["Part", "Parts", "make_network"]
 
@@ -105,6 +106,12 @@ class Part:
             if not any(name.startswith("text_model.") for name in own):
                 return {name.removeprefix("text_model."): tensor for name, tensor in self.tensors.items()}
         return self.tensors
+
+    def leave_out_strays(self) -> list[str]:
+        """Removes tensors outside of the network's modules, and returns their names."""
+        strays, _ = split_strays(self.named_for(self.network), self.network.state_dict())
+        self.tensors = {name: tensor for name, tensor in self.tensors.items() if name not in set(strays)}
+        return strays
 
     def check(self) -> None:
         """Refuses tensors that are not exactly those of the network.

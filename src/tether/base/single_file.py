@@ -5,11 +5,13 @@
     cond_stage_model.*          the text encoder; conditioner.embedders.0 and .1 are SDXL's two
 
 What no tensor contains (the noise schedule, the autoencoder's scale, the tokenizer's vocabulary) is the same for all
-models of a family, and ships with Tether. Every tensor of the file is used, known to be unused, or refused.
+models of a family, and ships with Tether. Every tensor of the file is used, known to be unused, left out with a
+note, or refused.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,9 +24,19 @@ from tether.errors import TetherError
 from tether.files.checkpoints import open_checkpoint
 from tether.files.folder import read_json
 from tether.formats.clip_vocabulary import clip_tokenizer
-from tether.formats.families import DROPPED, LAST_OF_SD2, UNET, UNUSED, UNUSED_IN_SD2, VAE, family_settings
+from tether.formats.families import (
+    BASE_PREFIXES,
+    DROPPED,
+    LAST_OF_SD2,
+    UNET,
+    UNUSED,
+    UNUSED_IN_SD2,
+    VAE,
+    family_settings,
+)
 from tether.formats.names import to_diffusers
 from tether.formats.recognize import Recognized, prediction_of, recognize
+from tether.formats.strays import check_marks, left_out_words, unwrapped
 from tether.formats.text import clip_pairs, open_clip_layers, open_clip_pairs, text_config
 from tether.formats.unet import unet_pairs
 from tether.formats.vae import modern_names, vae_config, vae_pairs
@@ -43,8 +55,9 @@ def parts_of_file(path: Path, *, vae: Part | None = None, prediction_type: str |
     Raises:
         TetherError: if it is not a base, is incomplete, or has unexpected tensors.
     """
-    checkpoint = open_checkpoint(path)
+    checkpoint = unwrapped(open_checkpoint(path))
     recognized = recognize(checkpoint, "base")
+    check_marks(checkpoint.tensors, str(path))
     family = recognized.family
     settings = family_settings(family)
     prediction, reason = (prediction_type, "as given") if prediction_type else prediction_of(checkpoint, recognized)
@@ -52,14 +65,14 @@ def parts_of_file(path: Path, *, vae: Part | None = None, prediction_type: str |
         raise TetherError(f"{prediction!r} is not a supported prediction type: expected epsilon or v_prediction")
     if family == "sd2" and prediction == "v_prediction":
         settings["unet"]["sample_size"] = 96  # models that predict velocity were trained on 768 pixels
-    rest = dict(checkpoint.tensors)
+    rest, notes = _without_dropped(_one_projection(checkpoint.tensors))
     try:
         unet = _unet(path, recognized, settings, rest)
         texts = _texts(path, recognized, rest)
         own_vae = _vae(path, settings, rest) if vae is None or any(n.startswith(VAE) for n in rest) else None
     except TetherError as error:
         raise TetherError(str(error) if str(path) in str(error) else f"cannot open {path}: {error}") from None
-    rest, notes = _without_dropped(path, recognized, rest)
+    rest, strays = _without_strays(path, recognized, rest)
     schedule = settings["scheduler"] | {"prediction_type": prediction}
     if "ztsnr" in rest:
         schedule["rescale_betas_zero_snr"] = True
@@ -73,7 +86,7 @@ def parts_of_file(path: Path, *, vae: Part | None = None, prediction_type: str |
         index=settings["index"],
         tokenizer=clip_tokenizer("!" if family == "sd2" else "<|endoftext|>"),
         original_only=rest,
-        notes=notes,
+        notes=[*notes, *strays],
     )
     if len(texts) == 2:
         parts = replace(parts, text_encoder_2=texts[1], tokenizer_2=clip_tokenizer("!"))
@@ -82,23 +95,39 @@ def parts_of_file(path: Path, *, vae: Part | None = None, prediction_type: str |
     return parts
 
 
-def _without_dropped(
-    path: Path, recognized: Recognized, rest: dict[str, Tensor]
-) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors left that no network uses, without those that are dropped, and notes about the latter.
+def _one_projection(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with SDXL's second projection `(in, out)`, where a file only has it as a linear layer's weight."""
+    name = "conditioner.embedders.1.model.text_projection"
+    linear = tensors.get(f"{name}.weight")
+    return dict(tensors) if linear is None or name in tensors else {**tensors, name: linear.T}
+
+
+def _without_dropped(rest: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of a file without those that are known to be of no use, and notes about them."""
+    notes = []
+    for pattern, words in DROPPED:
+        dropped = [name for name in rest if re.fullmatch(pattern, name)]
+        if dropped:
+            notes.append(f"left out: {words}")
+        rest = {name: tensor for name, tensor in rest.items() if name not in set(dropped)}
+    return rest, notes
+
+
+def _without_strays(path: Path, recognized: Recognized, rest: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors that no network took, without those outside of the networks, and notes about the latter.
 
     Raises:
-        TetherError: if there are tensors that do not belong in such a file.
+        TetherError: if there are tensors too many inside of a network.
     """
-    notes = [f"left out: {words}" for prefix, words in DROPPED.items() if any(n.startswith(prefix) for n in rest)]
-    rest = {name: tensor for name, tensor in rest.items() if not name.startswith(tuple(DROPPED))}
     known = [UNUSED, UNUSED_IN_SD2] if recognized.family == "sd2" else [UNUSED]
     strange = [name for name in rest if not any(pattern.fullmatch(name) for pattern in known)]
-    if strange:
+    inside = [name for name in strange if name.startswith(BASE_PREFIXES)]
+    if inside:
         raise TetherError(
-            f"{path} has {len(strange)} unexpected tensors for {recognized.words}: {', '.join(strange[:3])}"
+            f"{path} has {len(inside)} unexpected tensors for {recognized.words}: {', '.join(inside[:3])}"
         )
-    return rest, notes
+    rest = {name: tensor for name, tensor in rest.items() if name not in set(strange)}
+    return rest, [left_out_words(strange)] if strange else []
 
 
 def vae_of_file(path: Path) -> Part:

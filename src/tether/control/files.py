@@ -18,7 +18,9 @@ the name. Only "shuffle" changes the network: its signal is averaged over space.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import logging
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -37,10 +39,13 @@ from tether.formats.families import BASE_PREFIXES, UNUSED, describe, family_of_c
 from tether.formats.measures import check_measures
 from tether.formats.names import to_diffusers
 from tether.formats.recognize import Recognized, recognize
+from tether.formats.strays import check_marks, left_out_words, split_strays, unwrapped
 from tether.formats.unet import control_pairs
 from tether.kinds import find_kind, guess_kind
 
 __all__ = ["NOTES", "SETTINGS", "UNSHAPED", "ControlPart", "control_of", "is_control_folder"]
+
+logger = logging.getLogger(__name__)
 
 SETTINGS = "tether.config"
 """Key of a file's metadata: the settings that the shapes of its tensors do not determine, as JSON."""
@@ -61,6 +66,8 @@ UNSHAPED = {
 }
 """The settings that `SETTINGS` may contain."""
 DIFFERENCE = "difference"
+STRENGTHS = re.compile(r"(^|\.)(control_)?scales?$")
+"""Names of learned strengths, which would change what a control does."""
 
 
 @dataclass
@@ -172,21 +179,25 @@ def _of_folder(folder: Path, kind: str | None, guessed: str | None) -> ControlPa
 
 
 def _of_file(path: Path, kind: str | None, guessed: str | None, base_unet: Mapping[str, Tensor] | None) -> ControlPart:
-    checkpoint = open_checkpoint(path)
+    checkpoint = unwrapped(open_checkpoint(path))
     recognized = recognize(checkpoint, "control")
+    check_marks(checkpoint.tensors, str(path))
     kind = kind or checkpoint.metadata.get("tether.kind") or guessed
     config = _config(checkpoint, recognized)
     if find_kind(kind).pools_globally:
         config["global_pool_conditions"] = True
     part = ControlPart(config, {}, str(path), recognized.words, kind=kind)
-    if recognized.layout == "diffusers":
-        part.tensors = dict(checkpoint.tensors)
-        return part
     rest = dict(checkpoint.tensors)
+    is_difference = any(rest.pop(name, None) is not None for name in (DIFFERENCE, recognized.prefix + DIFFERENCE))
     own = {name.removeprefix(recognized.prefix): t for name, t in rest.items() if name.startswith(recognized.prefix)}
-    is_difference = own.pop(DIFFERENCE, None) is not None or rest.pop(DIFFERENCE, None) is not None
-    part.tensors, used = to_diffusers(control_pairs(recognized.shape, part.expected), own)
-    _check_nothing_else(part, [name for name in own if name not in used], recognized.prefix, rest)
+    beside = [name for name in rest if not name.startswith(recognized.prefix)]
+    if recognized.layout == "diffusers":
+        _leave_out(part, own, part.expected, beside)
+        part.tensors = own
+        return part
+    pairs = control_pairs(recognized.shape, part.expected)
+    _leave_out(part, own, [pair.original for pair in pairs], beside)
+    part.tensors, _ = to_diffusers(pairs, own)
     if is_difference:
         part.check()
         part.tensors = _added_back(part, base_unet)
@@ -194,17 +205,26 @@ def _of_file(path: Path, kind: str | None, guessed: str | None, base_unet: Mappi
     return part
 
 
-def _check_nothing_else(part: ControlPart, unused: list[str], prefix: str, tensors: Mapping[str, Tensor]) -> None:
-    """Checks that a file has no tensors besides the control's and, under a prefix of its own, the base's."""
-    if prefix:
-        beside = (name for name in tensors if not name.startswith(prefix))
-        unused += [n for n in beside if not n.startswith(BASE_PREFIXES) and not UNUSED.fullmatch(n)]
-        if any(name.startswith(BASE_PREFIXES) for name in tensors):
-            part.notes.append("left out: the base model in the same file")
-    if unused:
+def _leave_out(part: ControlPart, own: dict[str, Tensor], expected: Iterable[str], beside: list[str]) -> None:
+    """Removes from a control's tensors those outside of its modules, and notes them and what is beside the control.
+
+    Raises:
+        TetherError: if a module has a tensor too many, or strengths of its own are beside the modules.
+    """
+    strays, inside = split_strays(own, expected)
+    inside += [name for name in strays if STRENGTHS.search(name)]
+    if inside:
         raise TetherError(
-            f"{part.what} holds {len(unused)} tensors that do not belong in a {part.words}: {', '.join(unused[:3])}"
+            f"{part.what} holds {len(inside)} tensors that do not belong in a {part.words}: {', '.join(inside[:3])}"
         )
+    for name in strays:
+        del own[name]
+    if any(name.startswith(BASE_PREFIXES) for name in beside):
+        part.notes.append("left out: the base model in the same file")
+    beside = [name for name in beside if not name.startswith(BASE_PREFIXES) and not UNUSED.fullmatch(name)]
+    if strays or beside:
+        part.notes.append(left_out_words(strays + beside))
+        logger.warning("%s: %s", part.what, part.notes[-1])
 
 
 def _config(checkpoint: Checkpoint, recognized: Recognized) -> dict[str, Any]:

@@ -92,14 +92,16 @@ def trained(path: Path) -> Path:
     """The folder of the control that a training run has made so far.
 
     Args:
-        path: a run's folder, its folder of checkpoints, a checkpoint or its weights; anything else is returned as it
-            is.
+        path: a run's folder, its folder of checkpoints, a checkpoint or its weights; a checkpoint of diffusers'
+            trainers, or a pipeline's folder with a control in it (`controlnet/`). Anything else is returned as it is.
 
     Raises:
         TetherError: when the run has no control yet.
     """
     if path.is_file() and (path.parent / STATE).is_file():
         path = path.parent
+    if (path / "controlnet" / "config.json").is_file():
+        return path / "controlnet"
     if (path / STATE).is_file() and not (path / "config.json").is_file():
         raise TetherError(f"{path} was written by an earlier version: resume its run for a step, or give its control")
     if path.is_dir() and path.name != CHECKPOINTS and (path / "config.yaml").is_file():

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from tether.errors import TetherError
-from tether.files.checkpoints import Checkpoint, open_checkpoint, open_shards
+from tether.files.checkpoints import SUFFIXES, Checkpoint, open_checkpoint, open_shards
 
-__all__ = ["is_base_folder", "read_json", "weights_of_folder"]
+__all__ = ["is_base_folder", "read_json", "weights_of_folder", "what_opens"]
 
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 MAX_JSON = 4 * 2**20
@@ -39,6 +39,19 @@ def is_base_folder(folder: Path) -> bool:
     return (folder / "model_index.json").is_file()
 
 
+def what_opens(folder: Path) -> str:
+    """Advice about a folder that is neither a base nor a control: what in it or around it opens, for messages."""
+    inside = sorted(path.parent for path in folder.glob("*/model_index.json"))
+    if inside:
+        return f"a base is in it: {inside[0]}"
+    if is_base_folder(folder.parent):
+        return f"it is a part of {folder.parent}: give that"
+    files = sorted(path for path in folder.glob("*") if path.suffix in SUFFIXES and path.is_file())
+    if files:
+        return f"give one of its files: {', '.join(path.name for path in files[:3])}{', ...' if len(files) > 3 else ''}"
+    return "give a diffusers folder or a file of weights"
+
+
 def weights_of_folder(folder: Path) -> Checkpoint:
     """The weights of one network's folder.
 
@@ -52,7 +65,9 @@ def weights_of_folder(folder: Path) -> Checkpoint:
             if (index := folder / f"{stem}.safetensors.index{variant}.json").is_file():
                 return open_shards(index)
     for stem in STEMS:
-        for variant in ("", ".fp16"):
+        for variant in ("", ".fp16", ".bf16"):
             if (file := folder / f"{stem}{variant}.bin").is_file():
                 return open_checkpoint(file)
+            if (index := folder / f"{stem}.bin.index{variant}.json").is_file():
+                return open_shards(index)
     raise TetherError(f"{folder} has no weights: expected {STEMS[0]}.safetensors or {STEMS[1]}.safetensors")

@@ -5,15 +5,20 @@
     ...@revision                     a branch, tag or commit; `main` by default
 
 Downloads go through huggingface_hub with its cache (HF_HOME), token (HF_TOKEN), mirror (HF_ENDPOINT) and offline mode
-(HF_HUB_OFFLINE). Local files come first: an existing path is not looked up on the hub.
+(HF_HUB_OFFLINE). Local files come first: an existing path is not looked up on the hub, nor is a name whose first part
+is a folder here, or nearly the name of one. If the hub's machine does not answer, only the cache is looked through.
 """
 
 from __future__ import annotations
 
 import re
+import socket
+from difflib import get_close_matches
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
-from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub import constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -47,6 +52,8 @@ REASONS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     ((HFValidationError,), "it is not a valid name on the hub"),
 )
 """Errors of huggingface_hub -> the reason in messages; subclasses come before their bases."""
+CONNECT_SECONDS = 5
+MAX_NEIGHBORS = 1000
 NOT_NEEDED = ["safety_checker/*", "feature_extractor/*", "*onnx*", "*openvino*", "*flax*", "*non_ema*", "*.msgpack"]
 
 
@@ -66,15 +73,16 @@ def find(ref: str | Path, what: str, revision: str | None = None, *, any_file: b
     if path is not None:
         return path
     name = NAME.fullmatch(str(ref))
-    if name is None or str(ref).startswith((".", "/")) or (name["file"] or "").endswith("/"):
-        raise TetherError(f"no {what} at {ref}: there is no such file or folder, and it is not a name on the hub")
-    if name["file"] is None and name["repo"].endswith(SUFFIXES):
-        raise TetherError(f"no {what} at {ref}: there is no such file")
+    if name is None or str(ref).startswith((".", "/", "~")) or (name["file"] or "").endswith("/"):
+        raise TetherError(f"no {what} at {ref}: {_nothing_here(ref)}, and it is not a name on the hub")
+    if _means_a_path(str(ref), name):
+        raise TetherError(f"no {what} at {ref}: {_nothing_here(ref)}")
     revision = revision or name["revision"]
+    only_cache = {} if _reachable() else {"local_files_only": True}
     try:
         if name["file"] is not None:
-            return Path(hf_hub_download(name["repo"], name["file"].strip("/"), revision=revision))
-        return _folder(name["repo"], any_file, revision)
+            return Path(hf_hub_download(name["repo"], name["file"].strip("/"), revision=revision, **only_cache))
+        return _folder(name["repo"], any_file, revision, only_cache)
     except Exception as error:  # the HTTP library under huggingface_hub can raise anything
         reason = _reason(error, revision)
     raise TetherError(f"no {what} at {ref}: there is no such file or folder here, and {reason}")
@@ -88,6 +96,56 @@ def _local(ref: str | Path) -> Path | None:
         return None
 
 
+def _means_a_path(ref: str, name: re.Match[str]) -> bool:
+    """Whether a name that could be one on the hub is a path to something that is not here."""
+    parts = Path(ref).parts
+    if name["file"] is None and name["repo"].endswith(SUFFIXES):
+        return True
+    return Path(parts[0]).is_dir() or bool(_close(Path(), parts[0], folders=True))
+
+
+def _nothing_here(ref: str | Path) -> str:
+    """That a path does not exist, and what is there that it may mean."""
+    try:
+        path = Path(ref).expanduser()
+        there = path
+        while not there.is_dir() and there != there.parent:
+            there = there.parent
+        missing = path.relative_to(there).parts
+        close = _close(there, missing[0], folders=len(missing) > 1) if missing else []
+    except (OSError, RuntimeError, ValueError):
+        close, there, missing = [], Path(), ()
+    if not close:
+        return "there is no such file or folder"
+    return f"there is no such file or folder; did you mean {Path(there, close[0], *missing[1:])}?"
+
+
+def _close(folder: Path, name: str, folders: bool) -> list[str]:
+    """Names in a folder that are like a name; `folders` for those of folders alone."""
+    try:
+        names = [path.name for path in folder.iterdir() if not folders or path.is_dir()][:MAX_NEIGHBORS]
+    except OSError:
+        return []
+    stems = {Path(each).stem: each for each in names} | {each: each for each in names}
+    return [stems[each] for each in get_close_matches(name, stems, n=1, cutoff=0.8)]
+
+
+def _reachable() -> bool:
+    """Whether the hub's machine answers; huggingface_hub itself would try for most of a minute.
+
+    A name is looked up and one connection opened, unless a proxy does both, or offline mode is on.
+    """
+    if constants.HF_HUB_OFFLINE or getproxies():
+        return True
+    place = urlsplit(constants.ENDPOINT)
+    try:
+        port = place.port or (80 if place.scheme == "http" else 443)
+        socket.create_connection((place.hostname or "", port), timeout=CONNECT_SECONDS).close()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def _reason(error: Exception, revision: str | None) -> str:
     """Why the hub did not give a file, for messages."""
     for kinds, reason in REASONS:
@@ -96,9 +154,9 @@ def _reason(error: Exception, revision: str | None) -> str:
     return f"the hub does not answer ({str(error).splitlines()[0][:120] if str(error) else type(error).__name__})"
 
 
-def _folder(repo: str, any_file: bool, revision: str | None) -> Path:
+def _folder(repo: str, any_file: bool, revision: str | None, only_cache: dict[str, bool]) -> Path:
     """A snapshot with configs and one format of the weights."""
-    folder = _snapshot(repo, revision, SETTINGS, [])
+    folder = _snapshot(repo, revision, SETTINGS, [], only_cache)
     if (folder / "model_index.json").is_file():
         # The weights of a base are in subfolders; the single files at the top of many repositories are another 10 GB.
         stem = "*/*"
@@ -109,18 +167,20 @@ def _folder(repo: str, any_file: bool, revision: str | None) -> Path:
     else:
         return folder  # opening it reports what is missing
     for ending, also_not in ((".safetensors", ["*.fp16.*", "*.bf16.*"]), (".safetensors", []), (".bin", [])):
-        folder = _snapshot(repo, revision, [*SETTINGS, f"{stem}{ending}"], also_not)
+        folder = _snapshot(repo, revision, [*SETTINGS, f"{stem}{ending}"], also_not, only_cache)
         networks = [folder / part for part in PARTS if (folder / part).is_dir()] if stem == "*/*" else [folder]
         if all(any(network.glob(f"*{ending}")) for network in networks):
             break
     return folder
 
 
-def _snapshot(repo: str, revision: str | None, wanted: list[str], not_wanted: list[str]) -> Path:
+def _snapshot(
+    repo: str, revision: str | None, wanted: list[str], not_wanted: list[str], only_cache: dict[str, bool]
+) -> Path:
     """The files of a repository that match; without a network, those in the cache."""
     try:
         found = snapshot_download(
-            repo, revision=revision, allow_patterns=wanted, ignore_patterns=[*NOT_NEEDED, *not_wanted]
+            repo, revision=revision, allow_patterns=wanted, ignore_patterns=[*NOT_NEEDED, *not_wanted], **only_cache
         )
     except LocalEntryNotFoundError as error:
         found = getattr(error, "snapshot_path", None)  # a part of it was downloaded before

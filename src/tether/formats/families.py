@@ -46,13 +46,18 @@ BASE_PREFIXES = (UNET, VAE, "cond_stage_model.", "conditioner.", "model_ema.")
 LAST_OF_SD2 = 24
 """Layers of SD 2.x's text encoder. The last one is not used."""
 
-DROPPED = {
-    "model_ema.": "the running average of the denoiser (EMA)",
-    "first_stage_model.loss.": "the autoencoder's training loss",
-    "first_stage_model.model_ema.": "the running average of the autoencoder",
-    "control_model.": "a ControlNet",
-}
-"""Prefix -> description of tensors that are left out, with a note."""
+DROPPED = (
+    (r"model_ema\..*", "the running average of the denoiser (EMA)"),
+    (r"first_stage_model\.loss\..*", "the autoencoder's training loss"),
+    (r"first_stage_model\.model_ema\..*", "the running average of the autoencoder"),
+    (r"control_model\..*", "a ControlNet"),
+    (
+        r"(cond_stage_model|conditioner\.embedders\.\d)\..*\b(vision_model|visual_projection|visual)\..*",
+        "CLIP's vision half",
+    ),
+    (r"conditioner\.embedders\.1\.model\.text_projection\.weight", "a second copy of CLIP's projection"),
+)
+"""(pattern, description) of tensors that are left out, with a note."""
 
 UNUSED = re.compile(
     r"betas|alphas_cumprod(_prev)?|sqrt_.*|log_one_minus_alphas_cumprod|posterior_.*|lvlb_weights|logvar|scale_factor"
