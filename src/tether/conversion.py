@@ -33,6 +33,7 @@ from tether.files.writing import replacing, write_json, write_safetensors, write
 from tether.formats.families import UNET, VAE, family_settings
 from tether.formats.names import Pair, to_original
 from tether.formats.recognize import recognize
+from tether.formats.sampling import FORMER_SPACING, SAMPLING, differing_sampling
 from tether.formats.shape import EncoderShape, encoder_of_diffusers
 from tether.formats.strays import unwrapped
 from tether.formats.text import clip_pairs, open_clip_pairs
@@ -202,7 +203,8 @@ def _write_base_folder(parts: Parts, target: Path, dtype: torch.dtype | None, fo
         write_tokenizer(folder / "tokenizer", parts.tokenizer)
         if parts.tokenizer_2 is not None:
             write_tokenizer(folder / "tokenizer_2", parts.tokenizer_2)
-        write_json(folder / "scheduler" / "scheduler_config.json", parts.scheduler)
+        schedule = {name: value for name, value in parts.scheduler.items() if name != FORMER_SPACING}
+        write_json(folder / "scheduler" / "scheduler_config.json", schedule)
         write_json(folder / "model_index.json", parts.index)
         if parts.original_only:
             size += write_safetensors(folder / ORIGINAL_ONLY, parts.original_only, dtype, give_back=True)
@@ -232,8 +234,26 @@ def _write_base_file(parts: Parts, target: Path, dtype: torch.dtype | None, forc
             f"it predicts velocity, which {target.suffix} cannot store: use .safetensors, or set the prediction type "
             "where you load it"
         )
-    size = _write_file(target, tensors, dtype, {"modelspec.prediction_type": "v" if velocity else "epsilon"}, force)
+    metadata = {"modelspec.prediction_type": "v" if velocity else "epsilon"}
+    sampling = _sampling(parts, shape.family, velocity)
+    if sampling and target.suffix == ".safetensors":
+        metadata[SAMPLING] = json.dumps(sampling)
+    elif sampling:
+        shown = ", ".join(f"{name}={value}" for name, value in sampling.items())
+        notes.append(f"it is sampled with {shown}, which {target.suffix} cannot store: use .safetensors")
+    size = _write_file(target, tensors, dtype, metadata, force)
     return Converted(parts.words, target, len(tensors), size, notes)
+
+
+def _sampling(parts: Parts, family: str, velocity: bool) -> dict[str, Any]:
+    """How a base is sampled, where that is not what a reader of its file assumes."""
+    usual = family_settings(family)
+    if family == "sd2" and velocity:
+        usual["unet"]["sample_size"] = 96
+    differing = differing_sampling(parts.scheduler, parts.index, parts.unet.config, usual)
+    if differing and family == "sd2":
+        differing["sample_size"] = parts.unet.config.get("sample_size")  # the usual one depends on the prediction type
+    return differing
 
 
 def _check_implied(parts: Parts, shape: EncoderShape) -> None:

@@ -117,7 +117,8 @@ def draw_masked() -> tuple[Image.Image, torch.Tensor]:
         tether.Injection(mask=Image.open("mask.png"), strength=0.8, weighting="conditional", window=(0.0, 0.7)),
     ]
     pipeline = tether.Pipeline(base, controls)
-    settings: dict[str, Any] = {"seed": 3, "count": 2, "steps": 3, "scheduler": "ddim", "injections": injections}
+    settings: dict[str, Any] = {"seed": 3, "count": 2, "steps": 3, "scheduler": "ddim", "spacing": "leading"}
+    settings |= {"injections": injections}
     (_, picture) = pipeline("a red cube", conditions, **settings)
     latents = pipeline("a red cube", conditions, **settings, output="latents")
     assert isinstance(latents, torch.Tensor)

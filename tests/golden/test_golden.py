@@ -50,6 +50,13 @@ def tether(*arguments: object) -> list[Path]:
     return [Path(line) for line in result.stdout.splitlines()]
 
 
+def as_then(command: list[str]) -> list[str]:
+    """A command with what was the default when the golden files were drawn: the seed 0, and the base's own spacing, which
+    now is "trailing" for a few steps."""
+    seed = [] if "--seed" in command else ["--seed", "0"]
+    return [*command, *seed, *([] if "lcm" in command else ["--spacing", "leading"])]
+
+
 def check_pixels(name: str, picture: Image.Image, golden: Image.Image, exact: bool) -> None:
     assert picture.size == golden.size
     assert picture.mode == golden.mode == "RGB"
@@ -105,7 +112,7 @@ def test_the_command_of_a_golden_file_draws_it_from_the_photo(
 ) -> None:
     golden = HERE / "pictures" / f"{name}.png"
     monkeypatch.chdir(models)
-    paths = tether("generate", *drawing.COMMANDS[name], "-o", tmp_path)
+    paths = tether("generate", *as_then(drawing.COMMANDS[name]), "-o", tmp_path)
     path = paths[drawing.KEPT.get(name, 0)]
     if name in OTHER_RULES:
         path = drawn_by_the_first_rules(path)

@@ -58,7 +58,9 @@ def test_without_control_equals_the_plain_pipeline_of_diffusers(tiny_base: Base,
     reference.set_progress_bar_config(disable=True)
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5))
     expected = reference(PROMPT, latents=noise, num_inference_steps=5, guidance_scale=4.0, output_type="latent").images
-    ours = tether.Pipeline(tiny_base)(PROMPT, seed=5, steps=5, guidance_scale=4.0, scheduler="euler", output="latents")
+    ours = tether.Pipeline(tiny_base)(
+        PROMPT, seed=5, steps=5, guidance_scale=4.0, scheduler="euler", spacing="leading", output="latents"
+    )
     assert (ours - expected).norm() / expected.norm() < 1e-5
 
 
@@ -236,7 +238,7 @@ def test_older_names_of_arguments_are_taken(tiny_base: Base, photo: Image.Image)
         ({"size": (60, 64)}, "multiples of 8"),
         ({"scheduler": "heun"}, "dpmpp-2m"),
         ({"scheduler": "lcm", "steps": 51}, "1 to 50 steps"),
-        ({"scheduler": "ddim", "steps": 1000}, "cannot spread 1000 steps"),
+        ({"scheduler": "ddim", "steps": 1, "spacing": "leading"}, "cannot spread 1 steps"),
         ({"clip_skip": 2}, "clip_skip"),
         ({"guidance_scale": float("nan")}, "guidance_scale"),
         ({"mask": Image.new("L", (64, 64))}, "init"),

@@ -74,8 +74,8 @@ def test_up_to_a_hundred_steps_all_counts_are_spread(name: str) -> None:
     ("name", "steps", "message"),
     [
         ("lcm", 51, "lcm takes from 1 to 50 steps, not 51"),
-        ("ddim", 1000, "ddim cannot spread 1000 steps over this base's 1000 timesteps"),
-        ("dpmpp-2m", 333, "cannot spread 333 steps"),
+        ("ddim", 1001, "ddim cannot spread 1001 steps over this base's 1000 timesteps"),
+        ("euler", 1001, "cannot spread 1001 steps"),
     ],
 )
 def test_more_steps_than_can_be_spread_are_refused(tiny_base: Base, name: str, steps: int, message: str) -> None:

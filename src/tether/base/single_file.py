@@ -36,6 +36,7 @@ from tether.formats.families import (
 )
 from tether.formats.names import to_diffusers
 from tether.formats.recognize import Recognized, prediction_of, recognize
+from tether.formats.sampling import SAMPLING, with_sampling
 from tether.formats.strays import check_marks, left_out_words, unwrapped
 from tether.formats.text import clip_pairs, open_clip_layers, open_clip_pairs, text_config
 from tether.formats.unet import unet_pairs
@@ -59,11 +60,11 @@ def parts_of_file(path: Path, *, vae: Part | None = None, prediction_type: str |
     recognized = recognize(checkpoint, "base")
     check_marks(checkpoint.tensors, str(path))
     family = recognized.family
-    settings = family_settings(family)
+    settings = with_sampling(family_settings(family), checkpoint.metadata, str(path))
     prediction, reason = (prediction_type, "as given") if prediction_type else prediction_of(checkpoint, recognized)
     if prediction not in ("epsilon", "v_prediction"):
         raise TetherError(f"{prediction!r} is not a supported prediction type: expected epsilon or v_prediction")
-    if family == "sd2" and prediction == "v_prediction":
+    if family == "sd2" and prediction == "v_prediction" and SAMPLING not in checkpoint.metadata:
         settings["unet"]["sample_size"] = 96  # models that predict velocity were trained on 768 pixels
     rest, notes = _without_dropped(_one_projection(checkpoint.tensors))
     try:

@@ -83,6 +83,22 @@ class GenerateOptions:
         str | None,
         typer.Option(help="ddim, dpmpp-2m, unipc, euler, euler-a or lcm.", show_default="dpmpp-2m"),
     ] = None
+    spacing: Annotated[
+        str | None,
+        typer.Option(
+            help="How steps are spread over the timesteps: leading, trailing or linspace; by default the base's own."
+        ),
+    ] = None
+    sigmas: Annotated[str | None, typer.Option(help="How noise levels are spread instead: karras or exponential.")] = (
+        None
+    )
+    eta: Annotated[
+        float | None, typer.Option(help="Share of noise that ddim adds at each step, 0 to 1.", show_default="0.0")
+    ] = None
+    guidance_rescale: Annotated[
+        float | None,
+        typer.Option(help="How much of the contrast of guidance is taken back, 0 to 1.", show_default="0.0"),
+    ] = None
     weighting: Annotated[
         str | None,
         typer.Option(

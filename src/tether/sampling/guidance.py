@@ -1,4 +1,4 @@
-"""Classifier-free guidance (arXiv:2207.12598)."""
+"""Classifier-free guidance (arXiv:2207.12598), and its rescaling (arXiv:2305.08891)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tether.control.conditioning import Conditioning
 
-__all__ = ["Guidance", "classifier_free_guidance"]
+__all__ = ["Guidance", "classifier_free_guidance", "rescaled"]
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,13 @@ class Guidance:
         conditional: the encoded prompts, of batch B.
         unconditional: the encoded negative prompts, of batch B; None for no guidance.
         scale: s.
+        rescale: φ, see `rescaled`.
     """
 
     conditional: Conditioning
     unconditional: Conditioning | None = None
     scale: float = 1.0
+    rescale: float = 0.0
 
     def stacked(self) -> Conditioning:
         """[unconditional, conditional], of batch 2B; the conditional alone, of batch B, without guidance."""
@@ -44,3 +46,16 @@ def classifier_free_guidance(prediction: Tensor, scale: float) -> Tensor:
     """
     unconditional, conditional = prediction.chunk(2)
     return unconditional + scale * (conditional - unconditional)
+
+
+def rescaled(guided: Tensor, conditional: Tensor, share: float) -> Tensor:
+    """φ ε std(ε_c) / std(ε) + (1 - φ) ε, arXiv:2305.08891, equations 15 and 16: guidance without overexposure.
+
+    Args:
+        guided: ε, `(B, C, h, w)`, from `classifier_free_guidance`.
+        conditional: ε_c of this shape.
+        share: φ in [0, 1].
+    """
+    dims = tuple(range(1, guided.ndim))
+    factor = conditional.std(dims, keepdim=True) / guided.std(dims, keepdim=True)
+    return share * factor * guided + (1 - share) * guided

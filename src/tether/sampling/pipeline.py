@@ -28,9 +28,10 @@ from tether.sampling.inpaint import paste_known, white_of
 from tether.sampling.loop import Step, denoise
 from tether.sampling.prompts import guidance_of
 from tether.sampling.request import Request
-from tether.sampling.samplers import make_scheduler, set_steps, step_arguments
+from tether.sampling.samplers import Sigmas, Spacing, step_arguments
 from tether.sampling.start import idle_values, initial_noise, start_of
 from tether.sampling.step import Steering, make_step
+from tether.sampling.steps import scheduler_of
 
 __all__ = ["Pipeline"]
 
@@ -78,6 +79,10 @@ class Pipeline:
         steps: int = _DEFAULT.steps,
         guidance_scale: float = _DEFAULT.guidance_scale,
         scheduler: str = _DEFAULT.scheduler,
+        spacing: Spacing | None = _DEFAULT.spacing,
+        sigmas: Sigmas | None = _DEFAULT.sigmas,
+        eta: float = _DEFAULT.eta,
+        guidance_rescale: float = _DEFAULT.guidance_rescale,
         injections: Sequence[Injection] | None = None,
         size: tuple[int, int] | None = _DEFAULT.size,
         fit: FitRule = _DEFAULT.fit,
@@ -113,6 +118,10 @@ class Pipeline:
             "steps": steps,
             "guidance_scale": guidance_scale,
             "scheduler": scheduler,
+            "spacing": spacing,
+            "sigmas": sigmas,
+            "eta": eta,
+            "guidance_rescale": guidance_rescale,
             "size": size,
             "fit": fit,
             "init": init,
@@ -162,8 +171,7 @@ class Pipeline:
         check_base(base, request)
         check_size(base, size)
         self._notify(check_mask(request, size))
-        scheduler = make_scheduler(request.scheduler, base.noise_schedule)
-        set_steps(scheduler, request.scheduler, request.steps, base.device)
+        scheduler = scheduler_of(request, base)
         guidance = guidance_of(request, base, size)
 
         generators = [torch.Generator().manual_seed(seed) for seed in request.seeds]
@@ -188,7 +196,7 @@ class Pipeline:
             scheduler,
             base.noise,
             start=start.skipped,
-            arguments=step_arguments(request.scheduler, generators),
+            arguments=step_arguments(request.scheduler, generators, request.eta),
             after=start.inpainting and start.inpainting.keep_known(scheduler, noise, timesteps),
             on_step=on_step,
         )

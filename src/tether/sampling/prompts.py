@@ -32,7 +32,7 @@ def guidance_of(request: Request, base: Base, size: tuple[int, int]) -> Guidance
     if guided and not request.negative_prompt and base.zero_empty_negative:
         rows[0] = rows[0].zeros()
     rows = [_with_size(row, base, size) for row in rows]
-    return Guidance(rows[-1], rows[0] if guided else None, request.guidance_scale)
+    return Guidance(rows[-1], rows[0] if guided else None, request.guidance_scale, request.guidance_rescale)
 
 
 def _with_size(conditioning: Conditioning, base: Base, size: tuple[int, int]) -> Conditioning:

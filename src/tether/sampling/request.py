@@ -36,7 +36,7 @@ from tether.control import Injection
 from tether.errors import TetherError
 from tether.images import open_image, read_metadata, to_mask
 from tether.sampling.engines import check_engine
-from tether.sampling.samplers import check_sampler
+from tether.sampling.samplers import Sigmas, Spacing, check_choices
 
 __all__ = ["METADATA_KEY", "ControlRequest", "Request", "parse_lora", "read_request", "request_text"]
 
@@ -194,6 +194,11 @@ class Request(_Model):
         guidance_scale: s of classifier-free guidance, ε = ε_uc + s (ε_c - ε_uc): 1 is the prompt alone, without
             guidance, 0 the negative prompt alone.
         scheduler: a name of `tether.sampling.SCHEDULERS`.
+        spacing: how the steps are spread over the timesteps; by default the base's own, "trailing" for one with zero
+            terminal SNR and where the base's would start far below the last timestep.
+        sigmas: how the noise levels are spread instead: "karras" or "exponential".
+        eta: of "ddim", the share of noise that each step adds, from 0 (none) to 1 (as DDPM).
+        guidance_rescale: φ of arXiv:2305.08891, section 3.4: how much of the contrast that guidance adds is taken back.
         size: width and height in pixels, multiples of 8; by default the base's own square.
         fit: how images of another shape are fitted to the size: "stretch", "crop" or "pad".
         init: an image to start from (image-to-image).
@@ -230,6 +235,10 @@ class Request(_Model):
     steps: int = Field(default=20, ge=1, le=1000)
     guidance_scale: float = Field(default=5.0, allow_inf_nan=False)
     scheduler: str = "dpmpp-2m"
+    spacing: Spacing | None = None
+    sigmas: Sigmas | None = None
+    eta: float = Field(default=0.0, ge=0, le=1)
+    guidance_rescale: float = Field(default=0.0, ge=0, le=1)
     size: tuple[int, int] | None = None
     fit: Literal["stretch", "crop", "pad"] = "crop"
     init: PngImage | None = None
@@ -253,7 +262,7 @@ class Request(_Model):
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
-        check_sampler(self.scheduler)
+        check_choices(self.scheduler, self.spacing, self.sigmas, self.eta)
         check_engine(self.engine)
         if len(self.seeds) != self.count or self.index >= self.count:
             raise TetherError(f"count is {self.count}, with {len(self.seeds)} seeds and index {self.index}")
@@ -278,7 +287,8 @@ class Request(_Model):
 
     @classmethod
     def _later(cls) -> dict[str, Any]:
-        return {"engine": "eager", "rules": 1}
+        sampling = {"spacing": None, "sigmas": None, "eta": 0.0, "guidance_rescale": 0.0}
+        return {"engine": "eager", "rules": 1, **sampling}
 
 
 def request_text(path: Path) -> str:

@@ -27,6 +27,7 @@ from tether.sampling.loop import Step
 from tether.sampling.opening import BaseKey, Opener, check_device
 from tether.sampling.pipeline import Pipeline
 from tether.sampling.request import ControlRequest, Request
+from tether.sampling.steps import spacing_of
 
 __all__ = ["Cancelled", "Drawn", "Session", "one_at_a_time"]
 
@@ -95,7 +96,10 @@ class Session:
         fitted = {name: image and fit(image, *size, request.fit) for name, image in images.items()}
         controls = [self._with_condition(entry, request, size) for entry in request.controls]
         versions = request.versions or {name: version(name) for name in PACKAGES}
-        return request.model_copy(update={**fitted, "size": size, "controls": controls, "versions": versions})
+        spacing = spacing_of(request, base)
+        return request.model_copy(
+            update={**fitted, "size": size, "controls": controls, "versions": versions, "spacing": spacing}
+        )
 
     def open(self, request: Request) -> Pipeline:
         """The pipeline of a request, from kept bases and controls where they are kept.

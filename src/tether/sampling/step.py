@@ -25,7 +25,7 @@ from tether.control.injection import Injection
 from tether.control.signal import Signal
 from tether.errors import TetherError
 from tether.sampling.engines import Eager, Engine
-from tether.sampling.guidance import Guidance, classifier_free_guidance
+from tether.sampling.guidance import Guidance, classifier_free_guidance, rescaled
 
 __all__ = ["Predict", "Steering", "make_step"]
 
@@ -89,7 +89,8 @@ def make_step(
         if guidance.unconditional is None:
             return denoiser.predict(latents, timestep, stacked, signal)
         prediction = denoiser.predict(_twice(latents), _for_both(timestep), stacked, signal)
-        return classifier_free_guidance(prediction, guidance.scale)
+        guided = classifier_free_guidance(prediction, guidance.scale)
+        return rescaled(guided, prediction.chunk(2)[1], guidance.rescale) if guidance.rescale else guided
 
     return step
 
