@@ -205,7 +205,7 @@ def test_an_option_that_is_not_given_has_the_default_of_a_request(tiny_folder: P
     (path,) = tether("generate", "x", "--base", tiny_folder, "--steps", 1, "-o", tmp_path)
     request = read_request(Path(path))
     given = {"prompt": "x", "base": str(tiny_folder), "steps": 1, "size": (64, 64), "versions": request.versions}
-    given["rules"] = RULES  # without them, a request that was drawn is an old one
+    given |= {"rules": RULES, "spacing": "trailing"}  # what one step of this base is drawn with
     assert request == Request(**given)
 
 
