@@ -35,7 +35,7 @@ def stored(folder: Path, values: dict[str, Any] | str) -> Path:
         ({"steps": 1001}, "steps: input should be less than or equal to 1000, not 1001"),
         ({"count": 0}, "count: input should be greater"),
         ({"seed": -1}, "seed.*greater than or equal to 0, not -1"),
-        ({"seed": 2**63}, "seed.*less than"),
+        ({"seed": 2**64}, "seed.*less than"),
         ({"guidance_scale": float("nan")}, "guidance_scale: input should be a finite number"),
         ({"denoising_strength": 0}, "denoising_strength: input should be greater than 0"),
         ({"denoising_strength": 1.5}, "denoising_strength: input should be less than or equal to 1"),

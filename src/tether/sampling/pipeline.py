@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from numbers import Integral
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from tether.base import Base
+from tether.base import Base, load_base
 from tether.control import Injection
 from tether.control.control import Control
+from tether.control.load import load_control
 from tether.errors import TetherError
-from tether.images import FitRule, fit, from_pixels, to_condition, to_rgb
-from tether.kinds import find_kind, fit_map
+from tether.images import FitRule, fit, from_pixels, to_rgb
+from tether.kinds import find_kind
+from tether.sampling.calls import read_call
 from tether.sampling.checks import check_base, check_controls, check_mask, check_size, idle_controls
 from tether.sampling.engines import Engine, engine
 from tether.sampling.inpaint import paste_known, white_of
+from tether.sampling.inputs import Map, map_pixels
 from tether.sampling.loop import Step, denoise
 from tether.sampling.prompts import guidance_of
 from tether.sampling.request import Request
@@ -36,16 +39,15 @@ from tether.sampling.steps import scheduler_of
 __all__ = ["Pipeline"]
 
 _DEFAULT = Request(prompt="")
-_OLD_NAMES = {"strength": "denoising_strength", "fit_rule": "fit"}
 
 
 class Pipeline:
     """A locked base and the controls that steer it.
 
     Args:
-        base: the locked model.
-        controls: any number of controls that fit the base; moved in place to its device and dtype, and out of training
-            mode.
+        base: the locked model, or what `load_base` opens.
+        controls: any number of controls that fit the base, each a control or what `load_control` opens; or one of
+            them. They are moved in place to its device and dtype, and out of training mode.
         engine: what computes denoiser and controls: a name of `tether.sampling.engines`, or an `Engine`.
         notify: called with a line about each thing in a request that has no effect, for people; by default a warning.
 
@@ -61,6 +63,10 @@ class Pipeline:
         engine: str | Engine = _DEFAULT.engine,
         notify: Callable[[str], None] | None = None,
     ) -> None:
+        base = load_base(base) if isinstance(base, (str, Path)) else base
+        if not isinstance(base, Base):
+            raise TetherError(f"base is a {type(base).__name__}: open it with tether.load_base")
+        controls = [_control(one, base) for one in ([controls] if isinstance(controls, _ONE) else controls)]
         for control in controls:
             control.check_fits(base)
         self.base = base
@@ -92,16 +98,20 @@ class Pipeline:
         clip_skip: int = _DEFAULT.clip_skip,
         output: Literal["pil", "latents"] = "pil",
         on_step: Callable[[Step], None] | None = None,
-        **older_names: Any,
+        **other_names: Any,
     ) -> list[Image.Image] | Tensor:
         """Generates images. What is not listed here is as in `tether.sampling.request.Request`, defaults too.
 
         Args:
-            conditions: one condition map a control, in the order of the controls; fitted to the size.
+            prompt: also a list, for an image or `count` images a prompt; image k of all has seed + k.
+            conditions: one condition map a control, in the order of the controls; fitted to the size. Instead of a map,
+                a list has one an image. A map is a PIL image, a path, an array `(H, W)` or `(H, W, C)`, or a tensor
+                `(C, H, W)`, of bytes or floats in [0, 1]; so are `init` and `mask`.
             injections: one a control: strength, weighting, CFG branches, window, mask; by default full strength.
             output: "pil", or "latents" for the clean latents `(B, C, h, w)`.
             on_step: called after each step with a `Step`.
-            older_names: `strength` for `denoising_strength`, `fit_rule` for `fit`.
+            other_names: arguments under older names and those of diffusers: `num_inference_steps`, `image`,
+                `controlnet_conditioning_scale`, ...; see `tether.sampling.calls`.
 
         Returns:
             The images, RGB, or the latents. The same arguments on the same machine give the same bytes.
@@ -109,12 +119,14 @@ class Pipeline:
         Raises:
             TetherError: for arguments that are wrong, and when decoding produces NaN or Inf, in one line.
         """
-        one = isinstance(seed, Integral)
         values = {
             "prompt": prompt,
             "negative_prompt": negative_prompt,
-            "seed": int(seed) if one else [int(each) for each in seed],  # type: ignore[arg-type, union-attr]
-            "count": count if one else len(seed),  # type: ignore[arg-type]
+            "conditions": conditions,
+            "injections": injections,
+            "output": output,
+            "seed": seed,
+            "count": count,
             "steps": steps,
             "guidance_scale": guidance_scale,
             "scheduler": scheduler,
@@ -129,9 +141,11 @@ class Pipeline:
             "mask": mask,
             "clip_skip": clip_skip,
         }
-        request = Request(**values | _renamed(older_names))
-        latents = self.latents(request, conditions, injections, on_step)
-        return latents if output == "latents" else self._images(request, latents)
+        done: list[Any] = []
+        for call in read_call(values, other_names, len(self.controls)):
+            latents = self.latents(call.request, call.conditions, call.injections, on_step)
+            done += [latents] if call.latents else self._images(call.request, latents)
+        return torch.cat(done) if isinstance(done[0], Tensor) else done
 
     def run(self, request: Request, on_step: Callable[[Step], None] | None = None) -> list[Image.Image]:
         """Generates a request's batch with this pipeline's base and controls.
@@ -160,11 +174,18 @@ class Pipeline:
     def latents(
         self,
         request: Request,
-        conditions: Sequence[Image.Image],
+        conditions: Sequence[Map | Sequence[Map]],
         injections: Sequence[Injection] | None = None,
         on_step: Callable[[Step], None] | None = None,
     ) -> Tensor:
-        """The clean latents `(B, C, h, w)` of a request's batch; its `controls` are not used."""
+        """The clean latents `(B, C, h, w)` of a request's batch; its `controls` are not used.
+
+        Args:
+            request: everything but the controls.
+            conditions: for each control one map, or one an image.
+            injections: one a control.
+            on_step: called after each step.
+        """
         base, size = self.base, request.size or (self.base.sample_size, self.base.sample_size)
         injections = [Injection()] * len(self.controls) if injections is None else injections
         check_controls(self.controls, conditions, injections, request)
@@ -214,15 +235,32 @@ class Pipeline:
         """
         return [from_pixels(_finite(self.base.decode_latents(_finite(one[None]))))[0] for one in latents]
 
-    def _hint(self, control: Control, condition: Image.Image, request: Request, size: tuple[int, int]) -> Tensor:
-        """Fits and encodes a condition. Controls for inpainting see the lowest value where the mask is white."""
-        kind = find_kind(control.kind)
-        pixels = to_condition(fit_map(condition, control.kind, size, request.fit))
+    def _hint(
+        self, control: Control, conditions: Map | Sequence[Map], request: Request, size: tuple[int, int]
+    ) -> Tensor:
+        """Fits and encodes one map, or one an image. Controls for inpainting see the lowest value where the mask is
+        white."""
+        kind, channels = find_kind(control.kind), control.condition_channels
+        listed = conditions if isinstance(conditions, (list, tuple)) else [conditions]
+        maps = [map_pixels(one, control.kind, channels, size, request.fit) for one in listed]  # type: ignore[arg-type]
+        pixels = torch.cat(maps)
         if not pixels.any():
             self._notify(f"the condition of control {control.name} is black everywhere")
         if kind.needs_mask and request.mask is not None:
             pixels = pixels.masked_fill(white_of(fit(request.mask, *size, request.fit)), kind.value_range[0])
         return control.encode(pixels.to(self.base.device, self.base.dtype))
+
+
+_ONE = (str, Path, nn.Module)
+
+
+def _control(given: Any, base: Base) -> Control:
+    """A control, opened if it is a path or a name."""
+    if isinstance(given, (str, Path)):
+        return load_control(given, base=base, dtype=base.dtype, device=base.device)
+    if not isinstance(given, Control):
+        raise TetherError(f"a control is a {type(given).__name__}: open it with tether.load_control(PATH, base=base)")
+    return given
 
 
 def _warn(line: str) -> None:
@@ -231,14 +269,6 @@ def _warn(line: str) -> None:
 
 def _engine(named: str | Engine) -> Engine:
     return engine(named) if isinstance(named, str) else named
-
-
-def _renamed(older: dict[str, Any]) -> dict[str, Any]:
-    """Arguments under older names, under those of today."""
-    unknown = sorted(older.keys() - _OLD_NAMES.keys())
-    if unknown:
-        raise TypeError(f"Pipeline() got an unexpected keyword argument {unknown[0]!r}")
-    return {_OLD_NAMES[name]: value for name, value in older.items()}
 
 
 def _finite(numbers: Tensor) -> Tensor:

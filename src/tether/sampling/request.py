@@ -38,9 +38,11 @@ from tether.images import open_image, read_metadata, to_mask
 from tether.sampling.engines import check_engine
 from tether.sampling.samplers import Sigmas, Spacing, check_choices
 
-__all__ = ["METADATA_KEY", "ControlRequest", "Request", "parse_lora", "read_request", "request_text"]
+__all__ = ["MAX_COUNT", "METADATA_KEY", "ControlRequest", "Request", "parse_lora", "read_request", "request_text"]
 
 METADATA_KEY = "tether"
+MAX_COUNT = 1000
+"""Images a request: a file cannot ask for more memory than there is."""
 RULES = 2
 """The rules of today; see `Request.rules`."""
 
@@ -74,7 +76,11 @@ PngImage = Annotated[
 """A PIL image; in JSON, a PNG in base64."""
 MaskImage = Annotated[PngImage, AfterValidator(to_mask)]
 """The same as a mask in 8-bit gray, see `tether.images.to_mask`."""
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Seed = Annotated[int, Field(ge=0, lt=2**64)]
+
+
+_TYPE_NAMES = ("constrained-int", "list[constrained-int]")
+"""What pydantic adds to the place of an error in a union of types."""
 
 
 class _Model(BaseModel):
@@ -94,7 +100,7 @@ class _Model(BaseModel):
     def _line(cls, error: ValidationError) -> str:
         """The first of pydantic's errors in one line."""
         first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = ".".join(str(part) for part in first["loc"] if part not in _TYPE_NAMES)
         if first["type"] == "extra_forbidden":
             close = get_close_matches(where, cls.model_fields, n=1)
             return f"unknown key {where!r}: " + (f"did you mean {close[0]}?" if close else "leave it out")
@@ -230,7 +236,7 @@ class Request(_Model):
     clip_skip: int = Field(default=0, ge=0, le=10)
     controls: list[ControlRequest] = Field(default_factory=list)
     seed: Seed | list[Seed] = 0
-    count: int = Field(default=1, ge=1)
+    count: int = Field(default=1, ge=1, le=MAX_COUNT)
     index: int = Field(default=0, ge=0)
     steps: int = Field(default=20, ge=1, le=1000)
     guidance_scale: float = Field(default=5.0, allow_inf_nan=False)
