@@ -94,3 +94,22 @@ def test_sides() -> None:
     for wrong in ("left", "-0.5", "nan", ""):
         with pytest.raises(TetherError, match="share from 0 to 1"):
             parse_sides(wrong)
+
+
+def test_a_control_has_settings_under_the_names_of_the_request(tmp_path: Path) -> None:
+    one = parse_control("canny=c.png:0.8@0-0.6,weighting=0,0.5,1,sides=0.3,mask=m.png,mask_resize=bilinear,low=50")
+    assert (one.ref, one.image, one.strength, one.window) == ("canny", Path("c.png"), 0.8, (0, 0.6))
+    assert one.settings == {
+        "weighting": [0.0, 0.5, 1.0],
+        "sides": 0.3,
+        "mask": Path("m.png"),
+        "mask_resize": "bilinear",
+    }
+    assert one.options == {"low": 50.0}
+    odd = tmp_path / "a,low=3"
+    odd.touch()
+    assert parse_control(f"canny={odd}").image == odd
+    with pytest.raises(TetherError, match="'low=x' is not a setting of a control"):
+        parse_control("canny=c.png,low=x")
+    with pytest.raises(TetherError, match="invert=yes: write true or false"):
+        parse_control("canny=c.png,invert=yes")

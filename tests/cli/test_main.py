@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from typer.testing import CliRunner
 
-from tether import cli
+from tether import __version__, cli
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
@@ -58,7 +60,12 @@ def test_a_wrong_request_is_one_line_and_exit_2(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (MemoryError(), "tether: out of memory: generate fewer or smaller images\n"),
+        (MemoryError(), f"tether: {cli.OUT_OF_MEMORY}\n"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9"),
+            f"tether: {cli.OUT_OF_MEMORY}\n",
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"), f"tether: {cli.OUT_OF_MEMORY}\n"),
         (ValueError("one\ntwo"), "tether: ValueError: one (TETHER_TRACEBACK=1 shows the traceback)\n"),
         (KeyError(), "tether: KeyError: no message (TETHER_TRACEBACK=1 shows the traceback)\n"),
     ],
@@ -77,3 +84,13 @@ def test_any_other_failure_is_one_line_and_exit_1(
         cli.main()
     assert ended.value.code == 1
     assert capsys.readouterr().err == line
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    done = run("import sys; sys.argv = ['tether', '--version']\nfrom tether.cli import main; main()")
+    assert (done.returncode, done.stdout) == (0, f"tether {__version__}\n")
+
+
+def test_h_is_help_everywhere() -> None:
+    for command in ([], ["generate"], ["dataset", "build"]):
+        assert CliRunner().invoke(cli.app, [*command, "-h"]).stdout.startswith("Usage")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
@@ -23,10 +24,29 @@ app = typer.Typer(
     name="tether",
     help="Steer a locked text-to-image diffusion model with an image: edges, depth, pose, a doodle.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from tether import __version__
+
+        print(f"tether {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version, and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Steer a locked text-to-image diffusion model with an image: edges, depth, pose, a doodle."""
+
+
 app.command()(generate.generate)
 app.command()(annotate.annotate)
 app.command()(train.train)
@@ -53,11 +73,23 @@ def main() -> None:
         if isinstance(getattr(ended.__context__, "__cause__", None), KeyboardInterrupt):  # typer's form of Ctrl-C
             _fail("stopped; every image already written is complete", 130)
         raise
-    except MemoryError:
-        _fail("out of memory: generate fewer or smaller images", 1)
     except Exception as error:
+        if is_out_of_memory(error):
+            _fail(OUT_OF_MEMORY, 1)
         lines = str(error).strip().splitlines() or ["no message"]
         _fail(f"{type(error).__name__}: {lines[0]} (TETHER_TRACEBACK=1 shows the traceback)", 1)
+
+
+OUT_OF_MEMORY = (
+    "out of memory: use --low-memory, a smaller --size or --count, or --dtype bfloat16; for training, a smaller "
+    "batch_size"
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory was used up: of the CPU or of a device, of Python or of PyTorch."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
 
 
 def _fail(line: str, code: int) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tether.cli.sources import check_folder, check_input, check_not_input
 from tether.errors import TetherError
 
 __all__ = ["annotate"]
@@ -46,11 +47,18 @@ def annotate(
     ] = False,
 ) -> None:
     """Turn an image into a condition map for a control."""
-    from tether.images import open_image, save_png
-    from tether.kinds import annotatable, make_map
+    from tether.kinds import annotatable
 
     annotatable(kind)  # reports an unknown kind before a bad image
-    save_png(make_map(kind, open_image(image), annotator, _parse_options(option or [])), out, {})
+    options = _parse_options(option or [])
+    check_input(image)
+    check_not_input(out, [image], "--out")
+    check_folder(out.parent)
+
+    from tether.images import open_image, save_png
+    from tether.kinds import make_map
+
+    save_png(make_map(kind, open_image(image), annotator, options), out, {})
     print(out)
 
 

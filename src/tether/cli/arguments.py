@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tether.errors import TetherError
 
@@ -24,22 +24,78 @@ NUMBER = r"\d*\.?\d+"
 STEERING = re.compile(rf"(?P<image>.+?)(?::(?P<strength>{NUMBER}))?(?:@(?P<start>{NUMBER})-(?P<end>{NUMBER}))?")
 
 
+SETTINGS = ("weighting", "sides", "mask", "mask_resize", "annotator", "kind", "invert")
+"""Fields of `tether.sampling.ControlRequest` that an argument may set; any other name is an option of the annotator."""
+SETTING = re.compile(r",(?=[a-z_]+=)")
+
+
 @dataclass(frozen=True)
 class ControlArgument:
-    """One `KIND=IMAGE[:STRENGTH][@START-END]`."""
+    """One `KIND=IMAGE[:STRENGTH][@START-END][,NAME=VALUE...]`.
+
+    Attributes:
+        ref, image, strength, window: its parts.
+        settings: further fields of a `ControlRequest`; its mask is a path.
+        options: of the annotator.
+    """
 
     ref: str
     image: Path
     strength: float
     window: tuple[float, float]
+    settings: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, float] = field(default_factory=dict)
 
 
 def parse_control(text: str) -> ControlArgument:
-    """Parses `KIND=IMAGE[:STRENGTH][@START-END]`, for example `canny=photo.jpg:0.8@0-0.6`.
+    """Parses `KIND=IMAGE[:STRENGTH][@START-END][,NAME=VALUE...]`, for example
+    `canny=photo.jpg:0.8@0-0.6,weighting=cfg-rw,mask=left.png,low=50`.
 
     Raises:
         TetherError: when the text has another form.
     """
+    whole, *settings = [text] if _is_file(text.partition("=")[2]) else SETTING.split(text)
+    argument = _parse_image(whole)
+    read: dict[str, Any] = {}
+    options: dict[str, float] = {}
+    for one in settings:
+        name, _, value = one.partition("=")
+        if name in SETTINGS:
+            read[name] = _parse_setting(name, value)
+            continue
+        try:
+            options[name] = float(value)
+        except ValueError:
+            known = ", ".join(SETTINGS)
+            raise TetherError(
+                f"{one!r} is not a setting of a control: write {known}, or an option of its annotator with a number"
+            ) from None
+    return replace(argument, settings=read, options=options)
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:
+        return False
+
+
+def _parse_setting(name: str, value: str) -> Any:
+    if name == "weighting":
+        return parse_weighting(value)
+    if name == "sides":
+        return parse_sides(value)
+    if name == "mask":
+        return Path(value)
+    if name == "invert":
+        if value not in ("true", "false"):
+            raise TetherError(f"invert={value}: write true or false")
+        return value == "true"
+    return value
+
+
+def _parse_image(text: str) -> ControlArgument:
+    """Parses the part before the settings."""
     readings = [
         (text[:at], match)
         for at, sign in enumerate(text)
@@ -47,10 +103,11 @@ def parse_control(text: str) -> ControlArgument:
     ]
     if not readings:
         raise TetherError(
-            f"{text!r} is not a control: write KIND=IMAGE[:STRENGTH][@START-END], such as canny=photo.jpg:0.8@0-0.6"
+            f"{text!r} is not a control: write KIND=IMAGE[:STRENGTH][@START-END][,NAME=VALUE], such as "
+            "canny=photo.jpg:0.8@0-0.6"
         )
     # A folder of runs may be named "lr=1e-4": the first "=" that is followed by a file ends the control.
-    kind, match = next((one for one in readings if Path(one[1]["image"]).is_file()), readings[0])
+    kind, match = next((one for one in readings if _is_file(one[1]["image"])), readings[0])
     window = (float(match["start"] or 0), float(match["end"] or 1))
     return ControlArgument(kind, Path(match["image"]), float(match["strength"] or 1), window)
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tether.cli.sources import check_folder
+
 if TYPE_CHECKING:
     from tether.sampling import Request
 
@@ -31,6 +33,7 @@ def demo(
 ) -> None:
     """Generate a sheet of images: several prompts over each of four sets of lines, in under a minute."""
     started = time.perf_counter()
+    check_folder(out)
     from tether.cli.generate import drawn_with_progress
     from tether.cli.output import write_drawn
     from tether.images import contact_sheet, save_png
@@ -46,7 +49,7 @@ def demo(
         row = [control.photo or control.condition, control.condition]
         for prompt in prompts:
             ((one,), _) = drawn_with_progress(session, request.model_copy(update={"prompt": prompt}))
-            write_drawn(one, prompt, out)
+            write_drawn(one, prompt, out, replace=True)
             row.append(one.image)
         rows.append(row)
     count = sum(len(prompts) for _, prompts in EXAMPLES)

@@ -1,4 +1,4 @@
-"""`tether info`: the installed versions, the device, and the shipped weights."""
+"""`tether info`: the installed versions, the device, and the shipped weights; or what an image was made from."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tether.cli.sources import check_input
 
 __all__ = ["info"]
 
@@ -20,8 +25,15 @@ PACKAGES = (
 )
 
 
-def info() -> None:
-    """Show versions, the device, and the shipped weights."""
+def info(
+    file: Annotated[
+        Path | None, typer.Argument(help="A PNG that Tether wrote: shows what it was made from.", show_default=False)
+    ] = None,
+) -> None:
+    """Show versions, the device, and the shipped weights; or what an image was made from."""
+    if file is not None:
+        _show_image(file)
+        return
     from tether.kinds import annotator_names
     from tether.weights import shipped, shipped_controls
 
@@ -33,6 +45,26 @@ def info() -> None:
     for kind in shipped_controls():
         _print(f"shipped control {kind}", _size(shipped(f"control-{kind}")))
     _print("annotators", ", ".join(annotator_names()))
+
+
+def _show_image(file: Path) -> None:
+    """Prints a request, without the images in it."""
+    check_input(file)
+    from tether.sampling.request import read_request
+
+    request = read_request(file)
+    values = request.model_dump(mode="json", exclude={"controls", "init", "mask"})
+    for name, value in values.items():
+        if value not in (None, [], {}, ""):
+            _print(name, str(value))
+    for name in ("init", "mask"):
+        image = getattr(request, name)
+        if image is not None:
+            _print(name, f"image of {image.width}x{image.height}")
+    for entry in request.controls:
+        kept = entry.model_dump(mode="json", exclude={"condition", "photo", "mask"}, exclude_defaults=True)
+        kept |= {"mask": "image"} if entry.mask is not None else {}
+        _print("control", ", ".join(f"{name} {value}" for name, value in kept.items()))
 
 
 def _print(name: str, text: str) -> None:

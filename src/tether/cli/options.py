@@ -56,11 +56,15 @@ class GenerateOptions:
     """What `tether generate` takes."""
 
     prompt: Annotated[str | None, typer.Argument(help="What to generate.", show_default=False)] = None
+    prompts: Annotated[
+        Path | None, typer.Option(help="A text file of prompts, one a line, instead of one.", show_default=False)
+    ] = None
     control: Annotated[
         list[str] | None,
         typer.Option(
-            help="KIND=IMAGE[:STRENGTH][@START-END]: annotate IMAGE and steer by it. KIND is a shipped control or the "
-            "path of one. Repeatable.",
+            help="KIND=IMAGE[:STRENGTH][@START-END][,NAME=VALUE...]: annotate IMAGE and steer by it. KIND is a shipped "
+            "control or the path of one; NAME is weighting, sides, mask, mask_resize, annotator, kind, invert, or an "
+            "option of the annotator. Repeatable.",
             show_default=False,
         ),
     ] = None
@@ -68,10 +72,23 @@ class GenerateOptions:
         list[str] | None,
         typer.Option(help="The same with a ready-made condition map instead of a photo. Repeatable."),
     ] = None
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the images.")] = Path("out")
+    invert: Annotated[
+        bool | None,
+        typer.Option(
+            "--invert/--no-invert",
+            help="Whether --condition is dark lines on a light ground; by default, where it looks so.",
+            show_default=False,
+        ),
+    ] = None
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the images, or a file: .png, .jpg or .webp.")] = (
+        Path("out")
+    )
     seed: Annotated[
         str | None,
-        typer.Option(help="Seed of the first image, image k has seed + k; or one an image: 7,21,4.", show_default="0"),
+        typer.Option(
+            help="Seed of the first image, image k has seed + k; or one an image: 7,21,4. By default random, and "
+            "printed.",
+        ),
     ] = None
     count: Annotated[int | None, typer.Option(help="Number of images.", min=1, max=1000, show_default="1")] = None
     steps: Annotated[int | None, typer.Option(help="Denoising steps.", min=1, max=1000, show_default="20")] = None

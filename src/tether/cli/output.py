@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tether.cli.sources import is_image_file
 from tether.errors import TetherError
+from tether.files.atomic import write_new
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from tether.sampling import Drawn
 
-__all__ = ["free_path", "make_folder", "slug", "write_drawn"]
+__all__ = ["free_paths", "make_folder", "slug", "write_drawn", "write_sheet"]
 
 
 def slug(text: str) -> str:
@@ -32,24 +38,47 @@ def make_folder(path: Path) -> None:
         raise TetherError(f"{path} cannot be made as a folder for images: {error.strerror}") from None
 
 
-def free_path(folder: Path, stem: str) -> Path:
-    """`folder/stem.png`, or the first of `stem-2.png`, `stem-3.png`, ... that is free: nothing is overwritten."""
-    path, number = folder / f"{stem}.png", 2
-    while path.exists():
-        path, number = folder / f"{stem}-{number}.png", number + 1
-    return path
+def free_paths(folder: Path, stem: str, suffix: str = ".png") -> Iterator[Path]:
+    """`folder/stem.png`, `stem-2.png`, `stem-3.png`, ...: the first that is free is written, nothing is replaced."""
+    yield folder / f"{stem}{suffix}"
+    for number in count(2):
+        yield folder / f"{stem}-{number}{suffix}"
 
 
-def write_drawn(drawn: Drawn, prompt: str, out: Path, seconds: float | None = None) -> Path:
-    """Writes one image and prints its path; with `seconds`, a line of JSON."""
-    from tether.images import save_png
+def write_drawn(drawn: Drawn, prompt: str, out: Path, seconds: float | None = None, *, replace: bool = False) -> Path:
+    """Writes one image and prints its path; with `seconds`, a line of JSON.
 
-    make_folder(out)
-    path = free_path(out, f"{slug(prompt)}-{drawn.seed}")
-    save_png(drawn.image, path, drawn.metadata)
+    Args:
+        drawn: the image.
+        prompt: its file name in a folder, with the seed.
+        out: a folder, or the name of a file that ends in .png, .jpg, .jpeg or .webp.
+        seconds: that it took, for the line of JSON.
+        replace: replace a file of that name.
+    """
+    named = is_image_file(out)
+    folder, stem = (out.parent, out.stem) if named else (out, f"{slug(prompt)}-{drawn.seed}")
+    path = _write(drawn.image, folder, stem, drawn.metadata, out.suffix if named else ".png", replace)
     if seconds is None:
         print(path, flush=True)
         return path
     line = {"path": str(path), "seed": drawn.seed, "width": drawn.image.width, "height": drawn.image.height}
     print(json.dumps(line | {"prompt": prompt, "seconds": round(seconds, 3)}), flush=True)
     return path
+
+
+def write_sheet(sheet: Image.Image, prompt: str, seed: int, out: Path) -> Path:
+    """Writes a contact sheet beside the images."""
+    folder, stem = (out.parent, out.stem) if is_image_file(out) else (out, f"{slug(prompt)}-{seed}")
+    return _write(sheet, folder, f"{stem}-sheet", {}, ".png", False)
+
+
+def _write(image: Image.Image, folder: Path, stem: str, metadata: dict[str, str], suffix: str, replace: bool) -> Path:
+    from tether.images import save_image
+
+    make_folder(folder)
+    names = free_paths(folder, stem, suffix)
+    if replace:
+        path = next(names)
+        save_image(image, path, metadata)
+        return path
+    return write_new(names, lambda part: save_image(image, part, metadata))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tether.sampling import Step
     from tether.training.events import Progress
 
-__all__ = ["TrainingLine", "count_bar", "step_bar", "training_line"]
+__all__ = ["TrainingLine", "count_bar", "loading", "step_bar", "training_line"]
 
 SECONDS_A_LINE = 10.0
 """Time between lines where there is no terminal."""
@@ -131,3 +131,15 @@ def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """On a terminal, says that models are loaded while the block runs."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("loading"):
+        yield

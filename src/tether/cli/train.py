@@ -150,7 +150,7 @@ def _parsed(settings: list[str]) -> dict[str, Any]:
             raise TetherError(f"--set {text}: expected NAME=VALUE, as ema=0.999")
         try:
             parsed[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, RecursionError, ValueError):
             raise TetherError(f"--set {text}: the value is not valid YAML") from None
     return parsed
 

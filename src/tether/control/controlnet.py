@@ -285,10 +285,6 @@ class ControlNet(Control):
             if hasattr(module, "gradient_checkpointing"):
                 vars(module).update(attributes)
 
-    @property
-    def condition_channels(self) -> int:
-        return self.config["conditioning_channels"]
-
     def encode(self, condition: Tensor, condition_range: tuple[float, float] | None = None) -> Tensor:
         """Z(E(c_i); θz1): condition `(B, C, H, W)` -> hint `(B, C0, H/8, W/8)`; once an image, not once a step.
 

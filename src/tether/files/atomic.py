@@ -20,13 +20,13 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tether.errors import TetherError
 
-__all__ = ["atomic_write", "remove_leftovers", "write_text"]
+__all__ = ["atomic_write", "remove_leftovers", "write_new", "write_text"]
 
 _LEFTOVER = re.compile(r"\..*\.[0-9a-f]{8}\.part(\..*)?")
 
@@ -67,6 +67,48 @@ def atomic_write(path: Path | str, *, parents: bool = False) -> Iterator[Path]:
             os.replace(old, path)
         _remove(old)
         _remove(part)
+
+
+def write_new(paths: Iterable[Path], write: Callable[[Path], None]) -> Path:
+    """Writes a file under the first name that is free, and replaces none, whatever other processes write there.
+
+    Args:
+        paths: the names to try, all in one folder and with one suffix.
+        write: called once with a temporary path beside them.
+
+    Returns:
+        The path that was written.
+
+    Raises:
+        TetherError: if it cannot be written.
+    """
+    names = iter(paths)
+    path = next(names)
+    part = path.with_name(f".{path.stem[:40]}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
+    try:
+        write(part)
+        while not _published(part, path):
+            path = next(names)
+        return path
+    except OSError as error:
+        raise TetherError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        _remove(part)
+
+
+def _published(part: Path, path: Path) -> bool:
+    """Gives a complete file its name; False if there is one of that name."""
+    try:
+        os.link(part, path)  # unlike a rename, this never replaces a file
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links: the name is taken first, then the file
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            return False
+        os.replace(part, path)
+    return True
 
 
 def write_text(path: Path | str, text: str, *, encoding: str = "utf-8", errors: str = "strict") -> None:

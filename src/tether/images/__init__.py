@@ -13,7 +13,7 @@ from tether.images.maps import fit_condition
 from tether.images.mask import to_mask
 from tether.images.read import is_transparent, open_image, read_metadata, to_rgb
 from tether.images.sheet import contact_sheet
-from tether.images.write import save_png
+from tether.images.write import save_image, save_png
 
 if TYPE_CHECKING:
     from tether.images.tensors import from_pixels, to_condition, to_pixels
@@ -28,6 +28,7 @@ __all__ = [
     "is_transparent",
     "open_image",
     "read_metadata",
+    "save_image",
     "save_png",
     "to_condition",
     "to_mask",

@@ -148,7 +148,7 @@ def _seeds(seed: Any, count: Any, prompts: int) -> list[list[int]]:
         seed = _seed_of(seed)
     if isinstance(seed, Integral):
         # `Request` refuses the numbers themselves, of which there must be one.
-        if not isinstance(count, Integral) or not 1 <= count <= MAX_COUNT:
+        if not isinstance(count, Integral) or not 1 <= int(count) <= MAX_COUNT:
             raise TetherError(f"count is {count!r}: expected a whole number from 1 to {MAX_COUNT}")
         return [[int(seed) + k * int(count) + j for j in range(int(count))] for k in range(prompts)]
     if isinstance(seed, (str, bytes)) or not hasattr(seed, "__iter__"):
@@ -187,7 +187,7 @@ def _injections(given: Any, others: Mapping[str, Any], controls: int) -> list[In
         if given is None:
             return None
         listed = [given] if isinstance(given, (Injection, Real)) else list(given)
-        return [one if isinstance(one, Injection) else Injection(one) for one in listed]
+        return [one if isinstance(one, Injection) else Injection(float(one)) for one in listed]
     if given is not None:
         raise TetherError(f"{next(iter(theirs))} and injections are the same: give one of them")
     made = []

@@ -132,6 +132,8 @@ class ControlRequest(_Model):
         annotator: the annotator of that kind; by default its first.
         options: the annotator's options.
         source: the file name of condition or photo; for people, never opened.
+        invert: whether the condition is a negative: black lines on white. None: where its kind is white lines on black
+            and it looks so. Prepared, it is inverted, and this is False.
         strength, weighting, sides, window, mask, mask_resize: see `tether.Injection`. The mask is an image, white where
             the control acts.
     """
@@ -149,6 +151,7 @@ class ControlRequest(_Model):
     window: tuple[float, float] = (0.0, 1.0)
     mask: MaskImage | None = None
     mask_resize: Literal["area", "bilinear"] = "area"
+    invert: bool | None = False
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
@@ -156,6 +159,8 @@ class ControlRequest(_Model):
             raise TetherError(f"control {self.ref}: give either a condition (a ready map) or a photo to annotate")
         if self.photo is None and (self.kind or self.annotator or self.options):
             raise TetherError(f"control {self.ref}: kind, annotator and options are for a photo, not for a ready map")
+        if self.photo is not None and self.invert:
+            raise TetherError(f"control {self.ref}: invert is for a ready map, not for a photo")
         self.injection()
         return self
 
@@ -174,7 +179,8 @@ class ControlRequest(_Model):
 
     @classmethod
     def _later(cls) -> dict[str, Any]:
-        return {"photo": None, "kind": None, "annotator": None, "options": {}, "mask": None, "mask_resize": "area"}
+        photo = {"photo": None, "kind": None, "annotator": None, "options": {}}
+        return photo | {"mask": None, "mask_resize": "area", "invert": False}
 
 
 class Request(_Model):
@@ -249,7 +255,7 @@ class Request(_Model):
     fit: Literal["stretch", "crop", "pad"] = "crop"
     init: PngImage | None = None
     denoising_strength: float = Field(
-        default=0.6, gt=0, le=1, validation_alias=AliasChoices("denoising_strength", "strength")
+        default=0.6, gt=0, le=1, allow_inf_nan=False, validation_alias=AliasChoices("denoising_strength", "strength")
     )
     mask: MaskImage | None = None
     low_memory: bool = False

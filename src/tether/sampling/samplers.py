@@ -210,12 +210,17 @@ def set_steps(scheduler: Any, name: str, steps: int, device: torch.device, *, fi
     most = scheduler.config.get("original_inference_steps", steps)
     if steps > most:
         raise TetherError(f"{name} takes from 1 to {most} steps, not {steps}")
+    total = scheduler.config.num_train_timesteps
+    if steps > total:
+        raise TetherError(
+            f"{name} cannot spread {steps} steps over this base's {total} timesteps: use {total} or fewer"
+        )
     scheduler.set_timesteps(steps, device=device)
     if not fixed and SCHEDULERS[name].spacings and not _well_spread(scheduler, steps, _LEAST_FIRST):
         scheduler.register_to_config(timestep_spacing="trailing")
         scheduler.set_timesteps(steps, device=device)
     if not _well_spread(scheduler, steps, _LEAST_ASKED):
-        total, first = scheduler.config.num_train_timesteps, float(scheduler.timesteps[0])
+        first = float(scheduler.timesteps[0])
         instead = "use trailing spacing" if fixed else f"use {_SAFE_STEPS} or fewer"
         raise TetherError(
             f"{name} cannot spread {steps} steps over this base's {total} timesteps (the first would be {first:.0f}): "

@@ -15,16 +15,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from threading import RLock
+from typing import Any
 
 from PIL import Image
 
 from tether.errors import TetherError
 from tether.images import fit, to_rgb
 from tether.kinds import annotatable, fit_map, prepare
+from tether.kinds.polarity import inverted, is_dark_on_light
 from tether.sampling.checks import check_mask, check_size
 from tether.sampling.engines import Engine, engine
 from tether.sampling.loop import Step
 from tether.sampling.opening import BaseKey, Opener, check_device
+from tether.sampling.parameters import PARAMETERS_KEY, parameters_text
 from tether.sampling.pipeline import Pipeline
 from tether.sampling.request import ControlRequest, Request
 from tether.sampling.steps import spacing_of
@@ -147,17 +150,27 @@ class Session:
             request = self.prepare(request)
             pipeline = self.open(request)
             return [
-                Drawn(image, part.seeds[index], part.metadata(index))
+                Drawn(image, part.seeds[index], part.metadata(index) | {PARAMETERS_KEY: parameters_text(part, index)})
                 for part in one_at_a_time(request)
                 for index, image in enumerate(pipeline.run(part, listening))
             ]
+
+    def _upright(self, entry: ControlRequest, kind: str | None) -> Image.Image:
+        """A condition map, as a negative if it is one."""
+        condition: Any = entry.condition
+        if entry.invert or (entry.invert is None and is_dark_on_light(condition, kind)):
+            if entry.invert is None:
+                name = entry.source or "the condition"
+                self._notify(f"{name}: dark lines on a light ground are inverted; --no-invert keeps them")
+            return inverted(condition)
+        return condition
 
     def _with_condition(self, entry: ControlRequest, request: Request, size: tuple[int, int]) -> ControlRequest:
         """The control with its condition at the size, and the photo that it was made from."""
         changes: dict[str, object] = {"mask": entry.mask and fit(entry.mask, *size, request.fit)}
         kind = entry.kind or self._opener.control(entry.ref, BaseKey.of(request)).kind
         if entry.condition is not None:
-            changes["condition"] = fit_map(entry.condition, kind, size, request.fit)
+            changes |= {"condition": fit_map(self._upright(entry, kind), kind, size, request.fit), "invert": False}
         elif kind is None or entry.photo is None:
             raise TetherError(
                 f"control {entry.ref} does not say what its conditions are: annotate the photo first, then use "

@@ -274,10 +274,10 @@ class TrainConfig(BaseModel):
         """
         try:
             settings = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
             line = str(error).splitlines()[0]
             raise TetherError(f"cannot read the training config {path}: {line}") from None
-        if not isinstance(settings, dict):
+        if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
             raise TetherError(f"{path} is not a training config: expected lines of 'setting: value'")
         return cls.of(_current_names(settings) | _current_names(overrides))
 

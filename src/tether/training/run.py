@@ -35,6 +35,7 @@ from tether.training.config import CONFIG, TrainConfig
 from tether.training.data import Data, OnStage, open_data
 from tether.training.events import Outcome, Progress
 from tether.training.inspection import check_channels, inspect_data
+from tether.training.lock import locked
 from tether.training.performance.precision import resolve_precision
 from tether.training.plan import Plan, measure
 from tether.training.start import open_start
@@ -86,6 +87,18 @@ def train(
         return finished
     # The others wait for as long as the main process needs to make the data.
     main = PartialState(cpu=config.device == "cpu", timeout=FOREVER).is_main_process
+    with locked(config.out, wanted=main):
+        return _train(config, main, on_progress, on_stage, on_note)
+
+
+def _train(
+    config: TrainConfig,
+    main: bool,
+    on_progress: Callable[[Progress], None] | None,
+    on_stage: OnStage | None,
+    on_note: Callable[[str], None] | None,
+) -> Result:
+    """`train`, in a folder that no other process trains in."""
     set_seed(config.seed)  # nothing here draws from the global generators; plug-ins may
     base, control = open_start(config)
     check_channels(control)

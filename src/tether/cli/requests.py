@@ -1,0 +1,205 @@
+"""The options of `tether generate` -> a request. What can be refused is refused before anything heavy is imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from secrets import randbelow
+from typing import TYPE_CHECKING, Any
+
+from tether.cli.arguments import (
+    ControlArgument,
+    as_utf8,
+    parse_control,
+    parse_seeds,
+    parse_sides,
+    parse_size,
+    parse_weighting,
+    refuse_other_bytes,
+)
+from tether.cli.options import GenerateOptions
+from tether.cli.sources import check_folder, check_input, check_not_input, check_ref, is_image_file
+from tether.errors import TetherError
+
+if TYPE_CHECKING:
+    from tether.sampling import Request
+
+__all__ = ["check_output", "prompts_of", "request_of"]
+
+AS_GIVEN = (
+    "negative_prompt",
+    "count",
+    "steps",
+    "guidance_scale",
+    "scheduler",
+    "spacing",
+    "sigmas",
+    "eta",
+    "guidance_rescale",
+    "fit",
+    "denoising_strength",
+    "base",
+    "vae",
+    "prediction_type",
+    "clip_skip",
+    "device",
+    "dtype",
+    "low_memory",
+)
+"""The options that are fields of a request as they are."""
+NEW_SEEDS = 2**32
+"""A random seed is below this, as in other programs."""
+
+
+def prompts_of(options: GenerateOptions) -> list[str]:
+    """The prompt, or those of a file, one a line; empty lines and lines that begin with "#" are left out.
+
+    Raises:
+        TetherError: when the file cannot be read, or has none.
+    """
+    if options.prompts is None:
+        return [options.prompt or ""]
+    check_input(options.prompts)
+    try:
+        lines = options.prompts.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TetherError(f"{options.prompts} cannot be read as text: {error}") from None
+    prompts = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if not prompts:
+        raise TetherError(f"{options.prompts} has no prompt: expected one a line")
+    return prompts
+
+
+def request_of(options: GenerateOptions, prompt: str) -> Request:
+    """The request of the options; images are opened and not yet fitted.
+
+    Raises:
+        TetherError: when an option cannot be right.
+    """
+    controls = [(field, parse_control(text)) for field, text in _entries(options)]
+    steering = _given(
+        weighting=None if options.weighting is None else parse_weighting(options.weighting),
+        sides=None if options.sides is None else parse_sides(options.sides),
+        mask_resize=options.mask_resize,
+    )
+    values = _values(options)
+    _check_uses(options, values)
+    refuse_other_bytes(
+        [prompt, values.get("negative_prompt", ""), values.get("base", ""), options.vae or ""]
+        + [one.ref for _, one in controls]
+        + [*(options.lora or []), *(options.embedding or [])]
+    )
+    inputs = [path for path in (options.init, options.mask) if path is not None]
+    inputs += [one.image for _, one in controls]
+    inputs += [one.settings["mask"] for _, one in controls if "mask" in one.settings]
+    masks = _control_masks(options, len(controls))
+    inputs += options.control_mask or []
+    for _, one in controls:
+        check_ref(one.ref)
+    for path in inputs:
+        check_input(path)
+    check_output(options, inputs)
+
+    from tether.images import open_image
+    from tether.sampling.request import Request
+
+    shared = [steering | _given(mask=mask) for mask in masks]
+    return Request(
+        prompt=prompt,
+        controls=[_control(field, one, each, options) for (field, one), each in zip(controls, shared, strict=True)],
+        init=None if options.init is None else open_image(options.init),
+        mask=None if options.mask is None else open_image(options.mask),
+        **values,
+    )
+
+
+def check_output(options: GenerateOptions, inputs: list[Path]) -> None:
+    """Refuses an output that cannot be written, or is an input."""
+    check_folder(options.out.parent if is_image_file(options.out) else options.out)
+    check_not_input(options.out, inputs, "--out")
+    if options.preview is not None:
+        check_not_input(options.preview, inputs, "--preview")
+        check_folder(options.preview.parent, "--preview")
+
+
+def _entries(options: GenerateOptions) -> list[tuple[str, str]]:
+    entries = [("photo", text) for text in options.control or []]
+    return entries + [("condition", text) for text in options.condition or []]
+
+
+def _control(field: str, one: ControlArgument, steering: dict[str, Any], options: GenerateOptions) -> Any:
+    """The control of an argument; its own settings come before those of the options."""
+    from tether.images import open_image
+    from tether.sampling.request import ControlRequest
+
+    settings = steering | one.settings
+    if "mask" in settings:
+        settings["mask"] = open_image(settings["mask"])
+    if field == "condition":
+        settings.setdefault("invert", options.invert)
+    return ControlRequest(
+        ref=one.ref,
+        source=as_utf8(one.image.name),
+        strength=one.strength,
+        window=one.window,
+        options=one.options,
+        **{field: open_image(one.image)},
+        **settings,
+    )
+
+
+def _control_masks(options: GenerateOptions, controls: int) -> list[Path | None]:
+    """The file of each control's mask, if it has one.
+
+    Raises:
+        TetherError: when there are not as many masks as controls, or nothing that an option acts on.
+    """
+    masks = options.control_mask or []
+    if options.mask_resize is not None and not masks:
+        raise TetherError("--mask-resize is for --control-mask: give one, or leave it out")
+    if masks and not controls:
+        raise TetherError("--control-mask is for controls: give --control or --condition, or leave it out")
+    if len(masks) not in (0, 1, controls):
+        raise TetherError(f"{controls} controls need one --control-mask, or {controls}, not {len(masks)}")
+    return [*masks] if len(masks) == controls else [masks[0] if masks else None] * controls
+
+
+def _values(options: GenerateOptions) -> dict[str, Any]:
+    """The fields of a request that are neither images nor controls."""
+    values = _given(**{name: getattr(options, name) for name in AS_GIVEN})
+    values |= _given(
+        guidance_scale=options.older_guidance,
+        denoising_strength=options.older_denoise,
+        negative_prompt=options.older_negative,
+        size=None if options.size is None else parse_size(options.size),
+        loras=options.lora,
+        embeddings=options.embedding,
+    )
+    values["seed"] = randbelow(NEW_SEEDS) if options.seed is None else parse_seeds(options.seed)
+    if isinstance(values["seed"], list):
+        if options.count not in (None, 1):
+            raise TetherError("--seed already names every image: leave --count out")
+        values["count"] = len(values["seed"])
+    return values
+
+
+def _check_uses(options: GenerateOptions, values: dict[str, Any]) -> None:
+    """Refuses options that have nothing to act on."""
+    steered, unguided = bool(_entries(options)), values.get("guidance_scale") == 1
+    idle = (
+        ("--denoising-strength", "denoising_strength" in values and options.init is None, "--init"),
+        ("--mask", options.mask is not None and options.init is None, "--init"),
+        ("--weighting", options.weighting is not None and not steered, "--control or --condition"),
+        ("--sides", options.sides is not None and not steered, "--control or --condition"),
+        ("--invert", options.invert is not None and not options.condition, "--condition"),
+        ("--fit", options.fit is not None and not steered and options.init is None, "an image to fit"),
+        ("--negative-prompt", bool(values.get("negative_prompt")) and unguided, "a --guidance-scale other than 1"),
+        ("--guidance-rescale", bool(options.guidance_rescale) and unguided, "a --guidance-scale other than 1"),
+    )
+    for option, is_idle, needed in idle:
+        if is_idle:
+            raise TetherError(f"{option} has nothing to act on: it needs {needed}")
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    """Those that are not None."""
+    return {name: value for name, value in values.items() if value is not None}

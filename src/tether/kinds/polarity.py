@@ -1,0 +1,52 @@
+"""Black lines on white, where a control expects white lines on black."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tether.kinds.table import find_kind, kinds
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["inverted", "is_dark_on_light"]
+
+_COLORED = 24
+"""Levels between the channels of a pixel from which it is a color; lines on paper have few such pixels."""
+_PAPER, _INK = 200, 100
+"""Levels of gray: at least, at most."""
+_LEAST_PAPER, _LEAST_INK = 0.6, 0.0005
+"""Shares of the pixels. White lines on black cover far less than half of a map, and paper has some ink."""
+_COLOR_KINDS = ("openpose", "keypoints")
+
+
+def is_dark_on_light(image: Image.Image, kind: str | None) -> bool:
+    """Whether a condition map of lines was drawn in black on white, or in black on nothing.
+
+    Args:
+        image: the map, any PIL image.
+        kind: its kind; unknown kinds, and those whose maps have colors or are not lines, never are.
+    """
+    import numpy as np
+
+    from tether.images import to_rgb
+
+    if kind not in kinds() or kind in _COLOR_KINDS or find_kind(kind).resize != "lines":
+        return False
+    pixels = np.asarray(to_rgb(image, "white"), np.int16)
+    colored = (pixels.max(axis=2) - pixels.min(axis=2) > _COLORED).mean()
+    gray = pixels.mean(axis=2)
+    paper, ink = (gray >= _PAPER).mean(), (gray <= _INK).mean()
+    if colored > 0.02 or paper < _LEAST_PAPER or ink < _LEAST_INK:
+        return False
+    # White lines on nothing are white on white; only what is dark on white can be meant.
+    return bool(paper > ink)
+
+
+def inverted(image: Image.Image) -> Image.Image:
+    """The negative of a map, RGB; transparency is white before."""
+    from PIL import ImageOps
+
+    from tether.images import to_rgb
+
+    return ImageOps.invert(to_rgb(image, "white"))
