@@ -51,8 +51,7 @@ def tether(*arguments: object) -> list[Path]:
 
 
 def as_then(command: list[str]) -> list[str]:
-    """A command with what was the default when the golden files were drawn: the seed 0, and the base's own spacing, which
-    now is "trailing" for a few steps."""
+    """A command with the defaults of the time: the seed 0, and the spacing of the base also for few steps."""
     seed = [] if "--seed" in command else ["--seed", "0"]
     return [*command, *seed, *([] if "lcm" in command else ["--spacing", "leading"])]
 
