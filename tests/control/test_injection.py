@@ -273,3 +273,11 @@ def test_a_control_that_acts_at_no_step_says_why(options, steps, why):
     assert injection.why_idle(steps) == why
     if why is not None and "mask" not in options:
         assert not any(injection.is_active(step, steps) for step in range(steps))
+
+
+def test_soft_weights_are_those_of_thirteen_tensors_also_where_there_are_ten() -> None:
+    assert Injection(weighting="soft").weights(SD_HEIGHTS, 64) == Injection(weighting="released").weights(SD_HEIGHTS, 64)
+    ten = Injection(weighting="soft").weights((128,) * 10, 128)
+    assert ten == pytest.approx([0.825 ** (12 - i) for i in range(10)])
+    assert ten[-1] == pytest.approx(0.825**3)
+    assert Injection(weighting="soft").acts_on() == "both"

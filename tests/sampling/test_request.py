@@ -85,7 +85,7 @@ def test_a_request_cannot_be_changed() -> None:
 def test_pipelines_defaults_are_those_of_a_request() -> None:
     parameters = inspect.signature(tether.Pipeline.__call__).parameters
     shared = [name for name in Request.model_fields if name in parameters and name != "prompt"]
-    assert len(shared) == 16
+    assert len(shared) == 17
     default = Request(prompt="")
     for name in shared:
         assert parameters[name].default == getattr(default, name), name

@@ -53,3 +53,22 @@ def test_a_mask_at_full_strength_starts_from_noise_alone(tiny_base: Base) -> Non
     start = start_of(request, tiny_base, (64, 64), scheduler, noise)
     assert torch.equal(start.latents, noise * scheduler.init_noise_sigma)
     assert start.inpainting is not None
+
+
+def test_a_start_may_be_a_sample_of_the_posterior(tiny_base: Base) -> None:
+    image = Image.new("RGB", (64, 64), (200, 40, 90))
+    scheduler = make_scheduler("ddim", tiny_base.noise_schedule)
+    scheduler.set_timesteps(10)
+    request = Request(prompt="x", init=image, init_latents="sample", steps=10, count=2)
+    noise = torch.zeros(2, 4, 8, 8)
+
+    def started(seed: int) -> torch.Tensor:
+        generators = [torch.Generator().manual_seed(seed + k) for k in range(2)]
+        return start_of(request, tiny_base, (64, 64), scheduler, noise, generators).latents
+
+    assert torch.equal(started(3), started(3))
+    assert not torch.equal(started(3)[0], started(3)[1])
+    pixels = to_pixels(image)
+    alpha = scheduler.alphas_cumprod[scheduler.timesteps[4]] ** 0.5
+    expected = tiny_base.encode_images(pixels, torch.Generator().manual_seed(3)) * alpha
+    torch.testing.assert_close(started(3)[:1], expected)

@@ -119,7 +119,7 @@ class GenerateOptions:
     weighting: Annotated[
         str | None,
         typer.Option(
-            help="Weights of the control's layers: balanced, conditional, cfg-rw, released, diffusers, or numbers with "
+            help="Weights of the control's layers: balanced, conditional, cfg-rw, released, soft, diffusers, or numbers with "
             "commas between.",
             show_default="balanced",
         ),
@@ -149,6 +149,10 @@ class GenerateOptions:
         typer.Option(help="How images of another shape are fitted: stretch, crop or pad.", show_default="crop"),
     ] = None
     init: Annotated[Path | None, typer.Option(help="Image to start from (image-to-image).")] = None
+    init_latents: Annotated[
+        str | None,
+        typer.Option(help="Start from the mean of the encoded --init, or from a sample.", show_default="mean"),
+    ] = None
     denoising_strength: Annotated[
         float | None,
         typer.Option(help="How much of --init is generated anew, above 0 and up to 1.", show_default="0.6"),

@@ -36,6 +36,7 @@ AS_GIVEN = (
     "eta",
     "guidance_rescale",
     "fit",
+    "init_latents",
     "denoising_strength",
     "base",
     "vae",
@@ -187,6 +188,7 @@ def _check_uses(options: GenerateOptions, values: dict[str, Any]) -> None:
     steered, unguided = bool(_entries(options)), values.get("guidance_scale") == 1
     idle = (
         ("--denoising-strength", "denoising_strength" in values and options.init is None, "--init"),
+        ("--init-latents", options.init_latents is not None and options.init is None, "--init"),
         ("--mask", options.mask is not None and options.init is None, "--init"),
         ("--weighting", options.weighting is not None and not steered, "--control or --condition"),
         ("--sides", options.sides is not None and not steered, "--control or --condition"),

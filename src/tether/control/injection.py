@@ -8,8 +8,12 @@
 | "conditional" | 1                                                                | conditional only  |
 | "cfg-rw"      | latent height / h_i: 64 / h_i at 512 pixels, as in the paper     | conditional only  |
 | "released"    | 0.825^(n-1-i), the guess mode of the authors' code               | conditional only  |
+| "soft"        | 0.825^(12-i): on SDXL (n = 10) the middle gets 0.825^3           | both CFG branches |
 | "diffusers"   | from 0.1 to 1, evenly spaced in the logarithm, its guess mode    | conditional only  |
 | a sequence    | one number for each of the n                                     | both CFG branches |
+
+"soft" and both branches are what programs after the authors' call "my prompt is more important"; "soft" with
+`sides="conditional"` is their "ControlNet is more important". With 13 tensors its weights are those of "released".
 
 Classifier-free guidance (arXiv:2207.12598) is ε = ε_uc + β (ε_c - ε_uc). With a control on both branches and no
 prompt, the bracket is zero and guidance has no effect; with a control on ε_c alone, guidance is very strong. The
@@ -37,7 +41,7 @@ from tether.errors import TetherError
 
 __all__ = ["Injection", "MaskResize", "Sides", "Weighting"]
 
-Weighting = Literal["balanced", "conditional", "cfg-rw", "released", "diffusers"]
+Weighting = Literal["balanced", "conditional", "cfg-rw", "released", "soft", "diffusers"]
 Sides = Literal["both", "conditional"] | float
 MaskResize = Literal["area", "bilinear"]
 
@@ -129,7 +133,7 @@ class Injection:
         """The CFG branches it acts on, with the default resolved; a number is a share between 0 and 1."""
         if self.sides is not None:
             return self.sides
-        both = self.weighting == "balanced" or not isinstance(self.weighting, str)
+        both = self.weighting in ("balanced", "soft") or not isinstance(self.weighting, str)
         return "both" if both and not pools_globally else "conditional"
 
     def weights(self, heights: Sequence[int], latent_height: int) -> list[float]:
@@ -151,6 +155,8 @@ class Injection:
             w = [latent_height / h for h in heights]
         elif self.weighting == "released":
             w = [0.825 ** (n - 1 - i) for i in range(n)]
+        elif self.weighting == "soft":
+            w = [0.825 ** (12 - i) for i in range(n)]
         elif self.weighting == "diffusers":
             w = [10.0 ** (i / max(n - 1, 1) - 1) for i in range(n)]
         else:

@@ -93,6 +93,7 @@ class Pipeline:
         size: tuple[int, int] | None = _DEFAULT.size,
         fit: FitRule = _DEFAULT.fit,
         init: Image.Image | None = _DEFAULT.init,
+        init_latents: Literal["mean", "sample"] = _DEFAULT.init_latents,
         denoising_strength: float = _DEFAULT.denoising_strength,
         mask: Image.Image | None = _DEFAULT.mask,
         clip_skip: int = _DEFAULT.clip_skip,
@@ -137,6 +138,7 @@ class Pipeline:
             "size": size,
             "fit": fit,
             "init": init,
+            "init_latents": init_latents,
             "denoising_strength": denoising_strength,
             "mask": mask,
             "clip_skip": clip_skip,
@@ -197,7 +199,7 @@ class Pipeline:
 
         generators = [torch.Generator().manual_seed(seed) for seed in request.seeds]
         noise = initial_noise(generators, size, base)
-        start = start_of(request, base, size, scheduler, noise)
+        start = start_of(request, base, size, scheduler, noise, generators)
         timesteps = scheduler.timesteps[start.skipped * scheduler.order :]
         self._notify(*idle_controls(self.controls, injections, len(timesteps)), *idle_values(request, start))
         step = make_step(

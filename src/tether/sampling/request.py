@@ -214,6 +214,8 @@ class Request(_Model):
         size: width and height in pixels, multiples of 8; by default the base's own square.
         fit: how images of another shape are fitted to the size: "stretch", "crop" or "pad".
         init: an image to start from (image-to-image).
+        init_latents: whether image-to-image starts from the mean of the autoencoder's posterior, or from a sample of it
+            for each image, as the original repository does.
         denoising_strength: how much of `init` is generated anew, in (0, 1]; with a mask, of the masked part.
         mask: white where `init` is generated anew, black where it is kept to the byte (inpainting). It has the shape of
             `init`, or exactly the size that is drawn.
@@ -254,6 +256,7 @@ class Request(_Model):
     size: tuple[int, int] | None = None
     fit: Literal["stretch", "crop", "pad"] = "crop"
     init: PngImage | None = None
+    init_latents: Literal["mean", "sample"] = "mean"
     denoising_strength: float = Field(
         default=0.6, gt=0, le=1, allow_inf_nan=False, validation_alias=AliasChoices("denoising_strength", "strength")
     )
@@ -300,7 +303,7 @@ class Request(_Model):
     @classmethod
     def _later(cls) -> dict[str, Any]:
         sampling = {"spacing": None, "sigmas": None, "eta": 0.0, "guidance_rescale": 0.0}
-        return {"engine": "eager", "rules": 1, **sampling}
+        return {"engine": "eager", "rules": 1, "init_latents": "mean", **sampling}
 
 
 def request_text(path: Path) -> str:

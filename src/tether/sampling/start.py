@@ -58,7 +58,14 @@ def skipped_steps(scheduler: Any, steps: int, denoising_strength: float) -> int:
     return skipped
 
 
-def start_of(request: Request, base: Base, size: tuple[int, int], scheduler: Any, noise: Tensor) -> Start:
+def start_of(
+    request: Request,
+    base: Base,
+    size: tuple[int, int],
+    scheduler: Any,
+    noise: Tensor,
+    generators: Sequence[torch.Generator] = (),
+) -> Start:
     """The start of a request's run.
 
     Args:
@@ -67,12 +74,16 @@ def start_of(request: Request, base: Base, size: tuple[int, int], scheduler: Any
         size: width and height in pixels.
         scheduler: its timesteps are set.
         noise: from `initial_noise`.
+        generators: one an image, for samples of the posterior (`init_latents`).
     """
     if request.init is None:
         return Start(noise * scheduler.init_noise_sigma)
     pixels = to_pixels(fit(to_rgb(request.init), *size, request.fit))
     skipped = skipped_steps(scheduler, request.steps, request.denoising_strength)
-    known = base.encode_images(pixels).expand(len(noise), -1, -1, -1)
+    if request.init_latents == "sample":
+        known = torch.cat([base.encode_images(pixels, generator) for generator in generators])
+    else:
+        known = base.encode_images(pixels).expand(len(noise), -1, -1, -1)
     first = scheduler.timesteps[skipped * scheduler.order :][:1]
     whole = skipped == 0 and request.mask is not None
     latents = noise * scheduler.init_noise_sigma if whole else scheduler.add_noise(known, noise, first)
