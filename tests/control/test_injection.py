@@ -14,7 +14,7 @@ from tether.control import ControlNet, Injection, Signal
 from tether.errors import TetherError
 
 SD_HEIGHTS = (64, 64, 64, 32, 32, 32, 16, 16, 16, 8, 8, 8, 8)
-NAMES = ["balanced", "conditional", "cfg-rw", "released", "diffusers"]
+NAMES = ["balanced", "conditional", "cfg-rw", "released", "soft", "diffusers"]
 
 
 def random_signal(batch: int = 2, size: tuple[int, int] = (8, 12), channels: int = 3) -> Signal:
@@ -124,6 +124,7 @@ def test_default_sides_are_those_of_the_weighting_and_a_pooling_control_is_condi
         "conditional": "conditional",
         "cfg-rw": "conditional",
         "released": "conditional",
+        "soft": "both",
         "diffusers": "conditional",
     }
     assert Injection(weighting=[1.0]).acts_on() == "both"
@@ -276,7 +277,9 @@ def test_a_control_that_acts_at_no_step_says_why(options, steps, why):
 
 
 def test_soft_weights_are_those_of_thirteen_tensors_also_where_there_are_ten() -> None:
-    assert Injection(weighting="soft").weights(SD_HEIGHTS, 64) == Injection(weighting="released").weights(SD_HEIGHTS, 64)
+    assert Injection(weighting="soft").weights(SD_HEIGHTS, 64) == Injection(weighting="released").weights(
+        SD_HEIGHTS, 64
+    )
     ten = Injection(weighting="soft").weights((128,) * 10, 128)
     assert ten == pytest.approx([0.825 ** (12 - i) for i in range(10)])
     assert ten[-1] == pytest.approx(0.825**3)

@@ -63,8 +63,7 @@ def test_a_start_may_be_a_sample_of_the_posterior(tiny_base: Base) -> None:
     noise = torch.zeros(2, 4, 8, 8)
 
     def started(seed: int) -> torch.Tensor:
-        generators = [torch.Generator().manual_seed(seed + k) for k in range(2)]
-        return start_of(request, tiny_base, (64, 64), scheduler, noise, generators).latents
+        return start_of(request, tiny_base, (64, 64), scheduler, noise, generators(seed, seed + 1)).latents
 
     assert torch.equal(started(3), started(3))
     assert not torch.equal(started(3)[0], started(3)[1])
