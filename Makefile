@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow check
+.PHONY: demo test test-slow test-minimum check
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -18,6 +18,15 @@ test: .venv/.installed
 test-slow: .venv/.installed
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,8bit]'
 	$(BIN)/pytest -q -m slow
+
+# The lowest versions of all dependencies, in an environment of their own.
+.venv-min/.installed: pyproject.toml constraints-min.txt
+	$(PYTHON) -m venv .venv-min
+	.venv-min/bin/pip install --quiet -c constraints-min.txt -e . 'pytest>=8.0'
+	touch $@
+
+test-minimum: .venv-min/.installed
+	.venv-min/bin/pytest -q tests/base tests/control tests/files tests/formats tests/sampling tests/golden tests/test_conversion.py
 
 check: .venv/.installed
 	$(BIN)/ruff check .

@@ -3,7 +3,11 @@
     python recipes/ship.py base runs/base
     python recipes/ship.py control-canny runs/control/control
 
-Model cards (README.md in the folder) are written by hand and kept.
+    python recipes/ship.py --names                  (only renames what is there, to the names that all versions read)
+
+Model cards (README.md in the folder) are written by hand and kept. The tensors of text encoders get their usual names,
+which begin with "text_model.": transformers before 5.6 takes the shorter ones that later versions write for missing
+weights, and fills in random ones.
 """
 
 from __future__ import annotations
@@ -14,6 +18,8 @@ import shutil
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
+
+from tether.formats.text import text_names
 
 WEIGHTS = Path(__file__).parents[1] / "src/tether/weights"
 
@@ -27,6 +33,8 @@ def ship(name: str, source: Path) -> None:
         copy.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".safetensors":
             tensors = load_file(path)
+            if path.parent.name.startswith("text_encoder"):
+                tensors = text_names(tensors)
             halves = {key: t.half() if t.is_floating_point() else t for key, t in tensors.items()}
             if not all(bool(t.isfinite().all()) for t in halves.values()):
                 raise SystemExit(f"{path} does not fit float16")
@@ -41,12 +49,27 @@ def ship(name: str, source: Path) -> None:
     print(f"{target}: {size:.1f} MB")
 
 
+def rename(name: str) -> None:
+    """Gives the text encoders of a shipped base the names that all versions read; their numbers stay."""
+    for path in sorted((WEIGHTS / name).glob("text_encoder*/*.safetensors")):
+        tensors = load_file(path)
+        if text_names(tensors).keys() != tensors.keys():
+            save_file(text_names(tensors), path, metadata={"format": "pt"})
+            print(f"{path}: renamed")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name")
-    parser.add_argument("source", type=Path)
+    parser.add_argument("name", nargs="?", default="base")
+    parser.add_argument("source", nargs="?", type=Path)
+    parser.add_argument("--names", action="store_true")
     arguments = parser.parse_args()
-    ship(arguments.name, arguments.source)
+    if arguments.names:
+        rename(arguments.name)
+    elif arguments.source is None:
+        parser.error("give the folder of the trained weights")
+    else:
+        ship(arguments.name, arguments.source)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,10 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from tether.errors import TetherError
+from tether.files.checkpoints import open_checkpoint
 from tether.formats.names import to_diffusers
-from tether.formats.text import clip_pairs, open_clip_layers, open_clip_pairs, text_config
+from tether.formats.text import clip_pairs, open_clip_layers, open_clip_pairs, text_config, text_names
+from tether.weights import shipped
 
 from ..reference.layouts import clip, open_clip
 
@@ -54,3 +56,17 @@ def test_other_text_encoders_are_refused(change: dict[str, Any], message: str) -
     shapes = {name: shape for name, shape in (clip(64, 1) | change).items() if shape is not None}
     with pytest.raises(TetherError, match=message):
         text_config(empty(shapes), "quick_gelu")
+
+
+def test_text_encoders_get_the_names_that_all_versions_of_transformers_read() -> None:
+    flat = ["embeddings.token_embedding.weight", "encoder.layers.0.mlp.fc1.bias", "final_layer_norm.weight"]
+    long = [f"text_model.{name}" for name in flat]
+    rest = ["text_projection.weight", "embeddings.position_ids", "vision_model.x", "logit_scale"]
+    tensors = {name: torch.zeros(1) for name in [*flat, *rest]}
+    assert list(text_names(tensors)) == [*long, "text_projection.weight"]
+    assert list(text_names({name: torch.zeros(1) for name in long})) == long
+
+
+def test_the_shipped_text_encoder_has_those_names() -> None:
+    tensors = open_checkpoint(shipped("base") / "text_encoder" / "model.safetensors").tensors
+    assert text_names(tensors).keys() == tensors.keys()

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from torch import Tensor
 from transformers import CLIPTokenizer, PreTrainedTokenizerBase
 
 from tether.base.parts import Part, Parts
@@ -23,15 +22,13 @@ from tether.files.folder import is_base_folder, read_json, weights_of_folder, wh
 from tether.formats.clip_vocabulary import clip_tokenizer
 from tether.formats.families import describe, family_of_config
 from tether.formats.strays import check_marks, left_out_words
+from tether.formats.text import text_names
 from tether.formats.vae import modern_names
 
 __all__ = ["ORIGINAL_ONLY", "part_of_folder", "parts_of_folder"]
 
 ORIGINAL_ONLY = "released_only.safetensors"
 """A file of tensors that only the original layout has and no network uses, so that converting back loses nothing."""
-
-VISION = re.compile(r"vision_model\.|visual_projection\.|logit_scale$")
-"""Tensors of a whole CLIP that its text half does not have."""
 
 CLIP_END = 49407
 """CLIP's end-of-text token."""
@@ -48,22 +45,11 @@ def part_of_folder(folder: Path) -> Part:
     if config.get("_class_name") == "AutoencoderKL":
         tensors = modern_names(tensors)
     elif "_class_name" not in config:
-        tensors = _text_names(tensors)
+        tensors = text_names(tensors)
         if config.get("eos_token_id") == 2 and config.get("vocab_size") == CLIP_END + 1:
             # Old files have 2, with which transformers takes the largest token for the end: an added word would be it.
             config["eos_token_id"] = CLIP_END
     return Part(config, tensors, str(folder))
-
-
-def _text_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a CLIP under their usual names, whichever version of transformers wrote them."""
-    found = {}
-    for name, tensor in tensors.items():
-        if name.endswith("position_ids") or VISION.match(name):
-            continue
-        plain = name.startswith(("text_model.", "text_projection."))
-        found[name if plain else f"text_model.{name}"] = tensor
-    return found
 
 
 def parts_of_folder(folder: Path, *, vae: Part | None = None, prediction_type: str | None = None) -> Parts:

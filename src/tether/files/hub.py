@@ -78,10 +78,12 @@ def find(ref: str | Path, what: str, revision: str | None = None, *, any_file: b
     if _means_a_path(str(ref), name):
         raise TetherError(f"no {what} at {ref}: {_nothing_here(ref)}")
     revision = revision or name["revision"]
-    only_cache = {} if _reachable() else {"local_files_only": True}
+    only_cache = not _reachable()
     try:
         if name["file"] is not None:
-            return Path(hf_hub_download(name["repo"], name["file"].strip("/"), revision=revision, **only_cache))
+            return Path(
+                hf_hub_download(name["repo"], name["file"].strip("/"), revision=revision, local_files_only=only_cache)
+            )
         return _folder(name["repo"], any_file, revision, only_cache)
     except Exception as error:  # the HTTP library under huggingface_hub can raise anything
         reason = _reason(error, revision)
@@ -154,7 +156,7 @@ def _reason(error: Exception, revision: str | None) -> str:
     return f"the hub does not answer ({str(error).splitlines()[0][:120] if str(error) else type(error).__name__})"
 
 
-def _folder(repo: str, any_file: bool, revision: str | None, only_cache: dict[str, bool]) -> Path:
+def _folder(repo: str, any_file: bool, revision: str | None, only_cache: bool) -> Path:
     """A snapshot with configs and one format of the weights."""
     folder = _snapshot(repo, revision, SETTINGS, [], only_cache)
     if (folder / "model_index.json").is_file():
@@ -174,13 +176,15 @@ def _folder(repo: str, any_file: bool, revision: str | None, only_cache: dict[st
     return folder
 
 
-def _snapshot(
-    repo: str, revision: str | None, wanted: list[str], not_wanted: list[str], only_cache: dict[str, bool]
-) -> Path:
+def _snapshot(repo: str, revision: str | None, wanted: list[str], not_wanted: list[str], only_cache: bool) -> Path:
     """The files of a repository that match; without a network, those in the cache."""
     try:
         found = snapshot_download(
-            repo, revision=revision, allow_patterns=wanted, ignore_patterns=[*NOT_NEEDED, *not_wanted], **only_cache
+            repo,
+            revision=revision,
+            allow_patterns=wanted,
+            ignore_patterns=[*NOT_NEEDED, *not_wanted],
+            local_files_only=only_cache,
         )
     except LocalEntryNotFoundError as error:
         found = getattr(error, "snapshot_path", None)  # a part of it was downloaded before

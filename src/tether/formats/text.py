@@ -16,6 +16,7 @@ SD 2.x uses the states before the last layer: its files have 24 layers, of which
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from itertools import count
 from typing import Any
@@ -25,10 +26,13 @@ from torch import Tensor
 from tether.errors import TetherError
 from tether.formats.names import Pair
 
-__all__ = ["clip_pairs", "open_clip_layers", "open_clip_pairs", "text_config"]
+__all__ = ["clip_pairs", "open_clip_layers", "open_clip_pairs", "text_config", "text_names"]
 
 TOKENS = 49408
 """Size of CLIP's vocabulary, which all text encoders of Stable Diffusion have."""
+
+VISION = re.compile(r"vision_model\.|visual_projection\.|logit_scale$")
+"""Tensors of a whole CLIP that its text half does not have."""
 
 LAYER = {
     "layer_norm1": "ln_1",
@@ -43,6 +47,21 @@ WHOLE = {
     "text_model.final_layer_norm.weight": "ln_final.weight",
     "text_model.final_layer_norm.bias": "ln_final.bias",
 }
+
+
+def text_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a CLIP text encoder under their usual names, whichever version of transformers wrote them.
+
+    transformers 5.6 and later leave out "text_model."; all versions read the names with it. `position_ids` and what a
+    whole CLIP has beside its text half are left out.
+    """
+    found = {}
+    for name, tensor in tensors.items():
+        if name.endswith("position_ids") or VISION.match(name):
+            continue
+        plain = name.startswith(("text_model.", "text_projection."))
+        found[name if plain else f"text_model.{name}"] = tensor
+    return found
 
 
 def clip_pairs(names: Iterable[str], bare: bool = False) -> list[Pair]:
