@@ -36,7 +36,7 @@ def test_a_run_makes_a_control_that_draws_and_the_same_command_again_finds_it_fi
     assert [look.step for look in result.outcome.curve] == [0, 2, 4]
     assert all(0 <= look.fidelity <= 1 and 0 <= look.without_prompt <= 1 for look in result.outcome.curve)
     assert [p.step for p in told] == [1, 2, 3, 4]
-    assert stages == {"caching"}
+    assert stages == {"encoding validation images"}
     assert TrainConfig.load(out / "config.yaml") == settings
     with Image.open(out / "samples" / "with-prompt.png") as sheet:
         assert sheet.height == 5 * (64 + 2)  # conditions, originals and three looks

@@ -6,7 +6,7 @@ A fault of one sample is raised (`Rejected`) when that sample is read, never whe
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -112,6 +112,10 @@ class Source(ABC):
         Raises:
             Rejected: if the sample cannot be read.
         """
+
+    def usable(self, kind: str) -> Sequence[int]:
+        """The samples of which it is known, without reading them, that they can be used for a kind of condition."""
+        return range(len(self))
 
     @abstractmethod
     def listing(self) -> list[Any]:

@@ -22,14 +22,16 @@ from torch import Tensor
 from tether.base import Base
 from tether.control.conditioning import Conditioning
 from tether.datasets.build import build_dataset
-from tether.datasets.latents.cache import build_cache
-from tether.datasets.latents.samples import CachedSamples
-from tether.datasets.manifest import digest
+from tether.datasets.latents.cache import plan_cache
+from tether.datasets.latents.ondemand import DatasetView, OnDemandSamples, SourceView, View, encoders_of
+from tether.datasets.latents.samples import CachedSamples, Samples
+from tether.datasets.prepare import Preparation
+from tether.datasets.sources.open import BUILTIN, open_source
 from tether.errors import TetherError
 from tether.images import from_pixels
 from tether.training.batch import Batch, Batches, sample_generators
 from tether.training.config import TrainConfig
-from tether.training.inspection import built_size, find_built
+from tether.training.inspection import built_size, find_built, least_side
 from tether.training.objective import drop_prompts
 from tether.training.packed import PackedBatches, is_packed
 from tether.training.validation import ValidationSample
@@ -69,7 +71,7 @@ class CachedBatches:
         seed: the run's.
     """
 
-    def __init__(self, samples: CachedSamples, entries: list[int], prompt_dropout: float, seed: int) -> None:
+    def __init__(self, samples: Samples, entries: list[int], prompt_dropout: float, seed: int) -> None:
         self.samples, self.entries, self.prompt_dropout, self.seed = samples, entries, prompt_dropout, seed
         self._order = lru_cache(maxsize=2)(self._draw_order)
 
@@ -115,26 +117,48 @@ def open_data(config: TrainConfig, base: Base, on_stage: OnStage | None = None) 
     if config.shares is not None:
         raise TetherError(f"shares are for a packed latents file (.npz), not for {config.data}")
     with PartialState().main_process_first():
-        cache = build_cache(
-            _built(config, base, on_stage),
-            base,
-            config.cache or config.out / "cache",
-            resolution=config.resolution,
-            crops=config.crops,
-            flips=config.mirror,
-            on_progress=_reporting(on_stage, "caching"),
-        )
-    samples = CachedSamples(cache, config.seed)
+        samples, content = _samples(config, base, on_stage)
     count, kept = len(samples), min(config.validation_images, len(samples))
     validation = validation_subset(count, kept) if config.validation_every else []
     entries = list(range(count))
     if count >= 4 * len(validation):
         entries = sorted({*entries} - {*validation})
-    return Data(
-        CachedBatches(samples, entries, config.prompt_dropout, config.seed),
-        [_validation_sample(samples.sample(index), base) for index in validation],
-        digest([cache.latents.name, cache.text.name]),  # they are hashes of the data and the encoders
+    shown = []
+    for number, index in enumerate(validation, 1):
+        shown.append(_validation_sample(samples.sample(index), base))
+        if on_stage is not None:
+            on_stage("encoding validation images", number, len(validation))
+    return Data(CachedBatches(samples, entries, config.prompt_dropout, config.seed), shown, content)
+
+
+def _samples(config: TrainConfig, base: Base, on_stage: OnStage | None) -> tuple[Samples, str]:
+    """The samples, and a hash of what determines them: of the data and the encoders.
+
+    A cache that an earlier run has finished is used; else crops are encoded when they are needed.
+    """
+    out = config.cache or config.out / "cache"
+    view: View
+    if config.data in BUILTIN and find_built(config, base) is None:
+        source = open_source(config.data, size=built_size(config, base), reading=config.reading)
+        how = Preparation(config.condition, size=built_size(config, base), min_side=least_side(config, base))
+        how.check_condition(source)
+        view = SourceView(source, how, config.mirror)
+    else:
+        plan = plan_cache(
+            _built(config, base, on_stage),
+            base,
+            out,
+            resolution=config.resolution,
+            crops=config.crops,
+            flips=config.mirror,
+        )
+        view, cache = DatasetView(plan), plan.finished()
+        if cache is not None:
+            return CachedSamples(cache, config.seed), view.content
+    samples = OnDemandSamples(
+        view, encoders_of(base), out, resolution=config.resolution, crops=config.crops, seed=config.seed
     )
+    return samples, view.content
 
 
 def _open_packed(config: TrainConfig, base: Base) -> Data:
@@ -171,7 +195,7 @@ def _built(config: TrainConfig, base: Base, on_stage: OnStage | None) -> Path:
         folder,
         config.condition,
         size=built_size(config, base),
-        min_side=max(8, (config.resolution or base.sample_size) // 2),  # smaller ones would be enlarged more than twice
+        min_side=least_side(config, base),
         reading=config.reading,
         on_progress=_reporting(on_stage, "building"),
     )

@@ -26,7 +26,7 @@ from tether.errors import TetherError
 from tether.training.config import TrainConfig
 from tether.training.packed import is_packed
 
-__all__ = ["Inspection", "built_size", "check_channels", "find_built", "inspect_data"]
+__all__ = ["Inspection", "built_size", "check_channels", "find_built", "inspect_data", "least_side"]
 
 _LOOKED_AT = 64
 """Samples, at even distances, whose captions and sizes are looked at."""
@@ -83,7 +83,7 @@ def find_built(config: TrainConfig, base: Base) -> Path | None:
         _check_built(given, built, config, base)
         return given
     own = config.out / "data"
-    if config.data in BUILTIN or given.exists():
+    if given.exists() and config.data not in BUILTIN:
         return None
     kept = read_manifest(own)
     if kept is None or kept.settings.get("size") != built_size(config, base):
@@ -107,6 +107,11 @@ def _check_built(folder: Path, manifest: Manifest, config: TrainConfig, base: Ba
 def built_size(config: TrainConfig, base: Base) -> int:
     """The size with which a run builds its data set, so that crops of the training resolution can differ."""
     return (config.resolution or base.sample_size) * 9 // 8
+
+
+def least_side(config: TrainConfig, base: Base) -> int:
+    """Images with a shorter side than this are left out: they would be enlarged more than twice."""
+    return max(8, (config.resolution or base.sample_size) // 2)
 
 
 def check_channels(control: Control) -> None:

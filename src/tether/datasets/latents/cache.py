@@ -46,7 +46,7 @@ from tether.errors import TetherError
 from tether.files.atomic import atomic_write, write_text
 from tether.files.hashing import hash_file
 
-__all__ = ["SAMPLES", "Cache", "build_cache", "check_cache"]
+__all__ = ["SAMPLES", "Cache", "CachePlan", "build_cache", "check_cache", "check_side", "plan_cache"]
 
 FORMAT = 2
 SAMPLES = "samples.jsonl"
@@ -94,13 +94,77 @@ def build_cache(
         TetherError: if there is no finished dataset, an argument is out of range, an encoder gives NaN, or the disk is
             full.
     """
+    plan = plan_cache(data, base, out, resolution=resolution, crops=crops, flips=flips, seed=seed)
+    if batch_size < 1:
+        raise TetherError(f"batch_size is {batch_size}: give at least 1")
+    prompts, count = plan.prompts, len(plan.names)
+
+    def cuts(index: int) -> list[Cut]:
+        return cut(plan.reader, index, plan.kind, plan.side, crops, plan.mirrored[index], seed)
+
+    total = count + len(prompts)
+    latents, text = _Shards(plan.latents, plan.latent_settings), _Shards(plan.text, plan.text_settings)
+    files = {SAMPLES: _lines(plan.names, plan.captions)}
+    report = _offset(on_progress, 0, total)
+    latents.fill(count, lambda rows: encode_samples(base, rows, cuts, crops, batch_size), report, files)
+    report = _offset(on_progress, count, total)
+    text.fill(len(prompts), lambda rows: encode_captions(base, prompts[rows.start : rows.stop], batch_size), report)
+    return Cache(latents.folder, text.folder)
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """What a cache of a dataset contains, before any of it is computed.
+
+    Attributes:
+        reader: the dataset's samples.
+        kind, side: kind of the conditions, and side of the training images.
+        names, captions, mirrored: of each sample; whether it may be mirrored.
+        latents, text: folders of the cache; their names identify what is in them.
+        latent_settings, text_settings: what determines the content of each folder.
+    """
+
+    reader: TarReader
+    kind: str
+    side: int
+    names: list[str]
+    captions: list[tuple[str, ...]]
+    mirrored: list[bool]
+    latents: Path
+    text: Path
+    latent_settings: dict[str, Any]
+    text_settings: dict[str, Any]
+
+    @property
+    def prompts(self) -> list[str]:
+        """The captions, each once, the empty one first."""
+        return _prompts(self.captions)
+
+    def finished(self) -> Cache | None:
+        """The cache, if it exists already."""
+        try:
+            found = all(read_manifest(folder) is not None for folder in (self.latents, self.text))
+        except TetherError:
+            return None
+        return Cache(self.latents, self.text) if found else None
+
+
+def plan_cache(
+    data: Path | str,
+    base: Base,
+    out: Path | str,
+    *,
+    resolution: int | None = None,
+    crops: int = 4,
+    flips: bool | None = None,
+    seed: int = 0,
+) -> CachePlan:
+    """What the cache of a dataset contains; arguments and errors as for `build_cache`."""
     manifest, reader = open_dataset(data)
-    if crops < 1 or batch_size < 1 or seed < 0:
-        raise TetherError(f"crops is {crops}, batch_size {batch_size}, seed {seed}: give at least 1, 1 and 0")
+    if crops < 1 or seed < 0:
+        raise TetherError(f"crops is {crops}, seed {seed}: give at least 1 and 0")
     names, captions = _names_and_captions(reader)
-    prompts = list(dict.fromkeys(["", *chain.from_iterable(captions)]))
-    kind = str(manifest.settings["condition"])
-    side = _side(base, resolution)
+    kind, side = str(manifest.settings["condition"]), check_side(base, resolution)
     settings = {
         "format": FORMAT,
         "data": manifest.content,
@@ -114,23 +178,21 @@ def build_cache(
     mirrored = [all(may_flip(kind, caption, flips) for caption in one) for one in captions]
     if flips is not False and mirrored != [formerly_mirrored(kind, one) for one in captions]:
         settings["mirrored"] = digest(mirrored)  # caches that mirrored more are not used, the others stay valid
-
-    def cuts(index: int) -> list[Cut]:
-        return cut(reader, index, kind, side, crops, mirrored[index], seed)
-
-    total = len(reader) + len(prompts)
-    for_text = {"format": FORMAT, "captions": digest(prompts), "encoder": hash_text_encoders(base)}
-    latents, text = _Shards.of(out, "latents", settings), _Shards.of(out, "text", for_text)
-    files = {SAMPLES: _lines(names, captions)}
-    report = _offset(on_progress, 0, total)
-    latents.fill(len(reader), lambda rows: encode_samples(base, rows, cuts, crops, batch_size), report, files)
-    report = _offset(on_progress, len(reader), total)
-    text.fill(len(prompts), lambda rows: encode_captions(base, prompts[rows.start : rows.stop], batch_size), report)
-    return Cache(latents.folder, text.folder)
+    for_text = {"format": FORMAT, "captions": digest(_prompts(captions)), "encoder": hash_text_encoders(base)}
+    latents, text = (Path(out) / f"{w}-{digest(of)[:16]}" for w, of in (("latents", settings), ("text", for_text)))
+    return CachePlan(reader, kind, side, names, captions, mirrored, latents, text, settings, for_text)
 
 
-def _side(base: Base, resolution: int | None) -> int:
-    """The side of the training images in pixels."""
+def _prompts(captions: list[tuple[str, ...]]) -> list[str]:
+    return list(dict.fromkeys(["", *chain.from_iterable(captions)]))
+
+
+def check_side(base: Base, resolution: int | None) -> int:
+    """The side of the training images in pixels; the base's own by default.
+
+    Raises:
+        TetherError: when it is not a multiple of the autoencoder's factor.
+    """
     side = base.sample_size if resolution is None else resolution
     if side < 1 or side % base.latent_factor:
         raise TetherError(f"resolution is {side}: give a multiple of {base.latent_factor}")
@@ -165,11 +227,6 @@ class _Shards:
 
     folder: Path
     settings: dict[str, Any]
-
-    @classmethod
-    def of(cls, out: Path | str, name: str, settings: dict[str, Any]) -> _Shards:
-        """`OUT/NAME-KEY`."""
-        return cls(Path(out) / f"{name}-{digest(settings)[:16]}", settings)
 
     def fill(
         self,

@@ -6,6 +6,7 @@ import io
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,7 +22,17 @@ from tether.datasets.source import Rejected
 from tether.errors import TetherError
 from tether.images import open_image
 
-__all__ = ["Cut", "as_prompts", "cut", "encode_captions", "encode_samples"]
+__all__ = [
+    "Cut",
+    "Stored",
+    "as_prompts",
+    "cut",
+    "cut_stored",
+    "encode_captions",
+    "encode_pixels",
+    "encode_samples",
+    "stored_sample",
+]
 
 READERS = 4
 """Threads that decode and crop while the autoencoder works."""
@@ -33,28 +44,62 @@ Cut = tuple[np.ndarray, bytes, list[int]]
 """A crop: pixels uint8 `(R, R, 3)`; its condition as PNG; left, top, side, flip, and the image's width and height."""
 
 
+@dataclass(frozen=True)
+class Stored:
+    """A sample as a dataset stores it: encoded image and condition, and the hash of its content."""
+
+    image: bytes
+    condition: bytes
+    content: str
+
+
 def cut(reader: TarReader, index: int, kind: str, resolution: int, count: int, flips: bool, seed: int) -> list[Cut]:
-    """`count` crops of a sample.
+    """`count` crops of a sample of a dataset.
 
     Raises:
         TetherError: if the sample cannot be read.
+    """
+    return cut_stored(stored_sample(reader, index), kind, resolution, count, flips, seed)
+
+
+def stored_sample(reader: TarReader, index: int) -> Stored:
+    """A sample of a dataset.
+
+    Raises:
+        TetherError: if it cannot be read.
     """
     try:
         sample, content = reader.sample(index), str(reader.meta(index)["content"])
         assert isinstance(sample.image, bytes)
         assert isinstance(sample.condition, bytes)
-        image, condition = open_image(io.BytesIO(sample.image)), _open_condition(sample.condition)
-    except (Rejected, KeyError, TetherError) as fault:
+    except (Rejected, KeyError) as fault:
         key = reader.members[index].key
         raise TetherError(f"cannot read {key} ({fault}): run `tether dataset check`") from None
-    rng = np.random.default_rng([seed, int(content[:16], 16)])
+    return Stored(sample.image, sample.condition, content)
+
+
+def cut_stored(
+    stored: Stored, kind: str, resolution: int, count: int, flips: bool, seed: int, only: int | None = None
+) -> list[Cut]:
+    """The `count` crops of a sample, or only one of them.
+
+    Raises:
+        TetherError: if its image or condition is damaged.
+    """
+    try:
+        image, condition = open_image(io.BytesIO(stored.image)), _open_condition(stored.condition)
+    except (TetherError, OSError) as fault:
+        raise TetherError(f"a sample is damaged ({fault}): run `tether dataset check`") from None
+    rng = np.random.default_rng([seed, int(stored.content[:16], 16)])
+    crops = random_crops(image.width, image.height, resolution, count, flips, rng)
     return [
         (
             np.asarray(crop.of_image(image, resolution)),
             encode(crop.of_condition(condition, kind, resolution), "png"),
             [crop.left, crop.top, crop.side, int(crop.flip), image.width, image.height],
         )
-        for crop in random_crops(image.width, image.height, resolution, count, flips, rng)
+        for number, crop in enumerate(crops)
+        if only in (None, number)
     ]
 
 
@@ -83,7 +128,7 @@ def encode_samples(
         while len(waiting) >= at_least:
             pixels = torch.from_numpy(np.stack(waiting[:batch_size])).permute(0, 3, 1, 2)
             del waiting[:batch_size]
-            latents.append(_half(base.encode_images(pixels.float().div_(127.5).sub_(1)), "the autoencoder"))
+            latents.append(encode_pixels(base, pixels))
 
     for one in _ahead(cuts, samples):
         for pixels, condition, crop in one:
@@ -99,6 +144,15 @@ def encode_samples(
         "ends": torch.tensor([len(one) for one in conditions]).cumsum(0).reshape(len(samples), crops),
         "crops": torch.tensor(numbers, dtype=torch.int32).reshape(len(samples), crops, -1),
     }
+
+
+def encode_pixels(base: Base, pixels: Tensor) -> Tensor:
+    """uint8 `(B, 3, R, R)` -> latents float16 `(B, C, R/8, R/8)`, on the CPU.
+
+    Raises:
+        TetherError: when they are NaN or infinite.
+    """
+    return _half(base.encode_images(pixels.float().div_(127.5).sub_(1)), "the autoencoder")
 
 
 def encode_captions(base: Base, captions: list[str], batch_size: int) -> dict[str, Tensor]:

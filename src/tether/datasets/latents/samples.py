@@ -1,4 +1,4 @@
-"""A cached dataset as training reads it: any sample at any epoch, from memory-mapped files.
+"""Samples as training reads them: any sample at any epoch.
 
 In epoch e a sample shows crop (o + e) mod k, where o is drawn from (seed, index), so that k epochs show each of its
 k crops once, and one of its captions at random. The order of the samples is the caller's (`tether.training.data`).
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import io
 import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,49 +24,67 @@ from tether.datasets.latents.cache import SAMPLES, Cache
 from tether.datasets.manifest import Manifest, read_manifest
 from tether.errors import TetherError
 
-__all__ = ["CachedSamples"]
+__all__ = ["CachedSamples", "EncodedCrop", "Samples", "TextStates", "condition_pixels"]
 
 _CROP, _CAPTION = 1, 2
 """Separate the random numbers of crops, and of captions, from others of the same seed."""
 
 
-class CachedSamples:
-    """The samples of a cache. Threads and processes may share it.
+class EncodedCrop(NamedTuple):
+    """A crop: latents float16 `(C, h, w)`, condition `(3, R, R)`, and left, top, side, flip, width, height."""
+
+    latents: Tensor
+    condition: Tensor
+    place: list[int]
+
+
+class TextStates(NamedTuple):
+    """The states of a caption, float16 `(T, D)`, and for SDXL its pooled ones, `(P,)`."""
+
+    states: Tensor
+    pooled: Tensor | None
+
+
+class Samples(ABC):
+    """Encoded samples, by number. Threads may share them.
 
     Args:
-        cache: what `build_cache` returned.
-        seed: of the order in which a sample shows its crops.
+        seed: of the order in which a sample shows its crops, and of its captions.
 
     Attributes:
-        empty_text_states: float32 `(T, D)`, the states of the empty prompt.
-        empty_pooled: float32 `(P,)`, its pooled states for SDXL, else None.
-        names, captions: of each sample; the first caption if it has several.
         resolution: side of the images in pixels.
         crops: the number of crops of a sample, k.
 
     Raises:
-        TetherError: if the cache is unfinished, or a file is missing or truncated.
+        TetherError: for a negative seed.
     """
 
-    def __init__(self, cache: Cache, seed: int = 0) -> None:
+    resolution: int
+    crops: int
+
+    def __init__(self, seed: int = 0) -> None:
         if seed < 0:
             raise TetherError(f"seed is {seed}: give at least 0")
         self.seed = seed
-        self._latents, self._text = _Shards(cache.latents), _Shards(cache.text)
-        settings = self._latents.manifest.settings
-        self.resolution, self.crops = int(settings["resolution"]), int(settings["crops"])
-        lines = (cache.latents / SAMPLES).read_text(encoding="utf-8").split("\n")
-        listed = [json.loads(line) for line in lines if line]
-        self.names: list[str] = [line["name"] for line in listed]
-        self.captions: list[str] = [line["caption"] for line in listed]
-        self._alternatives = [tuple(line.get("captions", (line["caption"],))) for line in listed]
-        every = chain.from_iterable(self._alternatives)
-        self._rows = {caption: row for row, caption in enumerate(dict.fromkeys(["", *every]))}
-        self.empty_text_states = self._text.read("states", 0).float()
-        self.empty_pooled = self._text.read("pooled", 0).float() if self._text.has("pooled") else None
 
-    def __len__(self) -> int:
-        return len(self.names)
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def name_of(self, index: int) -> str:
+        """A sample's name, for messages."""
+
+    @abstractmethod
+    def captions_of(self, index: int) -> Sequence[str]:
+        """A sample's captions: at least one, which may be empty."""
+
+    @abstractmethod
+    def encoded(self, index: int, crop: int) -> EncodedCrop:
+        """A crop of a sample, encoded."""
+
+    @abstractmethod
+    def text_states(self, caption: str) -> TextStates:
+        """A caption of a sample, or the empty one, encoded."""
 
     def sample(self, index: int, epoch: int = 0) -> dict[str, Any]:
         """One sample as an epoch shows it.
@@ -76,22 +96,22 @@ class CachedSamples:
             size. For SDXL also pooled and empty_pooled, float32 `(P,)`.
         """
         crop, caption = self.crop_of(index, epoch), self.caption_of(index, epoch)
-        row = self._rows[caption]
-        left, top, side, flip, width, height = self._latents.read("crops", index)[crop].tolist()
+        latents, condition, (left, top, side, flip, width, height) = self.encoded(index, crop)
         left = width - side - left if flip else left  # as SDXL was trained: the image is mirrored, then cropped
         scale, size = self.resolution / side, self.resolution
+        text, empty = self.text_states(caption), self.text_states("")
         sample: dict[str, Any] = {
-            "latents": self._latents.read("latents", index)[crop].float(),
-            "condition": self._condition(index, crop),
-            "text_states": self._text.read("states", row).float(),
-            "empty_text_states": self.empty_text_states,
-            "name": self.names[index],
+            "latents": latents.float(),
+            "condition": condition,
+            "text_states": text.states.float(),
+            "empty_text_states": empty.states.float(),
+            "name": self.name_of(index),
             "caption": caption,
             "crop": crop,
             "time_ids": torch.tensor([height, width, round(top * scale), round(left * scale), size, size]).float(),
         }
-        if self.empty_pooled is not None:
-            sample |= {"pooled": self._text.read("pooled", row).float(), "empty_pooled": self.empty_pooled}
+        if text.pooled is not None and empty.pooled is not None:
+            sample |= {"pooled": text.pooled.float(), "empty_pooled": empty.pooled.float()}
         return sample
 
     def crop_of(self, index: int, epoch: int) -> int:
@@ -101,25 +121,77 @@ class CachedSamples:
 
     def caption_of(self, index: int, epoch: int) -> str:
         """Which of its captions a sample shows in an epoch: one at random."""
-        captions = self._alternatives[index]
+        captions = self.captions_of(index)
         if len(captions) == 1:
             return captions[0]
         return captions[int(np.random.default_rng([self.seed, _CAPTION, index, epoch]).integers(len(captions)))]
 
+
+class CachedSamples(Samples):
+    """The samples of a cache, from memory-mapped files. Processes may share it too.
+
+    Args:
+        cache: what `build_cache` returned.
+        seed: as for `Samples`.
+
+    Attributes:
+        names, captions: of each sample; the first caption if it has several.
+
+    Raises:
+        TetherError: if the cache is unfinished, or a file is missing or truncated.
+    """
+
+    def __init__(self, cache: Cache, seed: int = 0) -> None:
+        super().__init__(seed)
+        self._latents, self._text = _Shards(cache.latents), _Shards(cache.text)
+        settings = self._latents.manifest.settings
+        self.resolution, self.crops = int(settings["resolution"]), int(settings["crops"])
+        lines = (cache.latents / SAMPLES).read_text(encoding="utf-8").split("\n")
+        listed = [json.loads(line) for line in lines if line]
+        self.names: list[str] = [line["name"] for line in listed]
+        self.captions: list[str] = [line["caption"] for line in listed]
+        self._alternatives = [tuple(line.get("captions", (line["caption"],))) for line in listed]
+        every = chain.from_iterable(self._alternatives)
+        self._rows = {caption: row for row, caption in enumerate(dict.fromkeys(["", *every]))}
+        self._empty = self._read_text(0)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name_of(self, index: int) -> str:
+        return self.names[index]
+
+    def captions_of(self, index: int) -> Sequence[str]:
+        return self._alternatives[index]
+
+    def encoded(self, index: int, crop: int) -> EncodedCrop:
+        place = self._latents.read("crops", index)[crop].tolist()
+        return EncodedCrop(self._latents.read("latents", index)[crop], self._condition(index, crop), place)
+
+    def text_states(self, caption: str) -> TextStates:
+        return self._read_text(self._rows[caption]) if caption else self._empty
+
+    def _read_text(self, row: int) -> TextStates:
+        pooled = self._text.read("pooled", row) if self._text.has("pooled") else None
+        return TextStates(self._text.read("states", row), pooled)
+
     def _condition(self, index: int, crop: int) -> Tensor:
-        """uint8 `(3, R, R)`; float32 in [-1, 1] if it has holes to inpaint, which are -1."""
         number, row = self._latents.place(index)
         file = self._latents.file(number)
         ends = file.get_tensor("ends").flatten()
         at = row * self.crops + crop
         start = int(ends[at - 1]) if at else 0
-        png = file.get_slice("conditions")[start : int(ends[at])].numpy().tobytes()
-        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
-            pixels = torch.from_numpy(np.asarray(image.convert("RGB")).transpose(2, 0, 1).copy())
-            if image.mode != "RGBA":
-                return pixels
-            holes = torch.from_numpy(np.asarray(image.getchannel("A")) == 0)
-        return (pixels.float() / 255).masked_fill(holes, -1.0)
+        return condition_pixels(file.get_slice("conditions")[start : int(ends[at])].numpy().tobytes())
+
+
+def condition_pixels(png: bytes) -> Tensor:
+    """A condition as uint8 `(3, R, R)`; float32 in [-1, 1] if it has holes to inpaint, which are -1."""
+    with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+        pixels = torch.from_numpy(np.asarray(image.convert("RGB")).transpose(2, 0, 1).copy())
+        if image.mode != "RGBA":
+            return pixels
+        holes = torch.from_numpy(np.asarray(image.getchannel("A")) == 0)
+    return (pixels.float() / 255).masked_fill(holes, -1.0)
 
 
 class _Shards:

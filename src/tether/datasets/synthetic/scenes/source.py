@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,11 @@ class Scenes(Source):
         scene = render(spec, self.size)
         condition = Image.fromarray(MAPS[kind](scene)) if kind in MAPS else None
         return Sample(self.key(index), Image.fromarray(scene.image), words, condition)
+
+    def usable(self, kind: str) -> Sequence[int]:
+        if kind != "openpose":
+            return range(self.count)
+        return [index for index in range(self.count) if sample_scene(index).mannequins]
 
     def listing(self) -> list[Any]:
         return [self.size, self.count]

@@ -1,0 +1,97 @@
+"""Tensors that were computed on demand, kept on disk so that no run computes them twice.
+
+    FOLDER/part-PROCESS.bin ...     records: key (16 bytes), length, CRC-32, and a safetensors file
+
+A process appends to a file of its own, so any number of processes may share a folder. A record that a killed process
+left incomplete ends its file. What cannot be written is only computed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import struct
+import time
+import zlib
+from pathlib import Path
+from threading import Lock
+
+from safetensors.torch import load, save
+from torch import Tensor
+
+__all__ = ["Store"]
+
+logger = logging.getLogger(__name__)
+
+_HEADER = struct.Struct("<16sQI")
+
+
+class Store:
+    """Tensors by name, in a folder. Threads may share it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._places: dict[bytes, tuple[Path, int]] = {}
+        self._lock = Lock()
+        self._own = folder / f"part-{os.getpid()}-{time.time_ns()}.bin"
+        self._writable = True
+        for path in sorted(folder.glob("part-*.bin")):
+            self._scan(path)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def get(self, name: str) -> dict[str, Tensor] | None:
+        """What was put under a name; None if nothing was, or it is damaged."""
+        place = self._places.get(_key(name))
+        if place is None:
+            return None
+        path, start = place
+        try:
+            with path.open("rb") as file:
+                file.seek(start)
+                _, length, checksum = _HEADER.unpack(file.read(_HEADER.size))
+                data = file.read(length)
+        except (OSError, struct.error):
+            return None
+        return load(data) if len(data) == length and zlib.crc32(data) == checksum else None
+
+    def put(self, name: str, tensors: dict[str, Tensor]) -> None:
+        """Keeps tensors under a name, if the disk lets it."""
+        data = save({key: tensor.contiguous() for key, tensor in tensors.items()})
+        key = _key(name)
+        with self._lock:
+            if not self._writable:
+                return
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with self._own.open("ab") as file:
+                    start = file.tell()
+                    file.write(_HEADER.pack(key, len(data), zlib.crc32(data)) + data)
+            except OSError as error:
+                self._writable = False
+                logger.warning("%s cannot be written (%s): what is encoded from now on is not kept", self._own, error)
+                return
+            self._places[key] = (self._own, start)
+
+    def _scan(self, path: Path) -> None:
+        """Finds the whole records of a file."""
+        try:
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                start = 0
+                while len(header := file.read(_HEADER.size)) == _HEADER.size:
+                    key, length, _ = _HEADER.unpack(header)
+                    end = start + _HEADER.size + length
+                    if end > size:
+                        return
+                    self._places[key] = (path, start)
+                    start = end
+                    file.seek(start)
+        except OSError:
+            return
+
+
+def _key(name: str) -> bytes:
+    return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -1,0 +1,51 @@
+"""What is kept on disk comes back, from any process, and damage costs only what is damaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from tether.datasets.latents.store import Store
+
+
+def test_what_was_put_comes_back_in_another_process(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    assert store.get("a") is None
+    store.put("a", {"x": torch.arange(4), "y": torch.zeros(2, 2)})
+    store.put("b", {"x": torch.ones(1)})
+    for reader in (store, Store(tmp_path / "store")):
+        assert len(reader) == 2
+        found = reader.get("a")
+        assert found is not None
+        assert torch.equal(found["x"], torch.arange(4))
+        assert torch.equal(found["y"], torch.zeros(2, 2))
+
+
+def test_a_record_that_was_cut_off_is_missing_and_the_others_are_whole(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for name in "abc":
+        store.put(name, {"x": torch.full((100,), ord(name))})
+    (path,) = tmp_path.glob("part-*.bin")
+    path.write_bytes(path.read_bytes()[:-10])
+    again = Store(tmp_path)
+    assert [again.get(name) is None for name in "abc"] == [False, False, True]
+    again.put("c", {"x": torch.zeros(1)})
+    assert Store(tmp_path).get("c") is not None
+
+
+def test_a_record_that_was_changed_is_missing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.put("a", {"x": torch.arange(100)})
+    (path,) = tmp_path.glob("part-*.bin")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert Store(tmp_path).get("a") is None
+
+
+def test_a_disk_that_takes_nothing_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    store = Store(tmp_path / "file" / "below")
+    store.put("a", {"x": torch.ones(1)})
+    assert store.get("a") is None
