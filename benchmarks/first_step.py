@@ -51,7 +51,7 @@ def whole_set(name: str, kind: str, samples: int, out: Path) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Time to the first step of a run, and to prepare its whole set.")
     parser.add_argument("--samples", type=int, default=64, help="samples from which the whole set is estimated")
     samples = parser.parse_args().samples
     print("| set | first step | whole set first, estimated |\n|---|---|---|")

@@ -127,11 +127,12 @@ def check_channels(control: Control) -> None:
 def _of_source(config: TrainConfig, base: Base) -> Inspection:
     source = open_source(config.data, size=built_size(config, base), reading=config.reading)
     Preparation(config.condition, size=built_size(config, base)).check_condition(source)
-    _check_count(config, len(source))
-    notes = [*_left_out(source.left_out), *_validation_notes(config, len(source))]
+    count = len(source.usable(config.condition))
+    _check_count(config, count)
+    notes = [*_left_out(source.left_out), *_validation_notes(config, count)]
     if source.layout not in BUILTIN:
-        notes += _sample_notes(config, base, _some(source), len(source))
-    return Inspection(len(source), _conditions(source, config.condition), tuple(notes))
+        notes += _sample_notes(config, base, _some(source), count)
+    return Inspection(count, _conditions(source, config.condition), tuple(notes))
 
 
 def _conditions(source: Source, kind: str) -> str:
@@ -180,7 +181,7 @@ def _sample_notes(config: TrainConfig, base: Base, samples: Iterable[Sample], co
         seen += 1
         size = _size(sample.image)
         small += size is not None and min(size) < side
-        tokens = (len(base.tokenizer(caption).input_ids) for caption in sample.captions)
+        tokens = (len(base.tokenizer(caption, verbose=False).input_ids) for caption in sample.captions)
         long += max(tokens, default=0) > window
     about = "" if seen == count else "about "
     notes = []
