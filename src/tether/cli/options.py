@@ -119,8 +119,8 @@ class GenerateOptions:
     weighting: Annotated[
         str | None,
         typer.Option(
-            help="Weights of the control's layers: balanced, conditional, cfg-rw, released, soft, diffusers, or numbers "
-            "with commas between.",
+            help="Weights of the control's layers: balanced, conditional, cfg-rw, released, soft, diffusers, or "
+            "numbers with commas between.",
             show_default="balanced",
         ),
     ] = None
