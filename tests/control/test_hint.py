@@ -96,7 +96,7 @@ def test_another_range_may_be_allowed_for_inpainting_conditions():
     condition = torch.rand(1, 3, 16, 16)
     condition[..., :8] = -1
     encoder = HintEncoder(3, 8)
-    with pytest.raises(TetherError):
+    with pytest.raises(TetherError, match=r"values in \[-1, .*expected"):
         encoder(condition)
     assert encoder(condition, (-1.0, 1.0)).shape == (1, 8, 2, 2)
 
