@@ -28,7 +28,7 @@ def test_a_short_prompt_has_the_states_that_diffusers_gives(tiny_base: Base, tin
 def test_clip_skip_takes_an_earlier_layer_through_the_final_norm(tiny_base: Base) -> None:
     ids = tiny_base.tokenizer(["a red cube"], padding="max_length", max_length=24, return_tensors="pt").input_ids
     hidden = tiny_base.text_encoder(ids, output_hidden_states=True).hidden_states
-    expected = tiny_base.text_encoder.final_layer_norm(hidden[-2])
+    expected = tiny_base.text.parts[0].final_norm(hidden[-2])
     assert torch.allclose(tiny_base.encode_prompts(["a red cube"], clip_skip=1).tokens, expected, atol=1e-6)
 
 
