@@ -55,3 +55,11 @@ def test_a_base_that_needs_pooled_text_and_gets_none_is_refused(tiny_base: Base)
 def test_clip_skip_that_leaves_no_layer_is_refused(tiny_base: Base) -> None:
     with pytest.raises(TetherError, match="clip_skip"):
         guidance_of(Request(prompt="x", clip_skip=2), tiny_base, (64, 64))
+
+
+def test_prompts_are_read_by_the_syntax_of_the_requests_rules(tiny_base: Base) -> None:
+    prompt = "a ((red:1.2) cube)"
+    for rules, syntax in ((1, "simple"), (2, "nested")):
+        request = Request(prompt=prompt, guidance_scale=1.0, rules=rules)
+        found = guidance_of(request, tiny_base, (64, 64)).conditional.tokens
+        assert torch.equal(found, tiny_base.encode_prompts([prompt], syntax=syntax).tokens)
