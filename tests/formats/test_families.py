@@ -28,7 +28,7 @@ def test_a_config_has_one_family(config: dict[str, Any], family: str) -> None:
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 def test_what_is_the_same_for_a_family_comes_fresh_each_time(family: str) -> None:
     settings = family_settings(family)
-    assert settings.keys() == {"words", "unet", "vae", "scheduler", "index"}
+    assert settings.keys() == {"words", "unet", "vae", "scheduler", "former_timestep_spacing", "index"}
     settings["unet"].clear()
     assert family_settings(family)["unet"]
     assert describe(family, 5).startswith(family_settings(family)["words"])

@@ -92,7 +92,9 @@ def test_in_mixed_precision_no_copies_of_weights_are_kept_and_the_gradients_are_
     layers = [m for m in objective.modules() if isinstance(m, (nn.Conv2d, nn.Linear)) and m.weight.requires_grad]
     copies = 2 * sum(layer.weight.numel() for layer in layers)
     # Autocast's copy is not kept either where the layer's input takes no gradient: text states, the embedding of t.
-    assert 0.9 * copies < more - kept <= copies
+    # With only the middle, what the skips' zero convolutions kept is dropped at once, and its memory counted twice.
+    slack = 0.05 if options.get("only_middle") else 0.0
+    assert 0.9 * copies < more - kept <= (1 + slack) * copies
     for ours, theirs in zip(objective.parameters(), plain.parameters(), strict=True):
         assert (ours.grad is None) == (theirs.grad is None)
         if ours.grad is not None and theirs.grad is not None:
