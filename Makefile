@@ -12,8 +12,9 @@ BIN := .venv/bin
 demo: .venv/.installed
 	$(BIN)/tether demo --out out/demo
 
+# Two processes of one thread each: most tests are small, and threads that wait for each other cost more than they give.
 test: .venv/.installed
-	$(BIN)/pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile
 
 test-slow: .venv/.installed
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,8bit]'
