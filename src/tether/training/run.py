@@ -26,6 +26,7 @@ from accelerate.utils import set_seed
 
 from tether.base import Base
 from tether.base.base import cast_quietly
+from tether.control.control import Control
 from tether.errors import TetherError
 from tether.evaluation import metric_of
 from tether.files.atomic import write_text
@@ -87,18 +88,6 @@ def train(
         return finished
     # The others wait for as long as the main process needs to make the data.
     main = PartialState(cpu=config.device == "cpu", timeout=FOREVER).is_main_process
-    with locked(config.out, wanted=main):
-        return _train(config, main, on_progress, on_stage, on_note)
-
-
-def _train(
-    config: TrainConfig,
-    main: bool,
-    on_progress: Callable[[Progress], None] | None,
-    on_stage: OnStage | None,
-    on_note: Callable[[str], None] | None,
-) -> Result:
-    """`train`, in a folder that no other process trains in."""
     set_seed(config.seed)  # nothing here draws from the global generators; plug-ins may
     base, control = open_start(config)
     check_channels(control)
@@ -106,6 +95,19 @@ def _train(
         found = inspect_data(config, base)
         for line in (f"conditions: {found.conditions}", *found.notes):
             (on_note or logger.info)(line)
+    with locked(config.out, wanted=main):  # nothing is written before
+        return _train(config, base, control, main, on_progress, on_stage)
+
+
+def _train(
+    config: TrainConfig,
+    base: Base,
+    control: Control,
+    main: bool,
+    on_progress: Callable[[Progress], None] | None,
+    on_stage: OnStage | None,
+) -> Result:
+    """`train` from there on, in a folder that no other process trains in."""
     if main and not _begun(config):  # from the first checkpoint on the trainer decides what may change
         config.save(config.out / CONFIG)
     identity = {"base": hash_modules({"unet": base.unet})}
