@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tether.cli.options import CaptionColumn, ConditionColumn, ConditionFolder, ImageColumn
 from tether.errors import TetherError
 
 __all__ = ["app"]
@@ -28,21 +29,10 @@ def build(
     count: Annotated[
         int | None, typer.Option(help="Number of samples of emoji3d, scenes or circles.", show_default=False)
     ] = None,
-    image_column: Annotated[
-        str | None,
-        typer.Option(help="Column, key or mark of the images (NAME of a.NAME.png).", show_default=False),
-    ] = None,
-    caption_column: Annotated[
-        str | None, typer.Option(help="Column or key of the captions.", show_default=False)
-    ] = None,
-    condition_column: Annotated[
-        str | None,
-        typer.Option(help="Column, key or mark of the given conditions; none: annotate.", show_default=False),
-    ] = None,
-    condition_folder: Annotated[
-        str | None,
-        typer.Option(help="Folder in SOURCE of the given conditions; none: there is none.", show_default=False),
-    ] = None,
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
+    condition_column: ConditionColumn = None,
+    condition_folder: ConditionFolder = None,
     captions: Annotated[
         str,
         typer.Option(help="Of several captions: one at random each time, or all joined; none: train without captions."),

@@ -1,4 +1,4 @@
-"""The options of `tether generate`, each with its help beside it.
+"""Options with their help beside them: those of `tether generate`, and those that several commands share.
 
 An option that is not given is None: its default is that of `tether.sampling.request.Request`, which the command line
 reads only when it runs. What `--help` shows as defaults is held equal to those by a test.
@@ -15,9 +15,30 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
-__all__ = ["GenerateOptions", "with_options"]
+__all__ = [
+    "CaptionColumn",
+    "ConditionColumn",
+    "ConditionFolder",
+    "GenerateOptions",
+    "ImageColumn",
+    "with_options",
+]
 
 Values = TypeVar("Values")
+
+ImageColumn = Annotated[
+    str | None,
+    typer.Option(help="Column, key or mark of the images (NAME of a.NAME.png).", show_default=False),
+]
+CaptionColumn = Annotated[str | None, typer.Option(help="Column or key of the captions.", show_default=False)]
+ConditionColumn = Annotated[
+    str | None,
+    typer.Option(help="Column, key or mark of the given conditions; none: annotate.", show_default=False),
+]
+ConditionFolder = Annotated[
+    str | None,
+    typer.Option(help="Folder in the source of the given conditions; none: there is none.", show_default=False),
+]
 
 
 def with_options(cls: type[Values]) -> Callable[[Callable[[typer.Context, Values], None]], Callable[..., None]]:

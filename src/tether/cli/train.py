@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tether.cli.options import CaptionColumn, ConditionColumn, ConditionFolder, ImageColumn
 from tether.errors import TetherError
 
 if TYPE_CHECKING:
@@ -49,19 +50,10 @@ def train(
         list[str] | None,
         typer.Option("--set", help="NAME=VALUE, any setting of --list-settings. Repeatable.", show_default=False),
     ] = None,
-    image_column: Annotated[
-        str | None, typer.Option(help="Column, key or mark of the images.", show_default=False)
-    ] = None,
-    caption_column: Annotated[
-        str | None, typer.Option(help="Column or key of the captions.", show_default=False)
-    ] = None,
-    condition_column: Annotated[
-        str | None,
-        typer.Option(help="Column, key or mark of the given conditions; none: annotate.", show_default=False),
-    ] = None,
-    condition_folder: Annotated[
-        str | None, typer.Option(help="Folder of the given conditions; none: there is none.", show_default=False)
-    ] = None,
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
+    condition_column: ConditionColumn = None,
+    condition_folder: ConditionFolder = None,
     resume: Annotated[
         str | None,
         typer.Option(help="Folder of a run to resume, its latest checkpoint, or 'latest'.", show_default=False),

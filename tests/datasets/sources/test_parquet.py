@@ -9,6 +9,7 @@ import pytest
 from tether.datasets.names import Reading
 from tether.datasets.source import Rejected
 from tether.datasets.sources import open_source
+from tether.datasets.sources.parquet import ParquetSource
 from tether.errors import TetherError
 
 from ..conftest import picture, png
@@ -60,3 +61,47 @@ def test_other_columns_are_named_by_the_user_and_never_passed_over(tmp_path: Pat
     source = open_source(tmp_path, reading=Reading(caption_column="zh", condition_column="edges"))
     assert (source[0].caption, source.conditions_from) == ("\u732b", "column 'edges'")
     assert not open_source(tmp_path, reading=Reading(captions="none", condition_column="none")).has_conditions
+
+
+@pytest.mark.parametrize("path", [None, "own", "x.png"])
+def test_several_rows_of_an_image_are_one_sample_with_several_captions(path: str | None, tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = [
+        {
+            "image": {"bytes": png(picture(k)), "path": f"{k}.png" if path == "own" else path},
+            "conditioning_image": {"bytes": png(picture(10 + condition)), "path": None},
+            "text": caption,
+        }
+        for k, condition, caption in [
+            (0, 0, "a cat"),
+            (1, 1, "a dog"),
+            (0, 0, "a pet"),
+            (0, 2, "a cat"),
+            (1, 1, "a dog"),
+        ]
+    ]
+    # Row groups of two rows: the captions of an image may be anywhere.
+    parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=2)
+    source = open_source(tmp_path)
+    expected = [("a cat", "a pet"), ("a dog",), ("a cat",), ("a dog",)]  # another condition; another row of the same
+    assert [sample.captions for sample in source] == expected
+    assert [source.key(index) for index in range(4)] == ["a/0/0", "a/0/1", "a/1/1", "a/2/0"]
+    assert source[2].condition == png(picture(12))
+
+
+def test_images_of_different_paths_are_not_read_to_compare_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = [{"image": {"bytes": png(picture(k)), "path": f"{k}.png"}, "text": "a cat"} for k in range(3)]
+    parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    read: list[str] = []
+    plain = ParquetSource._read
+
+    def spied(self: ParquetSource, group: int, columns: list[str]) -> object:
+        read.extend(columns)
+        return plain(self, group, columns)
+
+    monkeypatch.setattr(ParquetSource, "_read", spied)
+    assert len(open_source(tmp_path)) == 3
+    assert "image" not in read

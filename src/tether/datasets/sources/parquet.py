@@ -1,12 +1,16 @@
 """Parquet files of samples, as Hugging Face publishes them: columns for image, caption and, optionally, condition.
 
-An image is bytes, or {"bytes": ..., "path": ...}. Needs pyarrow: `pip install tether-control[parquet]`.
+An image is bytes, or {"bytes": ..., "path": ...}. Rows of the same image and condition are one sample with several
+captions: rows whose images have different paths are different, others are compared by the bytes of their images.
+Needs pyarrow: `pip install tether-control[parquet]`.
 """
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_right
 from collections import Counter
+from collections.abc import Hashable, Iterator
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -23,6 +27,7 @@ from tether.datasets.names import (
     refuse_unused,
 )
 from tether.datasets.source import Rejected, Sample, Source
+from tether.datasets.sources.merged import merge_captions
 from tether.datasets.sources.records import file_of
 from tether.datasets.sources.splits import choose_split, split_of
 from tether.errors import TetherError
@@ -31,7 +36,7 @@ __all__ = ["ParquetSource"]
 
 
 class ParquetSource(Source):
-    """Rows of parquet files; one row group is in memory at a time.
+    """The images in rows of parquet files; one row group is in memory at a time.
 
     Raises:
         TetherError: if pyarrow is missing, a file is damaged, there is no column of images or of captions, or a column
@@ -60,6 +65,7 @@ class ParquetSource(Source):
         self.has_conditions = self.condition is not None
         self.conditions_from = f"column {self.condition!r}" if self.condition else ""
         self._loaded: tuple[int, Any] = (-1, None)
+        self.samples = merge_captions(self._images_and_captions())
 
     def _columns(self, columns: dict[str, bool]) -> tuple[str, str | None, str | None]:
         """The columns of images, captions and conditions; `columns` says of each whether it may hold images."""
@@ -91,20 +97,47 @@ class ParquetSource(Source):
         return self.__dict__ | {"_loaded": (-1, None)}  # each process reads its own rows
 
     def __len__(self) -> int:
-        return self.ends[-1] if self.ends else 0
+        return len(self.samples)
 
-    def _place(self, index: int) -> tuple[int, int]:
-        """The row group, and the row within it."""
-        group = bisect_right(self.ends, index)
-        return group, index - (self.ends[group - 1] if group else 0)
+    def _place(self, number: int) -> tuple[int, int]:
+        """The group of a row, and its number within it."""
+        group = bisect_right(self.ends, number)
+        return group, number - (self.ends[group - 1] if group else 0)
+
+    def _images_and_captions(self) -> Iterator[tuple[Hashable | None, tuple[str, ...]]]:
+        """Of each row: what tells its image and condition from others, None if they differ anyway; its captions."""
+        names = [name for name in self._paths_of_images() for name in name]
+        often = {name for name, count in Counter(names).items() if name is None or count > 1}
+        for group, paths in enumerate(self._paths_of_images()):
+            captions = self._values(group, self.caption)
+            twins = often.intersection(paths)
+            images, conditions = (self._values(group, name if twins else None) for name in (self.image, self.condition))
+            for path, caption, image, condition in zip(paths, captions, images, conditions, strict=True):
+                yield (_identity(image, condition) if path in twins else None), captions_of(caption)
+
+    def _paths_of_images(self) -> Iterator[list[str | None]]:
+        """Of each row group, the paths of its images; None where there is no path."""
+        for group in range(len(self.groups)):
+            values = self._values(group, f"{self.image}.path")
+            yield [value.get("path") or None if isinstance(value, dict) else None for value in values]
+
+    def _values(self, group: int, column: str | None) -> list[Any]:
+        """A column of a row group, or a part of one; None for each row that is damaged or has no such column."""
+        rows = self.ends[group] - (self.ends[group - 1] if group else 0)
+        try:
+            table = None if column is None else self._read(group, [column])
+        except Rejected:
+            table = None
+        return table.column(0).to_pylist() if table is not None and table.num_columns else [None] * rows
 
     def key(self, index: int) -> str:
-        group, row = self._place(index)
+        group, row = self._place(self.samples[index].number)
         number, within = self.groups[group]
         return f"{self.paths[number].stem}/{within}/{row}"
 
     def sample(self, index: int, kind: str | None = None) -> Sample:
-        group, row = self._place(index)
+        row_number, captions = self.samples[index]
+        group, row = self._place(row_number)
         number, _ = self.groups[group]
         record = self._rows(group).slice(row, 1).to_pylist()[0]
         folder = self.paths[number].parent
@@ -114,7 +147,6 @@ class ParquetSource(Source):
         condition = _image(record.get(self.condition), folder) if self.condition else None
         if self.condition and condition is None:
             raise Rejected("condition unreadable", "the row has no condition")
-        captions = captions_of(record.get(self.caption)) if self.caption else ()
         return Sample(self.key(index), image, captions[0] if captions else "", condition, captions[1:])
 
     def _rows(self, group: int) -> Any:
@@ -124,21 +156,37 @@ class ParquetSource(Source):
             Rejected: if the rows are damaged.
         """
         if self._loaded[0] != group:
-            number, within = self.groups[group]
-            names = [name for name in (self.image, self.caption, self.condition) if name]
-            try:
-                table = _open_parquet(self.paths[number]).read_row_group(within, columns=names)
-            except (OSError, ValueError, NotImplementedError) as error:
-                line = (str(error) or type(error).__name__).splitlines()[0]
-                raise Rejected("unreadable", f"the row group is damaged: {line}") from None
-            self._loaded = (group, table)
+            self._loaded = (group, self._read(group, [name for name in (self.image, self.condition) if name]))
         return self._loaded[1]
+
+    def _read(self, group: int, columns: list[str]) -> Any:
+        """Columns of a row group.
+
+        Raises:
+            Rejected: if they are damaged.
+        """
+        number, within = self.groups[group]
+        try:
+            return _open_parquet(self.paths[number]).read_row_group(within, columns=columns)
+        except (OSError, ValueError, NotImplementedError) as error:
+            line = (str(error) or type(error).__name__).splitlines()[0]
+            raise Rejected("unreadable", f"the row group is damaged: {line}") from None
 
     def files(self) -> list[Path]:
         return self.paths
 
     def listing(self) -> list[Any]:
         return [[path.name, size] for path, size in zip(self.paths, self.sizes, strict=True)]
+
+
+def _identity(image: Any, condition: Any) -> Hashable | None:
+    """What tells an image and its condition from others: their bytes, by hash, or the paths of their files."""
+    parts = [
+        value.get("bytes") or value.get("path") if isinstance(value, dict) else value for value in (image, condition)
+    ]
+    if not isinstance(parts[0], bytes | str) or not parts[0]:
+        return None
+    return tuple(hashlib.sha256(part).digest() if isinstance(part, bytes) else str(part) for part in parts)
 
 
 def _image(value: Any, folder: Path) -> bytes | Path | None:

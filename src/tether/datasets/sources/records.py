@@ -6,7 +6,6 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from tether.datasets.names import (
     refuse_unused,
 )
 from tether.datasets.source import Rejected, Sample, Source
+from tether.datasets.sources.merged import merge_captions
 from tether.datasets.sources.splits import choose_split, split_name, split_of
 from tether.errors import TetherError
 
@@ -46,16 +46,6 @@ def file_of(folder: Path, name: str) -> Path:
     if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
         raise Rejected("unreadable", f"{name!r} leads out of the record's folder")
     return folder / name
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """A sample: the number of its first record, the record, and the captions of all records of its image."""
-
-    number: int
-    folder: Path
-    record: Record
-    captions: tuple[str, ...]
 
 
 class RecordSource(Source):
@@ -84,33 +74,22 @@ class RecordSource(Source):
         keys = list(dict.fromkeys(key for _, record in records if isinstance(record, dict) for key in record))
         self.image, self.condition = _keys(keys, layout, self.reading)
         self.caption = find_names(keys, CAPTION_NAMES, self.reading.caption_column, "caption")
-        self.entries = self._merged()
+        self.entries = merge_captions(
+            (self._place(number), self._captions(record)) for number, (_, record) in enumerate(records)
+        )
         self.has_conditions = any(isinstance(r, dict) and _first(r, self.condition) for _, r in records)
         self.conditions_from = f"key {self.condition[0]!r}" if self.has_conditions else ""
         if not self.has_conditions and self.reading.condition_column is None:
             refuse_unused(self._unused(keys), "the records", "--condition-column")
         self.left_out = dict((left_out or Counter()) + splits)
 
-    def _merged(self) -> list[_Entry]:
-        """The samples: one an image, unless its captions are the same too."""
-        entries: list[_Entry] = []
-        places: dict[tuple[Path, str, str | None], int] = {}
-        for number, (folder, record) in enumerate(self.records):
-            image = _first(record, self.image) if isinstance(record, dict) else None
-            captions = self._captions(record)
-            if image is None:
-                entries.append(_Entry(number, folder, record, captions))
-                continue
-            assert isinstance(record, dict)
-            place = places.setdefault((folder, image, _first(record, self.condition)), len(entries))
-            known = entries[place].captions if place < len(entries) else ()
-            new = tuple(caption for caption in captions if caption not in known)
-            if place == len(entries) or not new:
-                entries.append(_Entry(number, folder, record, captions))
-            else:
-                first = entries[place]
-                entries[place] = _Entry(first.number, first.folder, first.record, known + new)
-        return entries
+    def _place(self, number: int) -> tuple[Path, str, str | None] | None:
+        """What tells the image and condition of a record from those of others."""
+        folder, record = self.records[number]
+        image = _first(record, self.image) if isinstance(record, dict) else None
+        if image is None or isinstance(record, str):
+            return None
+        return folder, image, _first(record, self.condition)
 
     def _captions(self, record: Record) -> tuple[str, ...]:
         if isinstance(record, str) or self.reading.captions == "none":
@@ -131,13 +110,13 @@ class RecordSource(Source):
         return len(self.entries)
 
     def key(self, index: int) -> str:
-        entry = self.entries[index]
-        named = _first(entry.record, self.image) if isinstance(entry.record, dict) else None
-        return f"{entry.number:08d}:{named or '?'}"
+        number = self.entries[index].number
+        place = self._place(number)
+        return f"{number:08d}:{'?' if place is None else place[1]}"
 
     def sample(self, index: int, kind: str | None = None) -> Sample:
-        entry = self.entries[index]
-        folder, record = entry.folder, entry.record
+        number, captions = self.entries[index]
+        folder, record = self.records[number]
         if isinstance(record, str):
             raise Rejected("unreadable", record)
         image, condition = _first(record, self.image), _first(record, self.condition)
@@ -146,7 +125,6 @@ class RecordSource(Source):
         if self.has_conditions and condition is None:
             raise Rejected("condition unreadable", f"the record has no {self.condition[0]!r}")
         given = file_of(folder, condition) if condition else None
-        captions = entry.captions
         return Sample(self.key(index), file_of(folder, image), captions[0] if captions else "", given, captions[1:])
 
     def files(self) -> Iterator[Path]:
