@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tether.errors import TetherError
 from tether.kinds.kind import Annotator, Kind
+from tether.kinds.measures import LINES
 from tether.kinds.option import Option
 
 if TYPE_CHECKING:
@@ -74,5 +75,6 @@ KIND = Kind(
     resize="lines",
     metric=fidelity,
     vary=_vary,
+    measures=LINES,
     names=r"canny",
 )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from tether.kinds.kind import Kind
+from tether.kinds.measures import DEPTH
 
 __all__ = ["KIND"]
 
 KIND = Kind(
     "depth",
     "depth, near is bright",
+    measures=DEPTH,
     names=r"depth|midas|zoe",
 )

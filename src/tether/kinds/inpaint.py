@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tether.kinds.kind import Kind
+from tether.kinds.measures import DETAIL
 
 __all__ = ["KIND"]
 
@@ -12,5 +13,6 @@ KIND = Kind(
     value_range=(-1.0, 1.0),
     is_image=True,
     needs_mask=True,
+    measures=DETAIL,
     names=r"inpaint(ing)?",
 )

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from tether.errors import TetherError
+from tether.kinds.measures.measure import Measure
 from tether.kinds.option import Option
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class Kind:
             training samples must not be mirrored.
         value_range: the values that the control's hint encoder accepts.
         metric: condition fidelity of an image, or None.
+        measures: what `tether evaluate` measures it by, the most telling first; see `tether.kinds.measures`.
         vary: a random map of an image, for training; None when maps are always made with the annotator's options.
         names: a regular expression, matched as whole words, of how published controls name the kind.
         is_image: the condition is the image itself.
@@ -106,6 +108,7 @@ class Kind:
     flip: Flip | None = mirror
     value_range: tuple[float, float] = (0.0, 1.0)
     metric: Metric | None = None
+    measures: tuple[Measure, ...] = ()
     vary: Vary | None = None
     names: str = ""
     is_image: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tether.kinds.kind import Kind
+from tether.kinds.measures import LINES
 
 __all__ = ["KIND"]
 
@@ -10,5 +11,6 @@ KIND = Kind(
     "mlsd",
     "straight white lines on black",
     resize="lines",
+    measures=LINES,
     names=r"mlsd|hough",
 )

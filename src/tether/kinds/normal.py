@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tether.kinds.kind import Kind, mirror
+from tether.kinds.measures import NORMALS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,5 +25,6 @@ KIND = Kind(
     "normal",
     "surface normals",
     flip=flip,
+    measures=NORMALS,
     names=r"normal(bae|map)?",
 )

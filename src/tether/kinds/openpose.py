@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tether.kinds.kind import Kind, mirror
+from tether.kinds.measures import POSE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,5 +86,6 @@ KIND = Kind(
     "poses of bodies, one color a limb",
     resize="lines",
     flip=flip,
+    measures=POSE,
     names=r"(open|dw)?pose",
 )

@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tether.kinds.kind import Annotator, Kind
+from tether.kinds.measures import STROKES
 from tether.kinds.option import Option
 
 if TYPE_CHECKING:
@@ -91,5 +92,6 @@ KIND = Kind(
     annotators={"xdog": Annotator(detect, OPTIONS)},
     resize="lines",
     metric=fidelity,
+    measures=STROKES,
     names=r"(fake)?scribble|sketch|doodle",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tether.kinds.kind import Kind
+from tether.kinds.measures import CLASSES
 
 __all__ = ["KIND"]
 
@@ -10,5 +11,6 @@ KIND = Kind(
     "seg",
     "segmentation, one color a class",
     resize="nearest",
+    measures=CLASSES,
     names=r"seg(mentation)?|ade20k",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tether.kinds.kind import Kind
+from tether.kinds.measures import SOFT_LINES
 
 __all__ = ["KIND"]
 
@@ -10,5 +11,6 @@ KIND = Kind(
     "softedge",
     "soft gray edges on black",
     resize="lines",
+    measures=SOFT_LINES,
     names=r"softedge|hed|pidi(net)?",
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tether.kinds.kind import Kind
+from tether.kinds.measures import DETAIL
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,5 +36,6 @@ KIND = Kind(
     "the image itself, to add detail to",
     is_image=True,
     vary=random_tile,
+    measures=DETAIL,
     names=r"tile",
 )

@@ -1,0 +1,50 @@
+"""What a measure is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["Measure", "Numbers", "Table", "mean"]
+
+Numbers = Mapping[str, float]
+"""What is counted or measured on one pair of maps, by name. Keys that are absent are 0."""
+Table = Mapping[str, "np.ndarray"]
+"""The same of many pairs: each float64 `(C, I)`, of I pictures for each of C conditions."""
+Compare = Callable[["np.ndarray", "np.ndarray"], Numbers]
+"""(found, wanted), uint8 `(H, W, 3)` RGB each -> numbers."""
+
+
+def mean(table: Table) -> float:
+    """The mean of "value" over all pairs."""
+    return float(table["value"].mean())
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One measure of a kind of condition.
+
+    Attributes:
+        key: its name in JSON.
+        title: its name for people.
+        compare: the numbers of one pair.
+        pool: the numbers of many pairs -> the score.
+        higher: whether a higher score is better; a perfect score is then 1, and else 0.
+        unit: of the score, for people.
+        digits: after the decimal point, for people.
+        against: what the drawn picture is compared by: the map that is found in it with the condition ("map"), or the
+            picture itself with the image that the condition was made from ("image").
+    """
+
+    key: str
+    title: str
+    compare: Compare
+    pool: Callable[[Table], float] = mean
+    higher: bool = True
+    unit: str = ""
+    digits: int = 3
+    against: Literal["map", "image"] = "map"

@@ -1,0 +1,41 @@
+"""mIoU, counted by hand and by torchmetrics."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tether.kinds.measures.regions import mean_iou, overlaps
+
+RED, BLUE, GREEN = (255, 0, 0), (0, 0, 255), (0, 255, 0)
+
+
+def tabulated(rows: list[dict[str, float]]) -> dict[str, np.ndarray]:
+    names = {name for row in rows for name in row}
+    return {name: np.array([[row.get(name, 0.0)] for row in rows]) for name in names}
+
+
+def test_pixels_are_counted_over_all_pictures() -> None:
+    wanted = np.array([[RED, RED, BLUE, BLUE]], np.uint8)
+    found = np.array([[RED, BLUE, BLUE, GREEN]], np.uint8)
+    counted = overlaps(found, wanted)
+    assert (counted["ff0000 both"], counted["ff0000 either"]) == (1, 2)
+    assert (counted["0000ff both"], counted["0000ff either"]) == (1, 3)
+    assert (counted["00ff00 both"], counted["00ff00 either"]) == (0, 1)
+    assert mean_iou(tabulated([dict(counted)])) == pytest.approx((1 / 2 + 1 / 3 + 0) / 3)
+    right = overlaps(wanted, wanted)  # red 1+2 of 2+2, blue 1+2 of 3+2, green 0 of 1
+    assert mean_iou(tabulated([dict(counted), dict(right)])) == pytest.approx((3 / 4 + 3 / 5 + 0) / 3)
+
+
+def test_miou_is_that_of_torchmetrics() -> None:
+    classification = pytest.importorskip("torchmetrics.functional.classification")
+    import torch
+
+    rng = np.random.default_rng(0)
+    found, wanted = rng.integers(0, 4, (2, 5, 9, 9))
+    palette = np.array([RED, BLUE, GREEN, (9, 9, 9)], np.uint8)
+    rows = [dict(overlaps(palette[f], palette[w])) for f, w in zip(found, wanted, strict=True)]
+    theirs = classification.multiclass_jaccard_index(
+        torch.from_numpy(found), torch.from_numpy(wanted), 4, average="macro"
+    )
+    assert mean_iou(tabulated(rows)) == pytest.approx(float(theirs), abs=1e-6)
