@@ -102,6 +102,19 @@ def test_a_lora_named_in_the_prompt_is_refused(named: str) -> None:
         parse_prompt(f"a cat {named}")
 
 
+@pytest.mark.parametrize("changing", ["[cat:dog:0.5]", "[cat:.5]", "[cat::10]", "[cat|dog]", "([cat:dog:4]:1.2)"])
+def test_a_prompt_that_changes_over_the_steps_is_refused(changing: str) -> None:
+    with pytest.raises(TetherError, match="change over the steps"):
+        parse_prompt(f"a {changing} on a hill")
+
+
+@pytest.mark.parametrize(
+    ("text", "read"), [(r"\[cat:0.5\]", "[cat:0.5]"), ("[a: b]", "a: b"), ("[a|b", "[a|b"), ("a|b: 5]", "a|b: 5]")]
+)
+def test_other_brackets_do_not_change_over_the_steps(text: str, read: str) -> None:
+    assert "".join(piece.text for piece in parse_prompt(text)[0]) == read
+
+
 @pytest.mark.parametrize(
     "prompt", ["(a:101)", "(a:-1000)", "((a:20):20)", f"(a:{'9' * 400})", "(" * 99 + "a" + ")" * 99]
 )

@@ -9,7 +9,8 @@ r"""The syntax of prompts: text in which some words weigh more than others.
     plain     none: every character is text
 
 `nested` is the syntax of AUTOMATIC1111's web interface, without its prompts that change while an image is made
-(`[from:to:when]`, `AND`); of an unbalanced bracket it takes the rest of the prompt, Tether only the bracket, as text.
+(`[from:to:when]` and `[one|other]` are refused, `AND` is text); of an unbalanced bracket it takes the rest of the
+prompt, Tether only the bracket, as text.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ SIMPLE = re.compile(r"(?<!\\)\(([^()]*):\s*([0-9]*\.?[0-9]+)\s*\)")
 MARK = re.compile(r"\\[()\[\]\\]|[(\[\])]|:\s*(?P<weight>[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))\s*\)")
 BREAK = re.compile(r"\s*\bBREAK\b\s*")
 ADAPTER = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>")
+CHANGING = re.compile(r"(?<!\\)\[[^\[\]]*(?::\s*[0-9]*\.?[0-9]+\s*|\|[^\[\]]*)(?<!\\)\]")
 BRACKET_WEIGHT = 1.1
 MAX_WEIGHT = 100.0
 
@@ -42,7 +44,8 @@ def parse_prompt(prompt: str, syntax: PromptSyntax = "nested") -> list[list[Piec
     """The sections of a prompt, which `BREAK` separates, each as pieces; one section at least.
 
     Raises:
-        TetherError: if a weight is not from -100 to 100, or the prompt names a LoRA as web interfaces do.
+        TetherError: if a weight is not from -100 to 100, or the prompt names a LoRA or changes over the steps, as web
+            interfaces allow.
     """
     if syntax == "plain":
         return [[Piece(prompt, 1.0)]]
@@ -51,6 +54,12 @@ def parse_prompt(prompt: str, syntax: PromptSyntax = "nested") -> list[list[Piec
     named = ADAPTER.search(prompt)
     if named is not None:
         raise TetherError(f"the prompt contains {named[0]}: leave it out, and pass the file by --lora REF:STRENGTH")
+    changing = CHANGING.search(prompt)
+    if changing is not None:
+        raise TetherError(
+            f"the prompt contains {changing[0]}: prompts that change over the steps are not supported, leave it out, or "
+            "write \\[ and \\] for brackets that are text"
+        )
     sections: list[list[Piece]] = [[]]
     for text, weight in parse_weights(prompt):
         first, *more = BREAK.split(text)
