@@ -57,8 +57,8 @@ def parse_prompt(prompt: str, syntax: PromptSyntax = "nested") -> list[list[Piec
     changing = CHANGING.search(prompt)
     if changing is not None:
         raise TetherError(
-            f"the prompt contains {changing[0]}: prompts that change over the steps are not supported, leave it out, or "
-            "write \\[ and \\] for brackets that are text"
+            f"the prompt contains {changing[0]}: prompts that change over the steps are not supported, leave it out, "
+            "or write \\[ and \\] for brackets that are text"
         )
     sections: list[list[Piece]] = [[]]
     for text, weight in parse_weights(prompt):

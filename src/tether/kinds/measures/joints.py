@@ -3,9 +3,9 @@
     correct: a joint of the same number lies within 0.1 max(height, width) of the figure's wanted joints
 
 Joints are read from the drawings (`tether.kinds.openpose`): the middle of each patch of a joint's color. A figure is
-what the drawing connects; a part of fewer than `LEAST` joints belongs to the nearest figure. Each found joint serves one
-wanted joint, the nearest first, and of each number as many are taken as there are wanted ones, so that a map full of
-joints does not score.
+what the drawing connects; a part of fewer than `LEAST` joints belongs to the nearest figure. Each found joint serves
+one wanted joint, the nearest first, and of each number as many are taken as there are wanted ones, so that a map full
+of joints does not score.
 """
 
 from __future__ import annotations
