@@ -10,7 +10,7 @@ BIN := .venv/bin
 	touch $@
 
 demo: .venv/.installed
-	$(BIN)/tether demo --out out/demo
+	$(BIN)/tether demo --out out/demo --force
 
 # Two processes of one thread each: most tests are small, and threads that wait for each other cost more than they give.
 test: .venv/.installed

@@ -26,9 +26,10 @@ from tether.control.files import NOTES, SETTINGS, UNSHAPED, ControlPart, control
 from tether.control.store import trained
 from tether.control.transfer import transferred
 from tether.errors import TetherError
-from tether.files.checkpoints import SUFFIXES, open_checkpoint
+from tether.files.checkpoints import open_checkpoint
 from tether.files.folder import is_base_folder
 from tether.files.hub import find
+from tether.files.paths import SUFFIXES
 from tether.files.writing import replacing, write_json, write_safetensors, write_tokenizer, write_torch
 from tether.formats.families import UNET, VAE, family_settings
 from tether.formats.names import Pair, to_original

@@ -64,3 +64,17 @@ def test_what_is_wrong_is_reported_the_kind_before_the_image(
     with pytest.raises(TetherError, match=words):
         tether(*[photo if one == "PHOTO" else one for one in arguments], "-o", tmp_path / "map.png")
     assert not (tmp_path / "map.png").exists()
+
+
+def test_a_map_is_written_again_and_no_other_file_is_replaced(photo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "map.png"
+    tether("canny", photo, "-o", out)
+    tether("scribble", photo, "-o", out)
+    photo_of_someone = tmp_path / "other.png"
+    Image.new("RGB", (8, 8), "red").save(photo_of_someone)
+    before = photo_of_someone.read_bytes()
+    with pytest.raises(TetherError, match=r"other\.png exists.*: give another name, or --force"):
+        tether("canny", photo, "-o", photo_of_someone)
+    assert photo_of_someone.read_bytes() == before
+    tether("canny", photo, "-o", photo_of_someone, "--force")
+    assert Image.open(photo_of_someone).size == Image.open(photo).size

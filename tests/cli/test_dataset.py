@@ -45,7 +45,13 @@ def test_a_folder_is_built_checked_and_shown(photos: Path, tmp_path: Path) -> No
     assert dataset("show", out, "--count", 2).strip() == str(tmp_path / "data.png")
     assert open_image(tmp_path / "data.png").width > 4 * 64
     dataset("show", out, "-o", tmp_path / "sheet.png")
-    assert (tmp_path / "sheet.png").is_file()
+    dataset("show", out, "-o", tmp_path / "sheet.png")  # its own, so it is replaced
+    before = (photos / "0.png").read_bytes()
+    with pytest.raises(TetherError, match=r"0\.png exists, and does not say that `tether dataset show` wrote it"):
+        dataset("show", out, "-o", photos / "0.png")
+    assert (photos / "0.png").read_bytes() == before
+    dataset("show", out, "-o", photos / "0.png", "--force")
+    assert (photos / "0.png").read_bytes() == (tmp_path / "sheet.png").read_bytes()
 
 
 def test_the_builtin_sets_are_built_by_name_with_the_kind_and_the_count_asked_for(tmp_path: Path) -> None:
@@ -82,6 +88,10 @@ def test_a_damaged_dataset_fails_the_check(photos: Path, tmp_path: Path) -> None
         (["build", "{}/photos", "{}/out", "--count", "2"], "count applies only to emoji3d, scenes, circles"),
         (["build", "{}/photos", "{}/out", "--size", "4"], "size is 4 and min_side 64: give at least 8"),
         (["build", "circles", "{}/out", "--count", "0"], "a count of at least 1, not 512 and 0"),
+        (
+            ["build", "{}/photos", "{}/photos/0.png/in"],
+            r"OUT .*in cannot be written: .*0\.png is not a writable folder",
+        ),
         (["check", "{}/photos"], "photos contains no dataset: run `tether dataset build`"),
         (["show", "{}/nowhere"], "nowhere contains no dataset"),
     ],
@@ -94,3 +104,14 @@ def test_what_is_wrong_is_an_error_in_one_line(
         dataset(*(argument.format(tmp_path) for argument in arguments), *(["--workers", 0] * (arguments[0] == "build")))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_in_one_line(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where its permissions promise otherwise, as on file systems that are read-only."""
+
+    def refused(path: Path, *_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    with pytest.raises(TetherError, match="cannot be made as a folder: Read-only file system"):
+        dataset("build", photos, photos.parent / "out", "--workers", 0)

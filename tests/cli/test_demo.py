@@ -9,6 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tether.cli import app, demo
+from tether.errors import TetherError
 from tether.sampling.request import read_request
 
 
@@ -31,3 +32,11 @@ def test_the_demo_draws_every_prompt_over_every_set_of_lines(tmp_path: Path, mon
     row = [sheet.crop((6 + k * (side + 6), 6, 6 + k * (side + 6) + side, 6 + side)) for k in range(3)]
     assert row[2].tobytes() == Image.open(paths[0]).tobytes()
     assert set(row[1].convert("L").tobytes()) == {0, 255}
+
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    CliRunner().invoke(app, ["demo", "-o", str(tmp_path), "--seed", "3"], catch_exceptions=False)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before  # not doubled
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "a-peach-3d-emoji-3.png")
+    with pytest.raises(TetherError, match=r"3\.png exists.*or --force"):
+        CliRunner().invoke(app, ["demo", "-o", str(tmp_path), "--seed", "3"], catch_exceptions=False)

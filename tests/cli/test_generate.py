@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from tether.base import Base, ControlNet
 from tether.cli import app
 from tether.errors import TetherError
+from tether.files.fingerprint import fingerprint
 from tether.images import fit, read_metadata, save_png
 from tether.sampling import Request
 from tether.sampling.request import RULES, read_request, request_text
@@ -162,6 +163,10 @@ def test_a_preview_is_written_while_an_image_is_generated(tiny_folder: Path, tmp
     preview = tmp_path / "preview.png"
     tether("generate", "x", "--base", tiny_folder, "--steps", 2, "-o", tmp_path / "out", "--preview", preview)
     assert Image.open(preview).width >= 64
+    tether("generate", "x", "--base", tiny_folder, "--steps", 1, "-o", tmp_path / "out", "--preview", preview)
+    Image.new("RGB", (8, 8)).save(preview)
+    with pytest.raises(TetherError, match=r"--preview .* exists.*: give another name"):
+        tether("generate", "x", "--base", tiny_folder, "-o", tmp_path / "out", "--preview", preview)
 
 
 def test_low_memory_generates_the_same_images_one_by_one(tiny_folder: Path, tmp_path: Path) -> None:
@@ -208,6 +213,7 @@ def test_an_option_that_is_not_given_has_the_default_of_a_request(tiny_folder: P
     (path,) = tether("generate", "x", "--base", tiny_folder, "--steps", 1, "-o", tmp_path)
     request = read_request(Path(path))
     given = {"prompt": "x", "base": str(tiny_folder), "steps": 1, "size": (64, 64), "versions": request.versions}
+    given |= {"fingerprints": {str(tiny_folder): fingerprint(tiny_folder)}}
     given |= {"rules": RULES, "spacing": "trailing"}  # what one step of this base is drawn with
     assert request == Request(**given)
 
@@ -235,7 +241,8 @@ def test_an_image_repeated_in_less_memory_says_so(tiny_folder: Path, tmp_path: P
     assert (request.low_memory, request.seeds) == (True, [1])
 
 
-NOWHERE = ("--base", "/no/such/base")
+NOWHERE = ("--base", "EMPTY")
+"""A folder without a base: what is wrong besides is said before it is opened."""
 
 
 @pytest.mark.parametrize(
@@ -243,7 +250,7 @@ NOWHERE = ("--base", "/no/such/base")
     [
         ([], "give a prompt, or --again FILE.png"),
         (["x", "--again", "/no/such.png"], "give a prompt, or --again FILE.png"),
-        (["x", *NOWHERE], "no base at /no/such/base"),
+        (["x", "--base", "/no/such/base"], "no base at /no/such/base"),
         (["x", "--control", "canny"], "'canny' is not a control: write KIND=IMAGE"),
         (["x", *NOWHERE, "--control", "canny=/no/such.png"], "no file /no/such.png"),
         (["x", *NOWHERE, "--condition", "canny=/no/such.png"], "no file /no/such.png"),
@@ -293,12 +300,13 @@ NOWHERE = ("--base", "/no/such/base")
 def test_an_error_is_one_line_and_nothing_is_written(
     arguments: list[object], message: str, photo: Path, tmp_path: Path
 ) -> None:
-    given = [str(argument).replace("PHOTO", str(photo)) for argument in arguments]
+    (empty := tmp_path / "empty").mkdir()
+    given = [str(argument).replace("PHOTO", str(photo)).replace("EMPTY", str(empty)) for argument in arguments]
     out = [] if "-o" in given else ["-o", str(tmp_path / "out")]
     with pytest.raises(TetherError, match=message) as caught:
         tether("generate", *given, *out)
     assert "\n" not in str(caught.value)
-    assert list(tmp_path.iterdir()) == [photo]
+    assert sorted(tmp_path.iterdir()) == [empty, photo]
 
 
 def test_what_has_no_effect_is_said_once_a_control_and_the_image_is_drawn(

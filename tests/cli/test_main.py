@@ -67,13 +67,17 @@ def test_a_wrong_request_is_one_line_and_exit_2(tmp_path: Path) -> None:
         ),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"), f"tether: {cli.OUT_OF_MEMORY}\n"),
         (ValueError("one\ntwo"), "tether: ValueError: one (TETHER_TRACEBACK=1 shows the traceback)\n"),
+        (
+            OSError(28, "No space left on device", "out/x.png"),
+            "tether: out/x.png: No space left on device (TETHER_TRACEBACK=1 shows the traceback)\n",
+        ),
         (KeyError(), "tether: KeyError: no message (TETHER_TRACEBACK=1 shows the traceback)\n"),
     ],
 )
 def test_any_other_failure_is_one_line_and_exit_1(
     error: Exception, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fails() -> None:
+    def fails(**_: object) -> None:
         raise error
 
     monkeypatch.setattr(cli, "app", fails)
@@ -94,3 +98,49 @@ def test_the_version_is_that_of_the_package() -> None:
 def test_h_is_help_everywhere() -> None:
     for command in ([], ["generate"], ["dataset", "build"]):
         assert CliRunner().invoke(cli.app, [*command, "-h"]).stdout.startswith("Usage")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--foo"], "no such option: --foo; see tether --help"),
+        (["generat"], "no such command 'generat'. Did you mean 'generate'"),
+        (["generate", "x", "--count", "0"], "invalid value for '--count'"),
+        (["generate", "x", "--steps"], "option '--steps' requires an argument; see tether"),
+        (["generate", "x", "y"], "(y); see tether generate --help"),
+        (["dataset", "build", "a"], "see tether dataset build --help"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_2(
+    arguments: list[str], line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["tether", *arguments])
+    for name in cli.QUIET:
+        monkeypatch.setenv(name, "error")
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    told = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert told.startswith("tether: ")
+    assert told.count("\n") == 1
+    assert line in told
+
+
+def test_a_command_without_arguments_shows_its_help() -> None:
+    done = run("import sys; sys.argv = ['tether']\nfrom tether.cli import main; main()")
+    assert "Commands:" in done.stdout + done.stderr
+
+
+def test_a_mistyped_base_is_told_before_anything_heavy_is_imported() -> None:
+    done = run(
+        "import sys; sys.argv = ['tether', 'generate', 'x', '--base', './none']\n"
+        "from tether.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as stop: assert stop.code == 2\n"
+        "heavy = {'torch', 'diffusers', 'transformers', 'huggingface_hub', 'cv2', 'numpy', 'PIL'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    assert done.returncode == 0, done.stderr
+    assert (
+        done.stderr == "tether: no base at ./none: there is no such file or folder, and it is not a name on the hub\n"
+    )

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tether.cli.output import free_paths, make_folder, slug, write_drawn
+from tether.cli.output import free_paths, slug, write_drawn
 from tether.errors import TetherError
-from tether.files.atomic import write_new
+from tether.files.atomic import make_folder, write_new
 from tether.images import read_metadata
 from tether.sampling import Drawn
 
@@ -31,7 +31,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 def test_processes_that_write_into_one_folder_lose_nothing(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\nfrom tether.cli.output import free_paths\n"
-        "from tether.files.atomic import write_new\nout = Path(sys.argv[1])\n"
+        "from tether.files.atomic import make_folder, write_new\nout = Path(sys.argv[1])\n"
         "for k in range(60): write_new(free_paths(out, 'x'), lambda part: part.write_text(f'{sys.argv[2]} {k}'))"
     )
     running = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(each)]) for each in range(3)]
@@ -71,7 +71,7 @@ def test_a_prompt_without_letters_has_a_name_too() -> None:
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(TetherError, match="cannot be made as a folder for images"):
+    with pytest.raises(TetherError, match="cannot be made as a folder"):
         make_folder(tmp_path / "file" / "out")
 
 

@@ -6,9 +6,20 @@ import os
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from tether.cli.sources import check_folder, check_input, check_not_input, check_ref, is_image_file
+from tether.cli.sources import (
+    check_control,
+    check_folder,
+    check_input,
+    check_model,
+    check_not_input,
+    check_replaceable,
+    is_image_file,
+    made_by,
+)
 from tether.errors import TetherError
+from tether.images import save_png
 
 LONG = "x" * 300
 
@@ -50,11 +61,11 @@ def test_an_output_is_no_input_under_another_name(tmp_path: Path) -> None:
 def test_a_mistyped_control_is_named(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     for ref in ("canny", str(tmp_path / "mine"), "owner/name"):
-        check_ref(ref)
+        check_control(ref)
     with pytest.raises(TetherError, match="there is no control 'cany': did you mean canny"):
-        check_ref("cany")
+        check_control("cany")
     with pytest.raises(TetherError, match="there is no control 'sculpture': shipped are canny"):
-        check_ref("sculpture")
+        check_control("sculpture")
 
 
 def test_names_with_the_suffix_of_an_image_are_files(tmp_path: Path) -> None:
@@ -62,3 +73,36 @@ def test_names_with_the_suffix_of_an_image_are_files(tmp_path: Path) -> None:
     assert is_image_file(tmp_path / "cat.WEBP")
     assert not is_image_file(tmp_path / "folder.png")
     assert not is_image_file(tmp_path / "cat.v2")
+
+
+def test_a_file_is_replaced_by_the_command_that_wrote_it_alone(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    check_replaceable(path, "annotate")
+    for written in (None, {}, {"tether": "{}"}, made_by("demo")):
+        if written is None:
+            path.write_text("notes, not an image")
+        else:
+            save_png(Image.new("RGB", (8, 8)), path, written)
+        with pytest.raises(TetherError, match=r"x\.png exists, and does not say that `tether annotate` wrote it"):
+            check_replaceable(path, "annotate")
+        check_replaceable(path, "annotate", force=True)
+    save_png(Image.new("RGB", (8, 8)), path, made_by("annotate"))
+    check_replaceable(path, "annotate")
+    for other, message in ((tmp_path / "x.jpg", "must end in .png"), (tmp_path / "in.png", "is a folder")):
+        (tmp_path / "in.png").mkdir(exist_ok=True)
+        with pytest.raises(TetherError, match=message):
+            check_replaceable(other, "annotate", force=True)
+
+
+def test_a_mistyped_model_is_told_with_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
+    for ref in ("tether", str(tmp_path / "model.safetensors"), "owner/name", "owner/name/file.safetensors@main"):
+        check_model(ref, "base")
+    for ref, message in (
+        ("./modle.safetensors", "no base at ./modle.safetensors: there is no such file or folder"),
+        ("model.safetensors", "no base at model.safetensors"),
+        (str(tmp_path / "mdoel.safetensors"), r"did you mean .*/model\.safetensors\?"),
+        (LONG, "no base at"),
+    ):
+        with pytest.raises(TetherError, match=message):
+            check_model(ref, "base")

@@ -60,6 +60,13 @@ def test_the_learning_rate_is_that_of_the_base_where_none_is_given() -> None:
     assert TrainConfig(out=out, learning_rate=1e-3).learning_rate == 1e-3
 
 
+ALIASES = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefg", "bcdefgh", strict=True)
+)
+ALIASES += "out: *h\n"
+"""A few hundred bytes that are 9 ** 8 texts."""
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
@@ -72,6 +79,9 @@ def test_the_learning_rate_is_that_of_the_base_where_none_is_given() -> None:
         ("out: run\nshares: {a: 0, b: 0}\n", "shares must be"),
         ("out: run\nbetas: [0.9, 1.0]\n", "betas"),
         ("steps: 5\n", "out"),
+        ("1: 2\nout: run\n", "config.yaml is not a training config: expected lines of 'setting: value'"),
+        (f"out: {'[' * 5000}{']' * 5000}\n", "cannot read the training config .*config.yaml"),
+        (ALIASES, "training setting out"),
         ("- a\n- b\n", "config.yaml"),
         ("a: [\n", "config.yaml"),
     ],
@@ -81,6 +91,7 @@ def test_a_wrong_file_is_refused_in_one_line_that_names_what_is_wrong(tmp_path: 
     with pytest.raises(TetherError, match=named) as caught:
         TrainConfig.load(tmp_path / "config.yaml")
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
 
 
 def test_a_file_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from tether.cli import annotate, convert, dataset, demo, generate, info, train
 from tether.errors import TetherError
@@ -20,8 +23,39 @@ QUIET = {
 }
 """Environment variables that keep libraries from printing around the one line of an error."""
 
+
+@contextmanager
+def _in_one_line() -> Iterator[None]:
+    """Raises a `TetherError` for what is wrong with a command's options, which typer itself would tell in three lines.
+
+    typer's errors are told by their methods: older versions have them from click, newer ones from a copy of it.
+    """
+    try:
+        yield
+    except Exception as error:
+        told, context = getattr(error, "format_message", None), getattr(error, "ctx", None)
+        if told is None or type(error).__name__ == "NoArgsIsHelpError":
+            raise
+        line = " ".join(told().split()).rstrip(".")
+        command = "tether" if context is None else context.command_path
+        raise TetherError(f"{line[:1].lower()}{line[1:]}; see {command} --help") from None
+
+
+class Commands(TyperGroup):
+    """The commands; wrong options are one line, as every other error."""
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        with _in_one_line():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _in_one_line():
+            return super().invoke(ctx)
+
+
 app = typer.Typer(
     name="tether",
+    cls=Commands,
     help="Steer a locked text-to-image diffusion model with an image: edges, depth, pose, a doodle.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -57,16 +91,16 @@ app.command()(info.info)
 
 
 def main() -> None:
-    """Runs `tether`. Every failure is one line on standard error, after the usage if an option is malformed.
+    """Runs `tether`. Every failure is one line on standard error.
 
     Exit codes: 2 for a wrong request, 130 for Ctrl-C, 1 for anything else. TETHER_TRACEBACK=1 shows tracebacks.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     if os.environ.get("TETHER_TRACEBACK"):
-        app()
+        app(prog_name="tether")
     try:
-        app()
+        app(prog_name="tether")
     except TetherError as error:
         _fail(str(error), 2)
     except SystemExit as ended:
@@ -76,6 +110,8 @@ def main() -> None:
     except Exception as error:
         if is_out_of_memory(error):
             _fail(OUT_OF_MEMORY, 1)
+        if isinstance(error, OSError) and error.strerror:
+            _fail(f"{error.filename or 'a file'}: {error.strerror} (TETHER_TRACEBACK=1 shows the traceback)", 1)
         lines = str(error).strip().splitlines() or ["no message"]
         _fail(f"{type(error).__name__}: {lines[0]} (TETHER_TRACEBACK=1 shows the traceback)", 1)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tether.cli.sources import check_folder, check_input, check_not_input
+from tether.cli.sources import check_folder, check_input, check_not_input, check_replaceable, made_by
 from tether.errors import TetherError
 
 __all__ = ["annotate"]
@@ -42,6 +42,7 @@ def annotate(
     annotator: Annotated[
         str | None, typer.Option(help="Which of the kind's annotators; by default the first.", show_default=False)
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace any file at --out.")] = False,
     list_kinds: Annotated[
         bool, typer.Option("--list", help="List all kinds and their options.", callback=_list_kinds, is_eager=True)
     ] = False,
@@ -53,12 +54,13 @@ def annotate(
     options = _parse_options(option or [])
     check_input(image)
     check_not_input(out, [image], "--out")
+    check_replaceable(out, "annotate", force=force)
     check_folder(out.parent)
 
     from tether.images import open_image, save_png
     from tether.kinds import make_map
 
-    save_png(make_map(kind, open_image(image), annotator, options), out, {})
+    save_png(make_map(kind, open_image(image), annotator, options), out, made_by("annotate"))
     print(out)
 
 

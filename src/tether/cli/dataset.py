@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tether.cli.options import CaptionColumn, ConditionColumn, ConditionFolder, ImageColumn
+from tether.cli.sources import check_folder, check_replaceable, made_by
 from tether.errors import TetherError
 
 __all__ = ["app"]
@@ -45,6 +46,7 @@ def build(
     ] = None,
 ) -> None:
     """Annotate, check and pack images; unusable ones are listed with their reasons."""
+    check_folder(out, "OUT")
     from tether.cli.progress import count_bar
     from tether.datasets.build import QUARANTINE, build_dataset, describe_conditions
     from tether.datasets.names import Reading
@@ -70,13 +72,16 @@ def show(
         Path | None, typer.Option("--out", "-o", help="PNG to write; by default DATA.png.", show_default=False)
     ] = None,
     count: Annotated[int, typer.Option(help="Samples to show.", min=1)] = 12,
+    force: Annotated[bool, typer.Option("--force", help="Replace any file at --out.")] = False,
 ) -> None:
     """Draw a contact sheet of images, conditions and captions."""
+    out = out or data.with_name(f"{data.resolve().name}.png")
+    check_replaceable(out, "dataset show", force=force)
+    check_folder(out.parent)
     from tether.datasets.check import show_dataset
     from tether.images import save_png
 
-    out = out or data.with_name(f"{data.resolve().name}.png")
-    save_png(show_dataset(data, count), out, {})
+    save_png(show_dataset(data, count), out, made_by("dataset show"))
     print(out)
 
 

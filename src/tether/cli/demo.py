@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tether.cli.sources import check_folder
+from tether.cli.output import drawn_name
+from tether.cli.sources import check_folder, check_replaceable, made_by
 
 if TYPE_CHECKING:
     from tether.sampling import Request
@@ -30,10 +32,15 @@ card)."""
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the images.")] = Path("out/demo"),
     seed: Annotated[int, typer.Option(help="Seed of every image.")] = 7,
+    force: Annotated[bool, typer.Option("--force", help="Replace any file of the same name.")] = False,
 ) -> None:
     """Generate a sheet of images: several prompts over each of four sets of lines, in under a minute."""
     started = time.perf_counter()
     check_folder(out)
+    sheet = out / "sheet.png"
+    names = [drawn_name(prompt, seed) for _, prompts in EXAMPLES for prompt in prompts]
+    for path in (sheet, *(out / f"{name}.png" for name in names)):
+        check_replaceable(path, "demo", force=force)
     from tether.cli.generate import drawn_with_progress
     from tether.cli.output import write_drawn
     from tether.images import contact_sheet, save_png
@@ -49,14 +56,14 @@ def demo(
         row = [control.photo or control.condition, control.condition]
         for prompt in prompts:
             ((one,), _) = drawn_with_progress(session, request.model_copy(update={"prompt": prompt}))
+            one = replace(one, metadata=one.metadata | made_by("demo"))
             write_drawn(one, prompt, out, replace=True)
             row.append(one.image)
         rows.append(row)
     count = sum(len(prompts) for _, prompts in EXAMPLES)
     seconds = time.perf_counter() - drawing
-    sheet = out / "sheet.png"
     labels = [["source", "condition", *prompts] for _, prompts in EXAMPLES]
-    save_png(contact_sheet(rows, labels=labels), sheet, {})
+    save_png(contact_sheet(rows, labels=labels), sheet, made_by("demo"))
     print(f"{count} images in {seconds:.1f} s ({seconds / count:.2f} s each); the sheet: {sheet}")
 
 

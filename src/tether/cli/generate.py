@@ -5,16 +5,15 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from tether.cli.options import GenerateOptions, with_options
+from tether.cli.options import GenerateOptions, is_given, with_options
 from tether.cli.output import write_drawn, write_sheet
 from tether.cli.progress import loading, step_bar
-from tether.cli.requests import check_output, prompts_of, request_of
-from tether.cli.sources import check_input
+from tether.cli.requests import PREVIEW, prompts_of, request_of
+from tether.cli.sources import made_by
 from tether.cli.words import unknown_words
 from tether.errors import TetherError
 
@@ -27,10 +26,7 @@ if TYPE_CHECKING:
     from tether.base import Base
     from tether.sampling import Drawn, Request, Session, Step
 
-__all__ = ["drawn_with_progress", "generate"]
-
-WITH_AGAIN = {"again", "base", "out", "grid", "as_json", "preview", "device", "low_memory"}
-"""The options that do not change what a repeated image shows, except for rounding."""
+__all__ = ["draw_sheet", "drawn_with_progress", "generate", "new_session"]
 
 
 @with_options(GenerateOptions)
@@ -40,12 +36,15 @@ def generate(context: typer.Context, options: GenerateOptions) -> None:
     if sum(asked) != 1:
         raise TetherError("give a prompt, or --again FILE.png to repeat an image, or --prompts FILE")
     if options.again is not None:
-        _refuse_beside_again(context)
-        _repeat(options, options.again)
+        from tether.cli.again import repeat
+
+        repeat(context, options, options.again)
         return
+    if options.models and is_given(context, "models"):
+        raise TetherError("--models is for --again: leave it out")
     prompts = prompts_of(options)
     first = request_of(options, prompts[0])
-    session = _session()
+    session = new_session()
     with loading():
         prepared = session.prepare(first)
         said = unknown_words(session.open(prepared).base, prompts)
@@ -68,44 +67,11 @@ def _draw(session: Session, request: Request, options: GenerateOptions) -> None:
             write_drawn(one, request.prompt, options.out, seconds / len(drawn) if options.as_json else None)
         images += [one.image for one in drawn]
     if options.grid:
-        _write_sheet(
-            [[one.photo or one.condition, one.condition] for one in request.controls], images, request, options
-        )
+        draw_sheet([[one.photo or one.condition, one.condition] for one in request.controls], images, request, options)
 
 
-def _repeat(options: GenerateOptions, again: Path) -> None:
-    """Repeats an image; its PNG carries the text of the first, unless base, device or memory differ.
-
-    Raises:
-        typer.Exit: with 1, when the image differs.
-    """
-    check_input(again)
-    check_output(options, [again])
-    from tether.images import open_image, read_metadata
-    from tether.sampling.request import read_request
-
-    request = read_request(again)
-    moved = request.model_copy(
-        update={
-            "base": options.base or request.base,
-            "device": options.device or request.device,
-            "low_memory": options.low_memory or request.low_memory,
-        }
-    )
-    drawn, seconds = drawn_with_progress(_session(), moved, options.preview)
-    one = drawn[request.index]
-    if moved == request:
-        one = replace(one, metadata=read_metadata(again))
-    write_drawn(one, request.prompt, options.out, seconds / len(drawn) if options.as_json else None)
-    if options.grid:
-        _write_sheet([[entry.condition] for entry in request.controls], [one.image], request, options)
-    if one.image.tobytes() != open_image(again).tobytes():
-        made_by = ", ".join(f"{name} {number}" for name, number in request.versions.items()) or "other versions"
-        print(f"{again}: the image differs: it was made with other weights, or with {made_by}", file=sys.stderr)
-        raise typer.Exit(1)
-
-
-def _session() -> Session:
+def new_session() -> Session:
+    """A session that tells each line once, on standard error."""
     from tether.sampling import Session
 
     said: set[str] = set()
@@ -120,12 +86,12 @@ def _session() -> Session:
 
 
 def drawn_with_progress(session: Session, request: Request, preview: Path | None = None) -> tuple[list[Drawn], float]:
-    """Runs a request with a progress bar; the images and the seconds without loading."""
+    """Draws a prepared request with a progress bar; the images and the seconds without loading."""
     with loading():
         pipeline = session.open(request)
     started = time.perf_counter()
     with _listener(pipeline.base, preview) as on_step:
-        return session.run(request, on_step=on_step), time.perf_counter() - started
+        return session.draw(request, on_step=on_step), time.perf_counter() - started
 
 
 @contextmanager
@@ -144,24 +110,15 @@ def _listener(base: Base, preview: Path | None) -> Iterator[Callable[[Step], Non
             if bar is not None:
                 bar(step)
             seen = [one.resize((one.width * factor, one.height * factor)) for one in look(step.denoised)]
-            save_png(contact_sheet([seen]), preview, {})
+            save_png(contact_sheet([seen]), preview, made_by(PREVIEW))
 
         yield on_step
 
 
-def _write_sheet(rows: list[list[Any]], images: list[Image.Image], request: Request, options: GenerateOptions) -> None:
+def draw_sheet(rows: list[list[Any]], images: list[Image.Image], request: Request, options: GenerateOptions) -> None:
     """A contact sheet: a row a control, its images first, then the results."""
     from tether.images import contact_sheet
 
     sheet = contact_sheet([[*row, *images] for row in rows] or [images])
     path = write_sheet(sheet, request.prompt, request.seeds[0], options.out)
     print(path, file=sys.stderr if options.as_json else sys.stdout)
-
-
-def _refuse_beside_again(context: typer.Context) -> None:
-    """Everything that an image is made from comes from the image that is repeated."""
-    for parameter in context.command.params:
-        name = parameter.name or ""
-        source = context.get_parameter_source(name)
-        if name not in WITH_AGAIN and source is not None and source.name == "COMMANDLINE":
-            raise TetherError(f"{parameter.opts[0]} changes the image: leave it out beside --again")

@@ -21,6 +21,7 @@ __all__ = [
     "ConditionFolder",
     "GenerateOptions",
     "ImageColumn",
+    "is_given",
     "with_options",
 ]
 
@@ -65,6 +66,12 @@ def with_options(cls: type[Values]) -> Callable[[Callable[[typer.Context, Values
         return command
 
     return decorate
+
+
+def is_given(context: typer.Context, name: str) -> bool:
+    """Whether an option is on the command line, and not only set by its default or an environment variable."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _older(name: str) -> Any:
@@ -207,6 +214,15 @@ class GenerateOptions:
     ] = False
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON an image.")] = False
     again: Annotated[Path | None, typer.Option(help="Repeat a PNG that Tether wrote, to the byte.")] = None
+    models: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A folder to search for models that --again does not find at their paths. Repeatable.",
+            envvar="TETHER_MODELS",
+            show_default=False,
+            show_envvar=True,
+        ),
+    ] = None
     preview: Annotated[
         Path | None, typer.Option(help="A PNG of what is being generated, rewritten after every step.")
     ] = None

@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tether.cli.sources import is_image_file
-from tether.errors import TetherError
-from tether.files.atomic import write_new
+from tether.files.atomic import make_folder, write_new
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from tether.sampling import Drawn
 
-__all__ = ["free_paths", "make_folder", "slug", "write_drawn", "write_sheet"]
+__all__ = ["drawn_name", "free_paths", "slug", "write_drawn", "write_sheet"]
 
 
 def slug(text: str) -> str:
@@ -26,16 +25,9 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "picture"
 
 
-def make_folder(path: Path) -> None:
-    """Makes a folder if it does not exist.
-
-    Raises:
-        TetherError: when it cannot be made.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TetherError(f"{path} cannot be made as a folder for images: {error.strerror}") from None
+def drawn_name(prompt: str, seed: int) -> str:
+    """The name of an image in a folder, without its suffix."""
+    return f"{slug(prompt)}-{seed}"
 
 
 def free_paths(folder: Path, stem: str, suffix: str = ".png") -> Iterator[Path]:
@@ -56,7 +48,7 @@ def write_drawn(drawn: Drawn, prompt: str, out: Path, seconds: float | None = No
         replace: replace a file of that name.
     """
     named = is_image_file(out)
-    folder, stem = (out.parent, out.stem) if named else (out, f"{slug(prompt)}-{drawn.seed}")
+    folder, stem = (out.parent, out.stem) if named else (out, drawn_name(prompt, drawn.seed))
     path = _write(drawn.image, folder, stem, drawn.metadata, out.suffix if named else ".png", replace)
     if seconds is None:
         print(path, flush=True)
@@ -68,7 +60,7 @@ def write_drawn(drawn: Drawn, prompt: str, out: Path, seconds: float | None = No
 
 def write_sheet(sheet: Image.Image, prompt: str, seed: int, out: Path) -> Path:
     """Writes a contact sheet beside the images."""
-    folder, stem = (out.parent, out.stem) if is_image_file(out) else (out, f"{slug(prompt)}-{seed}")
+    folder, stem = (out.parent, out.stem) if is_image_file(out) else (out, drawn_name(prompt, seed))
     return _write(sheet, folder, f"{stem}-sheet", {}, ".png", False)
 
 

@@ -17,13 +17,21 @@ from tether.cli.arguments import (
     refuse_other_bytes,
 )
 from tether.cli.options import GenerateOptions
-from tether.cli.sources import check_folder, check_input, check_not_input, check_ref, is_image_file
+from tether.cli.sources import (
+    check_control,
+    check_folder,
+    check_input,
+    check_model,
+    check_not_input,
+    check_replaceable,
+    is_image_file,
+)
 from tether.errors import TetherError
 
 if TYPE_CHECKING:
     from tether.sampling import Request
 
-__all__ = ["check_output", "prompts_of", "request_of"]
+__all__ = ["PREVIEW", "check_models", "check_output", "prompts_of", "request_of"]
 
 AS_GIVEN = (
     "negative_prompt",
@@ -47,6 +55,8 @@ AS_GIVEN = (
     "low_memory",
 )
 """The options that are fields of a request as they are."""
+PREVIEW = "generate --preview"
+"""What writes a preview; see `tether.cli.sources.made_by`."""
 NEW_SEEDS = 2**32
 """A random seed is below this, as in other programs."""
 
@@ -95,9 +105,10 @@ def request_of(options: GenerateOptions, prompt: str) -> Request:
     masks = _control_masks(options, len(controls))
     inputs += options.control_mask or []
     for _, one in controls:
-        check_ref(one.ref)
+        check_control(one.ref)
     for path in inputs:
         check_input(path)
+    check_models(options)
     check_output(options, inputs)
 
     from tether.images import open_image
@@ -119,7 +130,17 @@ def check_output(options: GenerateOptions, inputs: list[Path]) -> None:
     check_not_input(options.out, inputs, "--out")
     if options.preview is not None:
         check_not_input(options.preview, inputs, "--preview")
+        check_replaceable(options.preview, PREVIEW, "--preview")
         check_folder(options.preview.parent, "--preview")
+
+
+def check_models(options: GenerateOptions) -> None:
+    """Refuses a base, an autoencoder or an embedding that cannot be found."""
+    for what, ref in (("base", options.base), ("autoencoder", options.vae)):
+        if ref is not None:
+            check_model(ref, what)
+    for ref in options.embedding or []:
+        check_model(ref, "embedding")
 
 
 def _entries(options: GenerateOptions) -> list[tuple[str, str]]:

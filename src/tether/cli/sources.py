@@ -7,8 +7,20 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from tether.errors import TetherError
+from tether.files.paths import local_path, name_on_hub
 
-__all__ = ["SUFFIXES", "check_folder", "check_input", "check_not_input", "check_ref", "is_image_file", "same_file"]
+__all__ = [
+    "SUFFIXES",
+    "check_control",
+    "check_folder",
+    "check_input",
+    "check_model",
+    "check_not_input",
+    "check_replaceable",
+    "is_image_file",
+    "made_by",
+    "same_file",
+]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 """Of the images that are written."""
@@ -64,24 +76,74 @@ def check_folder(path: Path, option: str = "--out") -> None:
         raise TetherError(f"{option} {path} cannot be written: {nearest} is not a writable folder")
 
 
-def check_ref(ref: str) -> None:
-    """Refuses a control that is neither shipped, nor a path, nor a name on the hub.
+def made_by(command: str) -> dict[str, str]:
+    """The PNG text of a command's own output, by which it may be replaced; "Software" is a key of the PNG standard."""
+    return {"Software": f"tether {command}"}
+
+
+def check_replaceable(path: Path, command: str, option: str = "--out", *, force: bool = False) -> None:
+    """Refuses to replace a file that the command has not written itself.
+
+    Args:
+        path: a PNG to write.
+        command: which writes it with the text of `made_by`.
+        option: the option that names it, for messages.
+        force: replace any file.
+
+    Raises:
+        TetherError: when the name does not end in .png, or something else is there.
+    """
+    if path.suffix.lower() != ".png":
+        raise TetherError(f"{option} {_short(path)} cannot be written: the name must end in .png")
+    if path.is_dir():
+        raise TetherError(f"{option} {_short(path)} is a folder: give the name of a PNG")
+    if force or not path.exists():
+        return
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            if image.info.get("Software") == made_by(command)["Software"]:
+                return
+    except (OSError, SyntaxError, ValueError):
+        pass
+    raise TetherError(
+        f"{option} {_short(path)} exists, and does not say that `tether {command}` wrote it: give another name"
+        + ("" if command.endswith("--preview") else ", or --force")
+    )
+
+
+def check_model(ref: str, what: str) -> None:
+    """Refuses a model that is neither a path nor a name that the hub could have.
+
+    Args:
+        ref: what `tether.load_base`, or another function that opens a model, takes.
+        what: "base", "LoRA", ..., for messages.
+
+    Raises:
+        TetherError: naming what is there with nearly that name.
+    """
+    if local_path(ref) is None and not (what == "base" and ref == "tether"):
+        name_on_hub(ref, what)
+
+
+def check_control(ref: str) -> None:
+    """Refuses a control that is neither shipped, nor a path, nor a name that the hub could have.
 
     Raises:
         TetherError: naming the closest shipped control.
     """
     from tether.weights import shipped_controls
 
-    try:
-        if "/" in ref or "\\" in ref or Path(ref).expanduser().exists():
-            return
-    except OSError as error:
-        raise TetherError(f"there is no control {ref[:60]}...: {error.strerror}") from None
     known = shipped_controls()
-    if ref not in known:
-        close = get_close_matches(ref, known, n=1)
-        meant = f"did you mean {close[0]}?" if close else f"shipped are {', '.join(known) or 'none'}; or give a path"
-        raise TetherError(f"there is no control {ref!r}: {meant}")
+    if ref in known or local_path(ref) is not None:
+        return
+    if "/" in ref or "\\" in ref:
+        name_on_hub(ref, f"control (shipped: {', '.join(known) or 'none'})")
+        return
+    close = get_close_matches(ref, known, n=1)
+    meant = f"did you mean {close[0]}?" if close else f"shipped are {', '.join(known) or 'none'}; or give a path"
+    raise TetherError(f"there is no control {ref[:60]!r}: {meant}")
 
 
 def _short(path: Path) -> str:

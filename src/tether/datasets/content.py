@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tether.datasets.manifest import digest, read_json, write_json
 from tether.datasets.source import Source
+from tether.files.atomic import make_folder
 
 __all__ = ["STAMP", "known_content"]
 
@@ -32,7 +33,7 @@ def known_content(source: Source, out: Path) -> str | None:
     if isinstance(kept, dict) and kept.get("stamp") == stamp and isinstance(kept.get("content"), str):
         return kept["content"]
     content = source.content()
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     write_json(out / STAMP, {"stamp": stamp, "content": content})
     return content
 

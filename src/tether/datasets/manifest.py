@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tether.errors import TetherError
-from tether.files.atomic import remove_leftovers, write_text
+from tether.files.atomic import make_folder, remove_leftovers, write_text
 from tether.files.hashing import hash_file
 
 __all__ = [
@@ -110,7 +110,7 @@ class Parts:
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.folder = folder / PARTS
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         begun = read_json(self.folder / "settings.json")
         if begun is not None and not agree(begun, settings):
             raise TetherError(

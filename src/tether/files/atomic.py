@@ -26,7 +26,7 @@ from pathlib import Path
 
 from tether.errors import TetherError
 
-__all__ = ["atomic_write", "remove_leftovers", "write_new", "write_text"]
+__all__ = ["atomic_write", "make_folder", "remove_leftovers", "write_new", "write_text"]
 
 _LEFTOVER = re.compile(r"\..*\.[0-9a-f]{8}\.part(\..*)?")
 
@@ -67,6 +67,18 @@ def atomic_write(path: Path | str, *, parents: bool = False) -> Iterator[Path]:
             os.replace(old, path)
         _remove(old)
         _remove(part)
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder, and those above it, if it does not exist.
+
+    Raises:
+        TetherError: if it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TetherError(f"{path} cannot be made as a folder: {error.strerror or error}") from None
 
 
 def write_new(paths: Iterable[Path], write: Callable[[Path], None]) -> Path:

@@ -24,10 +24,7 @@ from torch import Tensor
 from tether.errors import TetherError
 from tether.files.pickles import read_torch_zip
 
-__all__ = ["SUFFIXES", "Checkpoint", "open_checkpoint", "open_shards"]
-
-SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt", ".bin")
-"""The suffixes of files of tensors."""
+__all__ = ["Checkpoint", "open_checkpoint", "open_shards"]
 
 MAX_HEADER = 4 * 2**20
 """SDXL's header has 0.3 MB, and trainers add a few MB of metadata. Parsing 4 MB takes a second and 100 MB of memory."""

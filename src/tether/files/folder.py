@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tether.errors import TetherError
-from tether.files.checkpoints import SUFFIXES, Checkpoint, open_checkpoint, open_shards
+from tether.files.checkpoints import Checkpoint, open_checkpoint, open_shards
+from tether.files.paths import SUFFIXES
 
 __all__ = ["is_base_folder", "read_json", "weights_of_folder", "what_opens"]
 

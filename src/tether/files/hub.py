@@ -11,9 +11,7 @@ is a folder here, or nearly the name of one. If the hub's machine does not answe
 
 from __future__ import annotations
 
-import re
 import socket
-from difflib import get_close_matches
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -30,11 +28,10 @@ from huggingface_hub.errors import (
 )
 
 from tether.errors import TetherError
-from tether.files.checkpoints import SUFFIXES
+from tether.files.paths import local_path, name_on_hub
 
 __all__ = ["find"]
 
-NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(?P<file>/[\w./ -]+)?(@(?P<revision>[\w./-]+))?")
 SETTINGS = ["*.json", "*.txt", "*.model"]
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 REASONS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
@@ -53,7 +50,6 @@ REASONS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
 )
 """Errors of huggingface_hub -> the reason in messages; subclasses come before their bases."""
 CONNECT_SECONDS = 5
-MAX_NEIGHBORS = 1000
 NOT_NEEDED = ["safety_checker/*", "feature_extractor/*", "*onnx*", "*openvino*", "*flax*", "*non_ema*", "*.msgpack"]
 
 
@@ -69,14 +65,10 @@ def find(ref: str | Path, what: str, revision: str | None = None, *, any_file: b
     Raises:
         TetherError: if it is neither, or the download fails.
     """
-    path = _local(ref)
+    path = local_path(ref)
     if path is not None:
         return path
-    name = NAME.fullmatch(str(ref))
-    if name is None or str(ref).startswith((".", "/", "~")) or (name["file"] or "").endswith("/"):
-        raise TetherError(f"no {what} at {ref}: {_nothing_here(ref)}, and it is not a name on the hub")
-    if _means_a_path(str(ref), name):
-        raise TetherError(f"no {what} at {ref}: {_nothing_here(ref)}")
+    name = name_on_hub(ref, what)
     revision = revision or name["revision"]
     only_cache = not _reachable()
     try:
@@ -88,48 +80,6 @@ def find(ref: str | Path, what: str, revision: str | None = None, *, any_file: b
     except Exception as error:  # the HTTP library under huggingface_hub can raise anything
         reason = _reason(error, revision)
     raise TetherError(f"no {what} at {ref}: there is no such file or folder here, and {reason}")
-
-
-def _local(ref: str | Path) -> Path | None:
-    try:
-        path = Path(ref).expanduser()
-        return path if str(ref) and path.exists() else None
-    except (OSError, RuntimeError):  # a name too long for a file, or an unknown ~user
-        return None
-
-
-def _means_a_path(ref: str, name: re.Match[str]) -> bool:
-    """Whether a name that could be one on the hub is a path to something that is not here."""
-    parts = Path(ref).parts
-    if name["file"] is None and name["repo"].endswith(SUFFIXES):
-        return True
-    return Path(parts[0]).is_dir() or bool(_close(Path(), parts[0], folders=True))
-
-
-def _nothing_here(ref: str | Path) -> str:
-    """That a path does not exist, and what is there that it may mean."""
-    try:
-        path = Path(ref).expanduser()
-        there = path
-        while not there.is_dir() and there != there.parent:
-            there = there.parent
-        missing = path.relative_to(there).parts
-        close = _close(there, missing[0], folders=len(missing) > 1) if missing else []
-    except (OSError, RuntimeError, ValueError):
-        close, there, missing = [], Path(), ()
-    if not close:
-        return "there is no such file or folder"
-    return f"there is no such file or folder; did you mean {Path(there, close[0], *missing[1:])}?"
-
-
-def _close(folder: Path, name: str, folders: bool) -> list[str]:
-    """Names in a folder that are like a name; `folders` for those of folders alone."""
-    try:
-        names = [path.name for path in folder.iterdir() if not folders or path.is_dir()][:MAX_NEIGHBORS]
-    except OSError:
-        return []
-    stems = {Path(each).stem: each for each in names} | {each: each for each in names}
-    return [stems[each] for each in get_close_matches(name, stems, n=1, cutoff=0.8)]
 
 
 def _reachable() -> bool:

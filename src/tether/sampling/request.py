@@ -223,6 +223,8 @@ class Request(_Model):
         device: where to compute.
         engine: what computes denoiser and controls.
         versions: of the packages that the bytes of the image depend on.
+        fingerprints: of the models that are files or folders, by their references (`tether.files.fingerprint`), so that
+            they are found when they were moved.
         rules: the rules of drawing, so that an image of an older version is repeated as it was drawn. Under 1, which a
             drawn request without this field has, a guidance_scale below 1 meant no guidance, what inpainting keeps was
             decoded from latents, its mask was cut at half gray and sampled at the middle of each latent, the mask of a
@@ -265,6 +267,7 @@ class Request(_Model):
     device: str = "cpu"
     engine: str = "eager"
     versions: dict[str, str] = Field(default_factory=dict)
+    fingerprints: dict[str, str] = Field(default_factory=dict)
     rules: int = Field(default=RULES, ge=1, le=RULES)
 
     @model_validator(mode="before")
@@ -303,7 +306,7 @@ class Request(_Model):
     @classmethod
     def _later(cls) -> dict[str, Any]:
         sampling = {"spacing": None, "sigmas": None, "eta": 0.0, "guidance_rescale": 0.0}
-        return {"engine": "eager", "rules": 1, "init_latents": "mean", **sampling}
+        return {"engine": "eager", "fingerprints": {}, "rules": 1, "init_latents": "mean", **sampling}
 
 
 def request_text(path: Path) -> str:

@@ -1,12 +1,11 @@
 """Session: requests in, images with metadata out. Command line and servers are thin over it.
 
     session = Session()
-    request = session.prepare(Request(prompt="a red apple", controls=[{"ref": "canny", "photo": photo}]))
-    for drawn in session.run(request):
+    for drawn in session.run(Request(prompt="a red apple", controls=[{"ref": "canny", "photo": photo}])):
         save_png(drawn.image, path, drawn.metadata)
 
-A session keeps the bases and controls that were used last, and one engine of a name. It serves one call at a time:
-those of other threads wait.
+`run` is `prepare` and `draw`; what was prepared once can be drawn with several prompts. A session keeps the bases and
+controls that were used last, and one engine of a name. It serves one call at a time: those of other threads wait.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from tether.kinds.polarity import inverted, is_dark_on_light
 from tether.sampling.checks import check_mask, check_size
 from tether.sampling.engines import Engine, engine
 from tether.sampling.loop import Step
+from tether.sampling.moved import fingerprints
 from tether.sampling.opening import BaseKey, Opener, check_device
 from tether.sampling.parameters import PARAMETERS_KEY, parameters_text
 from tether.sampling.pipeline import Pipeline
@@ -98,11 +98,12 @@ class Session:
         images = {"init": request.init and to_rgb(request.init), "mask": request.mask}
         fitted = {name: image and fit(image, *size, request.fit) for name, image in images.items()}
         controls = [self._with_condition(entry, request, size) for entry in request.controls]
-        versions = request.versions or {name: version(name) for name in PACKAGES}
-        spacing = spacing_of(request, base)
-        return request.model_copy(
-            update={**fitted, "size": size, "controls": controls, "versions": versions, "spacing": spacing}
-        )
+        drawn_with = {
+            "versions": request.versions or {name: version(name) for name in PACKAGES},
+            "fingerprints": request.fingerprints or fingerprints(request),
+            "spacing": spacing_of(request, base),
+        }
+        return request.model_copy(update={**fitted, **drawn_with, "size": size, "controls": controls})
 
     def open(self, request: Request) -> Pipeline:
         """The pipeline of a request, from kept bases and controls where they are kept.
@@ -126,10 +127,22 @@ class Session:
         on_step: Callable[[Step], None] | None = None,
         cancel: Callable[[], bool] | None = None,
     ) -> list[Drawn]:
-        """Generates the images of a request, prepared or not; with `low_memory`, one at a time.
+        """Prepares a request and generates its images; arguments and errors as of `draw`."""
+        with self._lock:
+            _stop_if(cancel)
+            return self.draw(self.prepare(request), on_step=on_step, cancel=cancel)
+
+    def draw(
+        self,
+        request: Request,
+        *,
+        on_step: Callable[[Step], None] | None = None,
+        cancel: Callable[[], bool] | None = None,
+    ) -> list[Drawn]:
+        """Generates the images of a prepared request; with `low_memory`, one at a time.
 
         Args:
-            request: the request.
+            request: what `prepare` gave, with the same prompt or another.
             on_step: called after each step.
             cancel: asked before the first step and after each; True ends the run.
 
@@ -138,16 +151,14 @@ class Session:
             TetherError: when the request cannot be drawn.
         """
 
-        def after_step(step: Step | None) -> None:
-            if cancel is not None and cancel():
-                raise Cancelled("cancelled")
-            if on_step is not None and step is not None:
+        def after_step(step: Step) -> None:
+            _stop_if(cancel)
+            if on_step is not None:
                 on_step(step)
 
         listening = None if cancel is None and on_step is None else after_step
         with self._lock:
-            after_step(None)
-            request = self.prepare(request)
+            _stop_if(cancel)
             pipeline = self.open(request)
             return [
                 Drawn(image, part.seeds[index], part.metadata(index) | {PARAMETERS_KEY: parameters_text(part, index)})
@@ -180,6 +191,12 @@ class Session:
             made = prepare(entry.photo, kind, size, fit=request.fit, annotator=entry.annotator, options=entry.options)
             changes |= {"photo": made.photo, "condition": made.condition}
         return entry.model_copy(update=changes)
+
+
+def _stop_if(cancel: Callable[[], bool] | None) -> None:
+    """Raises `Cancelled` when a run is to end."""
+    if cancel is not None and cancel():
+        raise Cancelled("cancelled")
 
 
 def _once(notify: Callable[[str], None]) -> Callable[[str], None]:

@@ -7,6 +7,7 @@ setting never trains for a night with the default. Only `out` is required.
 from __future__ import annotations
 
 import logging
+import reprlib
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -263,7 +264,9 @@ class TrainConfig(BaseModel):
                 raise TetherError(
                     f"unknown training setting {where!r}: {_suggestion(where, cls.model_fields)}"
                 ) from None
-            raise TetherError(f"training setting {where}: {first['msg']} (got {first['input']!r})") from None
+            raise TetherError(
+                f"training setting {where}: {first['msg']} (got {reprlib.repr(first['input'])[:80]})"
+            ) from None
 
     @classmethod
     def load(cls, path: Path | str, **overrides: Any) -> TrainConfig:

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from tether.base import Base
 from tether.control.control import Control
-from tether.files.atomic import atomic_write
+from tether.files.atomic import atomic_write, make_folder
 from tether.kinds import Metric
 from tether.sampling import Pipeline
 from tether.training.events import Validation
@@ -106,7 +106,7 @@ class ImageValidator:
 
     def _add_row(self, sheet: str, step: int, images: Sequence[Image.Image], fidelity: float | None) -> None:
         rows = self.folder / sheet
-        rows.mkdir(parents=True, exist_ok=True)
+        make_folder(rows)
         label = f"step {step}" + ("" if fidelity is None else f"\nfidelity {fidelity:.3f}")
         _write(rows / f"step-{step:08d}.png", _strip(images, label))
         # Rows of later steps are of a run that was killed after its last checkpoint; they will come again.

@@ -43,7 +43,7 @@ from tether.datasets.manifest import (
 from tether.datasets.shards import TarReader
 from tether.datasets.source import Rejected
 from tether.errors import TetherError
-from tether.files.atomic import atomic_write, write_text
+from tether.files.atomic import atomic_write, make_folder, write_text
 from tether.files.hashing import hash_file
 
 __all__ = ["SAMPLES", "Cache", "CachePlan", "build_cache", "check_cache", "check_side", "plan_cache"]
@@ -243,7 +243,7 @@ class _Shards:
             report: called after each shard with the number of rows done.
             files: text files beside the shards, by name.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         try:
             manifest = read_manifest(self.folder)
         except TetherError:

@@ -1,0 +1,100 @@
+"""`tether generate --again`: an image is repeated from its own metadata."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from tether.cli.generate import draw_sheet, drawn_with_progress, new_session
+from tether.cli.options import GenerateOptions, is_given
+from tether.cli.output import write_drawn
+from tether.cli.progress import loading
+from tether.cli.requests import check_models, check_output
+from tether.cli.sources import check_input
+from tether.errors import TetherError
+
+if TYPE_CHECKING:
+    from tether.sampling import Request
+
+__all__ = ["places", "repeat"]
+
+WITH_AGAIN = {"again", "base", "models", "out", "grid", "as_json", "preview", "device", "low_memory"}
+"""The options that do not change what a repeated image shows, except for rounding."""
+
+
+def repeat(context: typer.Context, options: GenerateOptions, again: Path) -> None:
+    """Repeats an image; its PNG carries the text of the first, unless models, device or memory differ.
+
+    Raises:
+        TetherError: for options that change the image, and for models that are not found.
+        typer.Exit: with 1, when the image differs.
+    """
+    _refuse_others(context)
+    check_input(again)
+    check_models(options)
+    check_output(options, [again])
+    from tether.images import open_image, read_metadata
+    from tether.sampling.request import read_request
+
+    request = read_request(again)
+    moved = _moved(request, options, again)
+    session = new_session()
+    with loading():
+        prepared = session.prepare(moved)
+    drawn, seconds = drawn_with_progress(session, prepared, options.preview)
+    one = drawn[request.index]
+    if moved == request:
+        one = replace(one, metadata=read_metadata(again))
+    write_drawn(one, request.prompt, options.out, seconds / len(drawn) if options.as_json else None)
+    if options.grid:
+        draw_sheet([[entry.condition] for entry in request.controls], [one.image], request, options)
+    if one.image.tobytes() != open_image(again).tobytes():
+        made_by = ", ".join(f"{name} {number}" for name, number in request.versions.items()) or "other versions"
+        print(f"{again}: the image differs: it was made with other weights, or with {made_by}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _moved(request: Request, options: GenerateOptions, again: Path) -> Request:
+    """The request with the base and device that are asked for, and with models where they are now."""
+    from tether.sampling.moved import find_moved
+
+    changes = {"device": options.device, "base": options.base}
+    given = {name: value for name, value in changes.items() if value is not None}
+    low_memory = options.low_memory or request.low_memory
+    asked = request.model_copy(update=given | {"low_memory": low_memory})
+    found = find_moved(asked, places(asked, again, options.models or []), lambda line: print(line, file=sys.stderr))
+    # What is drawn with something else gets fingerprints of its own.
+    return found if found == request else found.model_copy(update={"fingerprints": {}})
+
+
+def places(request: Request, again: Path, models: list[Path]) -> list[Path]:
+    """The folders in which moved models are looked for: those that are given, the image's own, those where the models
+    were, the working directory, and the hub's cache."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    refs = [request.base, request.vae, *request.loras, *request.embeddings, *(one.ref for one in request.controls)]
+    before = [_nearest(Path(ref)) for ref in refs if ref]
+    found = [*models, again.parent, *before, Path(), Path(HF_HUB_CACHE)]
+    too_wide = {Path(Path.cwd().anchor), Path.home()}
+    every = {path.resolve(): path for path in found if path.is_dir()}
+    return [path for resolved, path in every.items() if resolved not in too_wide or path in models]
+
+
+def _nearest(path: Path) -> Path:
+    """The nearest folder above a path that exists."""
+    try:
+        return next(one for one in path.absolute().parents if one.is_dir())
+    except OSError:  # a name too long for a file
+        return Path()
+
+
+def _refuse_others(context: typer.Context) -> None:
+    """Everything that an image is made from comes from the image that is repeated."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name not in WITH_AGAIN and is_given(context, name):
+            raise TetherError(f"{parameter.opts[0]} changes the image: leave it out beside --again")

@@ -1,0 +1,108 @@
+"""Models of a request that were moved since it was drawn: found again by their fingerprints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tether.errors import TetherError
+from tether.files.fingerprint import find_model, fingerprint, named_alike
+from tether.files.paths import local_path, name_on_hub
+from tether.sampling.request import Request, parse_lora
+from tether.weights import shipped_controls
+
+__all__ = ["find_moved", "fingerprints"]
+
+
+def fingerprints(request: Request) -> dict[str, str]:
+    """The fingerprint of each model of a request that is a file or a folder here, by its reference."""
+    paths = {ref: local_path(ref) for ref in _references(request)}
+    found = {ref: fingerprint(path) for ref, path in paths.items() if path is not None}
+    return {ref: text for ref, text in found.items() if text is not None}
+
+
+def find_moved(request: Request, places: Sequence[Path], notify: Callable[[str], None]) -> Request:
+    """A request whose models are where they are now; without fingerprints if one is elsewhere or has changed.
+
+    Args:
+        request: its models may be gone from their paths, or others may be there now.
+        places: folders to search, with those below them, in this order.
+        notify: called with a line about each model that is elsewhere.
+
+    Raises:
+        TetherError: when a model is nowhere, or several have its name and there is no fingerprint.
+    """
+    moved: dict[str, str] = {}
+    changed = False
+    for ref, what in _references(request).items():
+        wanted, here = request.fingerprints.get(ref), local_path(ref)
+        if here is not None and wanted in (None, fingerprint(here)):
+            continue
+        if here is None and wanted is None and _is_name(ref, what):
+            continue
+        found = _found(ref, what, wanted, places)
+        if found is not None:
+            moved[ref] = str(found)
+            notify(f"the {what} {ref} is taken from {found}")
+        elif here is not None:
+            changed = True
+            notify(f"the {what} {ref} has changed since the image was drawn")
+        else:
+            raise TetherError(_nowhere(ref, what, wanted, places))
+    return _with_references(request, moved) if moved or changed else request
+
+
+def _found(ref: str, what: str, wanted: str | None, places: Sequence[Path]) -> Path | None:
+    if wanted is not None:
+        return find_model(wanted, places)
+    alike = named_alike(Path(ref).name, places)
+    if len(alike) > 1:
+        raise TetherError(
+            f"the {what} {ref} is not there, and several have its name: {alike[0]}, {alike[1]}; say which folder, with "
+            "--models DIR"
+        )
+    return alike[0] if alike else None
+
+
+def _nowhere(ref: str, what: str, wanted: str | None, places: Sequence[Path]) -> str:
+    told = "no file of its name" if wanted is None else "its content is nowhere"
+    searched = ", ".join(str(place) for place in places)
+    how = "--base FILE, or its folder with --models DIR" if what == "base" else "its folder with --models DIR"
+    return f"the {what} {ref} is not there, and {told} in {searched}: give {how}"
+
+
+def _is_name(ref: str, what: str) -> bool:
+    """Whether a reference may be a name on the hub."""
+    try:
+        name_on_hub(ref, what)
+    except TetherError:
+        return False
+    return True
+
+
+def _references(request: Request) -> dict[str, str]:
+    """What a request opens besides what ships, with a word for it."""
+    found = {} if request.base == "tether" else {request.base: "base"}
+    found |= {} if request.vae is None else {request.vae: "autoencoder"}
+    found |= {parse_lora(text)[0]: "LoRA" for text in request.loras}
+    found |= dict.fromkeys(request.embeddings, "embedding")
+    return found | {entry.ref: "control" for entry in request.controls if entry.ref not in shipped_controls()}
+
+
+def _with_references(request: Request, moved: Mapping[str, str]) -> Request:
+    """A request with other references, and without fingerprints."""
+
+    def lora(text: str) -> str:
+        ref, _ = parse_lora(text)
+        return moved.get(ref, ref) + text[len(ref) :]
+
+    changes: dict[str, Any] = {
+        "base": moved.get(request.base, request.base),
+        "vae": request.vae and moved.get(request.vae, request.vae),
+        "loras": [lora(text) for text in request.loras],
+        "embeddings": [moved.get(ref, ref) for ref in request.embeddings],
+        "controls": [entry.model_copy(update={"ref": moved.get(entry.ref, entry.ref)}) for entry in request.controls],
+        "fingerprints": {},
+    }
+    return request.model_copy(update=changes)
