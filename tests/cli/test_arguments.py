@@ -33,6 +33,39 @@ def test_the_control_grammar(text: str, ref: str, image: str, strength: float, w
     assert (argument.ref, argument.image, argument.strength, argument.window) == (ref, Path(image), strength, window)
 
 
+@pytest.mark.parametrize(
+    ("text", "strength", "window", "settings"),
+    [
+        ("canny=photo.jpg:0.2@0-0.3,0.6@0.3-1", "0.2@0-0.3,0.6@0.3-1", (0.0, 1.0), {}),
+        ("canny=photo.jpg:0.2@0-0.3,0.6@0.3-1,sides=0.6", "0.2@0-0.3,0.6@0.3-1", (0.0, 1.0), {"sides": 0.6}),
+        ("canny=photo.jpg:0.2-0.8@0-0.5", "0.2-0.8@0-0.5", (0.0, 1.0), {}),
+        ("canny=photo.jpg:0.2-0.8,window=0.1-0.9", "0.2-0.8", (0.1, 0.9), {}),
+        ("canny=photo.jpg:0.2@0-0.3,window=0.1-1", "0.2", (0.1, 0.3), {}),
+    ],
+)
+def test_a_strength_may_be_a_schedule(text: str, strength: str, window: tuple, settings: dict) -> None:
+    argument = parse_control(text)
+    assert argument.image == Path("photo.jpg")
+    assert (str(argument.strength), argument.window, argument.settings) == (strength, window, settings)
+
+
+@pytest.mark.parametrize(
+    ("strength", "message"),
+    [
+        ("0.2@0-0.5,0.6@0.4-1", "0.2@0-0.5 and 0.6@0.4-1 overlap"),
+        ("0.2@0-0.5,0.6", "each of several parts needs its @START-END"),
+        ("0.2@0-0.5,window=0.6-1", "lies outside of the window"),
+        ("0.2,window=0.6", "window=0.6 in .*: write START-END"),
+        ("1,window=0-0.5,window=0.5-1", "has two windows"),
+        ("much", "cannot be read"),
+    ],
+)
+def test_a_strength_that_cannot_be_read_is_named(strength: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "photo.png").touch()
+    with pytest.raises(TetherError, match=message):
+        parse_control(f"canny={tmp_path / 'photo.png'}:{strength}")
+
+
 @pytest.mark.parametrize("text", ["canny", "=x.png", "canny="])
 def test_a_malformed_control_is_refused(text: str) -> None:
     with pytest.raises(TetherError, match="KIND=IMAGE"):

@@ -12,12 +12,12 @@ from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from tether.base import Base, ControlNet
+from tether.base import Base, ControlNet, load_base
 from tether.cli import app
 from tether.errors import TetherError
 from tether.files.fingerprint import fingerprint
 from tether.images import fit, read_metadata, save_png
-from tether.sampling import Request
+from tether.sampling import Pipeline, Request
 from tether.sampling.request import RULES, read_request, request_text
 
 
@@ -63,6 +63,28 @@ def test_an_image_is_repeated_to_the_byte_from_itself_alone(
     for one in printed[1:]:
         (path,) = tether("generate", "--again", one["path"], "-o", tmp_path / "again")
         assert Path(path).read_bytes() == Path(one["path"]).read_bytes()
+
+
+def test_a_schedule_of_strength_is_the_same_by_command_request_and_python_and_is_repeated(
+    tiny_folder: Path, control: Path, photo: Path, tmp_path: Path
+) -> None:
+    text = "0.2@0-0.3,0.5-1@0.5-1"
+    command = ("generate", "a red cube", "--base", tiny_folder, "--steps", 4, "-o", tmp_path)
+    (path,) = tether(*command, "--control", f"{control}={photo}:{text}", "--control", f"{control}={photo}:0.5",
+                     "--combine", "limited")  # fmt: skip
+    request = read_request(Path(path))
+    assert (request.controls[0].strength, request.controls[0].window, request.combine) == (text, (0, 1), "limited")
+    assert json.loads(request_text(Path(path)))["controls"][0]["strength"] == text
+    (again,) = tether("generate", "--again", path, "-o", tmp_path / "again")
+    assert Path(again).read_bytes() == Path(path).read_bytes()
+    base = load_base(tiny_folder)
+    pipeline = Pipeline(base, [ControlNet.load(control, base=base)] * 2)
+    maps = [one.condition for one in request.controls]
+    (drawn,) = pipeline("a red cube", maps, injections=[text, 0.5], combine="limited", steps=4)
+    assert drawn.tobytes() == Image.open(path).tobytes()
+    (plain,) = pipeline("a red cube", maps, injections=[1, 0.5], combine="limited", steps=4)
+    (added,) = pipeline("a red cube", maps, injections=[text, 0.5], steps=4)
+    assert len({one.tobytes() for one in (drawn, plain, added)}) == 3
 
 
 def test_the_grid_shows_source_condition_and_results(
@@ -255,7 +277,7 @@ NOWHERE = ("--base", "EMPTY")
         (["x", *NOWHERE, "--control", "canny=/no/such.png"], "no file /no/such.png"),
         (["x", *NOWHERE, "--condition", "canny=/no/such.png"], "no file /no/such.png"),
         (["x", "--control", "/no/such/control=PHOTO"], "no control .*at /no/such/control"),
-        (["x", *NOWHERE, "--control", "canny=PHOTO:0.5@0.6-0.5"], "window is"),
+        (["x", *NOWHERE, "--control", "canny=PHOTO:0.5@0.6-0.5"], r"must have 0 <= START < END <= 1"),
         (["x", *NOWHERE, "--control", "canny=PHOTO", "--weighting", "cfg"], "weighting is 'cfg'; it must be one of"),
         (["x", *NOWHERE, "--weighting", "1,x"], "'1,x' is not a weighting"),
         (["x", *NOWHERE, "--sides", "left"], "--sides left: write both, conditional, or a share"),

@@ -24,6 +24,15 @@ def test_the_text_has_the_form_of_the_web_ui() -> None:
     )
 
 
+def test_a_schedule_is_written_as_its_mean_and_its_span() -> None:
+    strength = "0.2@0.1-0.3,0.6@0.3-0.7"  # (0.2 x 0.2 + 0.4 x 0.6) / 0.6
+    for window, span in (((0, 1), "0.1, Guidance End: 0.7"), ((0.2, 0.5), "0.2, Guidance End: 0.5")):
+        control = ControlRequest(ref="canny", condition=Image.new("L", (8, 8)), strength=strength, window=window)
+        text = parameters_text(Request(prompt="", controls=[control]), 0)
+        assert "Weight: 0.466667," in text
+        assert f"Guidance Start: {span}" in text
+
+
 def test_what_is_not_used_is_left_out() -> None:
     request = Request(prompt="", scheduler="ddim", eta=0.5, init=Image.new("RGB", (8, 8)))
     text = "\nSteps: 20, Sampler: DDIM, CFG scale: 5, Seed: 0, Model: tether, Denoising strength: 0.6, Eta: 0.5"

@@ -91,6 +91,26 @@ def test_pipelines_defaults_are_those_of_a_request() -> None:
         assert parameters[name].default == getattr(default, name), name
 
 
+def test_a_strength_is_a_number_or_the_text_of_a_schedule() -> None:
+    def strength(value: Any, **settings: Any) -> tuple[Any, Any]:
+        entry = ControlRequest(ref="canny", condition=IMAGE, strength=value, **settings)
+        read = ControlRequest(**json.loads(entry.model_dump_json()))
+        assert (read.strength, read.window) == (entry.strength, entry.window)
+        return entry.strength, entry.window
+
+    assert strength("0.8") == (0.8, (0, 1))
+    assert strength("0.6@0.3-1, 0.2@0-0.3") == ("0.2@0-0.3,0.6@0.3-1", (0, 1))
+    assert strength("0.2-0.8", window=(0.1, 0.9)) == ("0.2-0.8", (0.1, 0.9))
+    assert strength("0.2@0-0.3") == strength(0.2, window=(0, 0.3))
+
+
+@pytest.mark.parametrize("value", [True, None, [1.0], {"a": 1}, "x", "0.2@0-0.5,0.6@0.4-1", -1, float("nan")])
+def test_what_is_not_a_strength_is_refused_in_one_line(value: Any) -> None:
+    with pytest.raises(TetherError, match="strength") as error:
+        ControlRequest(ref="canny", condition=IMAGE, strength=value)
+    assert "\n" not in str(error.value)
+
+
 def test_numpys_numbers_are_numbers() -> None:
     request = Request(prompt="x", seed=np.int64(3), guidance_scale=np.float32(2.5))
     assert (request.seed, request.guidance_scale) == (3, 2.5)
@@ -130,7 +150,8 @@ def test_of_a_photo_only_its_condition_is_written() -> None:
 
 
 def test_what_older_versions_do_not_know_is_written_only_if_it_is_used() -> None:
-    assert "engine" not in json.loads(Request(prompt="x").model_dump_json())
+    written = json.loads(Request(prompt="x").model_dump_json())
+    assert not {"engine", "combine"} & set(written)
 
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.png")), ids=lambda path: path.stem)

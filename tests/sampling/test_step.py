@@ -224,6 +224,25 @@ def test_a_control_that_does_not_depend_on_the_step_is_run_once(injection: Injec
         assert_equal(signal, expected)
 
 
+@pytest.mark.parametrize("guidance", [GUIDED, UNGUIDED])
+@pytest.mark.parametrize("per_step", [True, False])
+@pytest.mark.parametrize("settings", [{}, {"sides": 0.5}, {"weighting": "conditional"}, {"weighting": [0.5, 1.0, 2.0]}])
+def test_each_step_has_the_signal_of_its_strength(guidance: Guidance, per_step: bool, settings: dict[str, Any]) -> None:
+    control, denoiser = FakeControl(), FakeDenoiser()
+    control.per_step = per_step  # type: ignore[misc]
+    injection = Injection("0.25-0.75@0-0.5,0@0.5-0.75,1@0.75-1", **settings)
+    step = make_step(denoiser, [Steering(control, random_hint(), injection)], guidance, 4)
+    for index in range(4):
+        step(latents_of(), T, index)
+    for strength, (*_, signal) in zip([0.375, 0.625, 0.0, 1.0], denoiser.calls, strict=True):
+        if strength == 0:
+            assert signal is None
+            continue
+        fixed = Injection(strength, **settings)
+        assert_equal(signal, signal_of((FakeControl(), fixed, random_hint()), guidance=guidance))
+    assert len(control.calls) == (3 if per_step else 1)
+
+
 def test_a_control_may_wrap_the_denoiser_and_the_engine_gets_it_wrapped() -> None:
     class Doubled(FakeDenoiser):
         def __init__(self, inner: Denoiser) -> None:

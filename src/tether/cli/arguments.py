@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from tether.control.schedule import SCHEDULE_PATTERN, Schedule, parse_strength, with_window
 from tether.errors import TetherError
 
 __all__ = [
@@ -21,10 +22,11 @@ __all__ = [
 ]
 
 NUMBER = r"\d*\.?\d+"
-STEERING = re.compile(rf"(?P<image>.+?)(?::(?P<strength>{NUMBER}))?(?:@(?P<start>{NUMBER})-(?P<end>{NUMBER}))?")
+WINDOW = rf"(?P<start>{NUMBER})-(?P<end>{NUMBER})"
+STEERING = re.compile(rf"(?P<image>.+?)(?:@{WINDOW}|:(?P<strength>{SCHEDULE_PATTERN}))?")
 
 
-SETTINGS = ("weighting", "sides", "mask", "mask_resize", "annotator", "kind", "invert")
+SETTINGS = ("weighting", "sides", "mask", "mask_resize", "annotator", "kind", "invert", "window")
 """Fields of `tether.sampling.ControlRequest` that an argument may set; any other name is an option of the annotator."""
 SETTING = re.compile(r",(?=[a-z_]+=)")
 
@@ -34,14 +36,14 @@ class ControlArgument:
     """One `KIND=IMAGE[:STRENGTH][@START-END][,NAME=VALUE...]`.
 
     Attributes:
-        ref, image, strength, window: its parts.
+        ref, image, strength, window: its parts; the strength may be a schedule.
         settings: further fields of a `ControlRequest`; its mask is a path.
         options: of the annotator.
     """
 
     ref: str
     image: Path
-    strength: float
+    strength: float | Schedule
     window: tuple[float, float]
     settings: dict[str, Any] = field(default_factory=dict)
     options: dict[str, float] = field(default_factory=dict)
@@ -56,10 +58,16 @@ def parse_control(text: str) -> ControlArgument:
     """
     whole, *settings = [text] if _is_file(text.partition("=")[2]) else SETTING.split(text)
     argument = _parse_image(whole)
+    window = argument.window
     read: dict[str, Any] = {}
     options: dict[str, float] = {}
     for one in settings:
         name, _, value = one.partition("=")
+        if name == "window":
+            if window != (0, 1):
+                raise TetherError(f"{text!r} has two windows: write @START-END or window=START-END")
+            window = _parse_window(value, text)
+            continue
         if name in SETTINGS:
             read[name] = _parse_setting(name, value)
             continue
@@ -70,7 +78,8 @@ def parse_control(text: str) -> ControlArgument:
             raise TetherError(
                 f"{one!r} is not a setting of a control: write {known}, or an option of its annotator with a number"
             ) from None
-    return replace(argument, settings=read, options=options)
+    strength, window = with_window(argument.strength, window)
+    return replace(argument, strength=strength, window=window, settings=read, options=options)
 
 
 def _is_file(text: str) -> bool:
@@ -108,8 +117,18 @@ def _parse_image(text: str) -> ControlArgument:
         )
     # A folder of runs may be named "lr=1e-4": the first "=" that is followed by a file ends the control.
     kind, match = next((one for one in readings if _is_file(one[1]["image"])), readings[0])
+    image, colon, rest = match["image"].rpartition(":")
+    if colon and _is_file(image) and not _is_file(match["image"]):
+        parse_strength(rest)  # says what is wrong with it
     window = (float(match["start"] or 0), float(match["end"] or 1))
-    return ControlArgument(kind, Path(match["image"]), float(match["strength"] or 1), window)
+    return ControlArgument(kind, Path(match["image"]), parse_strength(match["strength"] or "1"), window)
+
+
+def _parse_window(value: str, text: str) -> tuple[float, float]:
+    match = re.fullmatch(WINDOW, value)
+    if match is None:
+        raise TetherError(f"window={value} in {text!r}: write START-END, shares of the steps, such as window=0-0.6")
+    return float(match["start"]), float(match["end"])
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -171,6 +171,13 @@ class GenerateOptions:
         str | None,
         typer.Option(help="How --control-mask is brought to the size of a layer: area (the default) or bilinear."),
     ] = None
+    combine: Annotated[
+        str | None,
+        typer.Option(
+            help="How several controls become one: sum, or limited, which keeps contrast where they agree or conflict.",
+            show_default="sum",
+        ),
+    ] = None
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT, multiples of 8; by default the base's own.")] = None
     fit: Annotated[
         str | None,

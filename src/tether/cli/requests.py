@@ -43,6 +43,7 @@ AS_GIVEN = (
     "sigmas",
     "eta",
     "guidance_rescale",
+    "combine",
     "fit",
     "init_latents",
     "denoising_strength",
@@ -161,7 +162,7 @@ def _control(field: str, one: ControlArgument, steering: dict[str, Any], options
     return ControlRequest(
         ref=one.ref,
         source=as_utf8(one.image.name),
-        strength=one.strength,
+        strength=one.strength,  # type: ignore[arg-type]  # a schedule is read as its text
         window=one.window,
         options=one.options,
         **{field: open_image(one.image)},
@@ -213,6 +214,7 @@ def _check_uses(options: GenerateOptions, values: dict[str, Any]) -> None:
         ("--mask", options.mask is not None and options.init is None, "--init"),
         ("--weighting", options.weighting is not None and not steered, "--control or --condition"),
         ("--sides", options.sides is not None and not steered, "--control or --condition"),
+        ("--combine", options.combine is not None and len(_entries(options)) < 2, "several controls"),
         ("--invert", options.invert is not None and not options.condition, "--condition"),
         ("--fit", options.fit is not None and not steered and options.init is None, "an image to fit"),
         ("--negative-prompt", bool(values.get("negative_prompt")) and unguided, "a --guidance-scale other than 1"),

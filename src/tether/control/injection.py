@@ -36,6 +36,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from tether.control.schedule import Schedule, parse_strength, with_window
 from tether.control.signal import Signal
 from tether.errors import TetherError
 
@@ -66,7 +67,9 @@ class Injection:
     """How the signal of one control is added to the denoiser.
 
     Attributes:
-        strength: factor on everything, 0 or more; at 0 the control is not run.
+        strength: factor on everything, 0 or more; at 0 the control is not run. Also a schedule over the steps, such as
+            "0.2@0-0.3,0.6@0.3-1" or "0.2-0.8" (`tether.control.schedule`). A schedule of one constant part is stored as
+            a number and a window.
         weighting: a name from the table above, or one weight for each injection point.
         sides: the CFG branches it acts on, "both" or "conditional", or the share u in [0, 1] of the control that the
             unconditional branch gets: 1 for "both", 0 for "conditional". By default as in the table, and
@@ -85,7 +88,7 @@ class Injection:
         TetherError: when a value is not as above.
     """
 
-    strength: float = 1.0
+    strength: float | str | Schedule = 1.0
     weighting: Weighting | Sequence[float] = "balanced"
     sides: Sides | None = None
     window: tuple[float, float] = (0.0, 1.0)
@@ -93,11 +96,11 @@ class Injection:
     mask_resize: MaskResize = "area"
 
     def __post_init__(self) -> None:
-        if not _is_number(self.strength) or self.strength < 0:
-            raise TetherError(f"strength is {self.strength!r}; it must be a number, 0 or more")
         object.__setattr__(self, "weighting", _checked_weighting(self.weighting))
         object.__setattr__(self, "sides", _checked_sides(self.sides))
-        object.__setattr__(self, "window", _checked_window(self.window))
+        strength, window = with_window(_checked_strength(self.strength), _checked_window(self.window))
+        object.__setattr__(self, "strength", strength)
+        object.__setattr__(self, "window", window)
         if self.mask is not None:
             object.__setattr__(self, "mask", _checked_mask(self.mask))
         if self.mask_resize not in get_args(MaskResize):
@@ -107,17 +110,26 @@ class Injection:
 
     def is_active(self, step: int, total_steps: int) -> bool:
         """Whether the control acts at step `step` (from 0) of `total_steps`."""
-        return self._is_inside(step, total_steps) and not self._is_silent()
+        return self._is_inside(step, total_steps) and not self._is_silent() and self.strength_at(step, total_steps) > 0
+
+    def strength_at(self, step: int, total_steps: int) -> float:
+        """The strength at step `step` (from 0) of `total_steps`, whether inside the window or not."""
+        strength: Any = self.strength  # a text was read
+        return strength.at(step, total_steps) if isinstance(strength, Schedule) else strength
 
     def why_idle(self, total_steps: int) -> str | None:
         """Why the control acts at no step of `total_steps`, for people; None if it acts."""
         if self.strength == 0:
             return "its strength is 0"
+        if not any(self.strength_at(step, total_steps) for step in range(total_steps)):
+            return f"its strength {self.strength} is 0 at all of the {total_steps} steps"
         if self._is_silent():
             return "all its weights are 0"
         if not any(self._is_inside(step, total_steps) for step in range(total_steps)):
             window = "-".join(f"{edge:g}" for edge in self.window)
             return f"none of the {total_steps} steps lies in its window {window}"
+        if not any(self.is_active(step, total_steps) for step in range(total_steps)):
+            return f"its strength {self.strength} is 0 at all of the {total_steps} steps in its window"
         if isinstance(self.mask, Tensor) and not self.mask.any():
             return "its mask is black everywhere"
         return None
@@ -136,17 +148,21 @@ class Injection:
         both = self.weighting in ("balanced", "soft") or not isinstance(self.weighting, str)
         return "both" if both and not pools_globally else "conditional"
 
-    def weights(self, heights: Sequence[int], latent_height: int) -> list[float]:
+    def weights(self, heights: Sequence[int], latent_height: int, strength: float | None = None) -> list[float]:
         """strength * w_i for each injection point.
 
         Args:
             heights: h_i of each tensor, the middle last.
             latent_height: height of the latents.
+            strength: of the step, see `strength_at`; by default the injection's own, if that is a number.
 
         Raises:
-            TetherError: when explicit weights are not as many as injection points.
+            TetherError: when explicit weights are not as many as injection points, or the strength is a schedule and
+                that of the step is not given.
         """
-        n = len(heights)
+        n, own = len(heights), self.strength if strength is None else strength
+        if isinstance(own, (str, Schedule)):
+            raise TetherError(f"strength {own} is a schedule: give the strength of the step, from strength_at")
         if not isinstance(self.weighting, str):
             if len(self.weighting) != n:
                 raise TetherError(f"weighting has {len(self.weighting)} weights; this base model needs {n}")
@@ -161,15 +177,16 @@ class Injection:
             w = [10.0 ** (i / max(n - 1, 1) - 1) for i in range(n)]
         else:
             w = [1.0] * n
-        return [self.strength * w_i for w_i in w]
+        return [own * w_i for w_i in w]
 
-    def apply(self, signal: Signal, latent_height: int | None = None) -> Signal:
+    def apply(self, signal: Signal, latent_height: int | None = None, strength: float | None = None) -> Signal:
         """The signal weighted and masked: strength * w_i * mask_i * r_i.
 
         Args:
             signal: at full strength. A mask of batch B serves a signal of batch B, and one of batch 2B that is
                 [unconditional, conditional].
             latent_height: height of the latents; by default that of the first tensor, as in a ControlNet's signal.
+            strength: of the step, where it is a schedule; see `weights`.
 
         Raises:
             TetherError: when weights or the mask's batch do not fit.
@@ -177,7 +194,7 @@ class Injection:
         if not signal:
             return signal
         heights = signal.heights
-        signal = signal.scaled(self.weights(heights, latent_height or heights[0]))
+        signal = signal.scaled(self.weights(heights, latent_height or heights[0], strength))
         mask = self.mask
         if not isinstance(mask, Tensor):
             return signal
@@ -194,6 +211,16 @@ class Injection:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _checked_strength(strength: object) -> float | Schedule:
+    if isinstance(strength, str):
+        return parse_strength(strength)
+    if isinstance(strength, Schedule):
+        return strength
+    if _is_number(strength) and strength >= 0:  # type: ignore[operator]
+        return strength  # type: ignore[return-value]
+    raise TetherError(f"strength is {strength!r}; it must be a number, 0 or more, or a schedule")
 
 
 def _checked_weighting(weighting: str | Sequence[float]) -> str | tuple[float, ...]:

@@ -181,13 +181,13 @@ def _maps(conditions: Any, controls: int, images: int) -> list[list[Map]]:
 
 
 def _injections(given: Any, others: Mapping[str, Any], controls: int) -> list[Injection] | None:
-    """One a control; from a single one, from numbers (strengths), or from diffusers' arguments."""
+    """One a control; from a single one, from strengths (numbers or schedules), or from diffusers' arguments."""
     theirs = {name: others[name] for name in _INJECTIONS if name in others}
     if not theirs:
         if given is None:
             return None
-        listed = [given] if isinstance(given, (Injection, Real)) else list(given)
-        return [one if isinstance(one, Injection) else Injection(float(one)) for one in listed]
+        listed = [given] if isinstance(given, (Injection, Real, str)) else list(given)
+        return [one if isinstance(one, Injection) else Injection(_strength(one)) for one in listed]
     if given is not None:
         raise TetherError(f"{next(iter(theirs))} and injections are the same: give one of them")
     made = []
@@ -202,3 +202,7 @@ def _injections(given: Any, others: Mapping[str, Any], controls: int) -> list[In
             end = one if name == "control_guidance_end" else end
         made.append(Injection(strength, window=(start, end)))
     return made
+
+
+def _strength(value: Any) -> float | str:
+    return value if isinstance(value, str) else float(value)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from pathlib import PurePath
 
+from tether.control.schedule import Schedule
 from tether.sampling.request import ControlRequest, Request
 
 __all__ = ["PARAMETERS_KEY", "parameters_text"]
@@ -60,13 +61,18 @@ def parameters_text(request: Request, index: int) -> str:
 
 
 def _control(control: ControlRequest, fit: str) -> str:
+    """One control; of a strength that is a schedule, which these programs do not have, its mean and its span."""
+    strength, (start, end) = control.injection().strength, control.window
+    if isinstance(strength, Schedule):
+        start, end = max(start, strength.span[0]), min(end, strength.span[1])
+        strength = strength.mean
     values = {
         "Module": control.annotator or "none",
         "Model": PurePath(control.ref).name,
-        "Weight": f"{control.strength:g}",
+        "Weight": f"{strength:g}",
         "Resize Mode": fit,
-        "Guidance Start": f"{control.window[0]:g}",
-        "Guidance End": f"{control.window[1]:g}",
+        "Guidance Start": f"{start:g}",
+        "Guidance End": f"{end:g}",
     }
     return ", ".join(f"{name}: {value}" for name, value in values.items())
 

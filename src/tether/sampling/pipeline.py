@@ -25,6 +25,7 @@ from tether.images import FitRule, fit, from_pixels, to_rgb
 from tether.kinds import find_kind
 from tether.sampling.calls import read_call
 from tether.sampling.checks import check_base, check_controls, check_mask, check_size, idle_controls
+from tether.sampling.combine import Combine
 from tether.sampling.engines import Engine, engine
 from tether.sampling.inpaint import paste_known, white_of
 from tether.sampling.inputs import Map, map_pixels
@@ -90,6 +91,7 @@ class Pipeline:
         eta: float = _DEFAULT.eta,
         guidance_rescale: float = _DEFAULT.guidance_rescale,
         injections: Sequence[Injection] | None = None,
+        combine: Combine = _DEFAULT.combine,
         size: tuple[int, int] | None = _DEFAULT.size,
         fit: FitRule = _DEFAULT.fit,
         init: Image.Image | None = _DEFAULT.init,
@@ -135,6 +137,7 @@ class Pipeline:
             "sigmas": sigmas,
             "eta": eta,
             "guidance_rescale": guidance_rescale,
+            "combine": combine,
             "size": size,
             "fit": fit,
             "init": init,
@@ -211,6 +214,7 @@ class Pipeline:
             guidance,
             len(timesteps),
             engine=self.engine,
+            combine=request.combine,
             extra_channels=start.inpainting and start.inpainting.extra_channels,
         )
         return denoise(

@@ -33,8 +33,10 @@ from pydantic import (
 )
 
 from tether.control import Injection
+from tether.control.schedule import Schedule, parse_strength
 from tether.errors import TetherError
 from tether.images import open_image, read_metadata, to_mask
+from tether.sampling.combine import Combine
 from tether.sampling.engines import check_engine
 from tether.sampling.samplers import Sigmas, Spacing, check_choices
 
@@ -62,6 +64,14 @@ def _encoded(image: Image.Image) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
+def _checked_strength(value: Any) -> float | str:
+    """A number, or the text of a schedule."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str, Schedule)):
+        raise ValueError("it must be a number, 0 or more, or a schedule such as 0.2@0-0.3,0.6@0.3-1")
+    read = parse_strength(value) if isinstance(value, str) else value
+    return str(read) if isinstance(read, Schedule) else read
+
+
 def _checked_lora(text: str) -> str:
     parse_lora(text)
     return text
@@ -76,6 +86,8 @@ PngImage = Annotated[
 """A PIL image; in JSON, a PNG in base64."""
 MaskImage = Annotated[PngImage, AfterValidator(to_mask)]
 """The same as a mask in 8-bit gray, see `tether.images.to_mask`."""
+Strength = Annotated[float | str, BeforeValidator(_checked_strength)]
+"""A number, or the text of a `tether.control.schedule.Schedule`."""
 Seed = Annotated[int, Field(ge=0, lt=2**64)]
 
 
@@ -135,7 +147,7 @@ class ControlRequest(_Model):
         invert: whether the condition is a negative: black lines on white. None: where its kind is white lines on black
             and it looks so. Prepared, it is inverted, and this is False.
         strength, weighting, sides, window, mask, mask_resize: see `tether.Injection`. The mask is an image, white where
-            the control acts.
+            the control acts. A strength of one constant part, "0.2@0-0.3", is a number and a window.
     """
 
     ref: str
@@ -145,7 +157,7 @@ class ControlRequest(_Model):
     annotator: str | None = None
     options: dict[str, float] = Field(default_factory=dict)
     source: str = ""
-    strength: float = 1.0
+    strength: Strength = 1.0
     weighting: str | list[float] = "balanced"
     sides: Literal["both", "conditional"] | float | None = None
     window: tuple[float, float] = (0.0, 1.0)
@@ -161,7 +173,10 @@ class ControlRequest(_Model):
             raise TetherError(f"control {self.ref}: kind, annotator and options are for a photo, not for a ready map")
         if self.photo is not None and self.invert:
             raise TetherError(f"control {self.ref}: invert is for a ready map, not for a photo")
-        self.injection()
+        injection: Any = self.injection()
+        if not isinstance(injection.strength, Schedule) and isinstance(self.strength, str):
+            object.__setattr__(self, "strength", injection.strength)
+            object.__setattr__(self, "window", injection.window)
         return self
 
     def injection(self) -> Injection:
@@ -197,6 +212,8 @@ class Request(_Model):
         prediction_type: what the base predicts, when its files are wrong or silent about it.
         clip_skip: number of last layers of the text encoder to leave out.
         controls: any number of controls.
+        combine: how the signals of several controls become one: "sum", or "limited", at each place no longer than the
+            longest of them (`tether.sampling.combine`).
         seed: of the first image, image k has seed + k; or one seed an image.
         count: number of images.
         index: the place in the batch of the image that carries the request. An image is repeated to the byte by
@@ -245,6 +262,7 @@ class Request(_Model):
     prediction_type: Literal["epsilon", "v_prediction"] | None = None
     clip_skip: int = Field(default=0, ge=0, le=10)
     controls: list[ControlRequest] = Field(default_factory=list)
+    combine: Combine = "sum"
     seed: Seed | list[Seed] = 0
     count: int = Field(default=1, ge=1, le=MAX_COUNT)
     index: int = Field(default=0, ge=0)
@@ -306,7 +324,8 @@ class Request(_Model):
     @classmethod
     def _later(cls) -> dict[str, Any]:
         sampling = {"spacing": None, "sigmas": None, "eta": 0.0, "guidance_rescale": 0.0}
-        return {"engine": "eager", "fingerprints": {}, "rules": 1, "init_latents": "mean", **sampling}
+        later = {"engine": "eager", "fingerprints": {}, "rules": 1, "init_latents": "mean", "combine": "sum"}
+        return later | sampling
 
 
 def request_text(path: Path) -> str:

@@ -1,6 +1,7 @@
 """One denoising step as a function: (z_t, t, i) -> the guided prediction. CFG branches and windows live here alone.
 
     r = Σ_k injection_k(signal_k(z_t, t, c_t, hint_k))         over the controls that are active at step i
+        (or limited, see `tether.sampling.combine`)
     ε = ε_uc + s (ε_c - ε_uc),  [ε_uc, ε_c] = ε_θ(z_t, t, c_t; r)         classifier-free guidance, arXiv:2207.12598
 
 The text of both CFG branches is stacked once a run. A control that acts on the conditional branch alone is run on that
@@ -22,8 +23,10 @@ from tether.base.denoiser import Denoiser
 from tether.control.conditioning import Conditioning
 from tether.control.control import Control
 from tether.control.injection import Injection
+from tether.control.schedule import Schedule
 from tether.control.signal import Signal
 from tether.errors import TetherError
+from tether.sampling.combine import Combine, combined
 from tether.sampling.engines import Eager, Engine
 from tether.sampling.guidance import Guidance, classifier_free_guidance, rescaled
 
@@ -59,6 +62,7 @@ def make_step(
     *,
     engine: Engine | None = None,
     extra_channels: Tensor | None = None,
+    combine: Combine = "sum",
 ) -> Predict:
     """The step of one run.
 
@@ -70,6 +74,7 @@ def make_step(
         engine: what computes denoiser and controls; eager by default.
         extra_channels: `(B, C', h, w)` that the denoiser takes after the latents: mask and masked image of an
             inpainting model. Controls see the latents alone.
+        combine: how the signals of several controls become one.
 
     Raises:
         TetherError: when a mask or a hint does not fit the batch.
@@ -82,8 +87,8 @@ def make_step(
     runs = [_Run(control, one, guidance, stacked) for control, one in zip(controls, steering, strict=True)]
 
     def step(latents: Tensor, timestep: Tensor, index: int) -> Tensor:
-        active = [run for run in runs if run.injection.is_active(index, total_steps)]
-        signal = _total_signal(active, latents, timestep)
+        active = [run.at(index, total_steps) for run in runs if run.injection.is_active(index, total_steps)]
+        signal = _total_signal(active, latents, timestep, combine)
         if extra_channels is not None:
             latents = torch.cat([latents, extra_channels], dim=1)
         if guidance.unconditional is None:
@@ -107,41 +112,58 @@ class _Run:
         self.conditioning = stacked if self.on_both else guidance.conditional
         self.pools_after = steering.masked_first and steering.control.pools_globally and self.injection.mask is not None
         self.arguments = {"pooled": False} if self.pools_after else {}
-        self.kept: Signal | None = None
+        self.strength = 0.0
+        self.made: Signal | None = None
+        self.kept: tuple[float, Signal] | None = None
+
+    def at(self, index: int, total_steps: int) -> _Run:
+        """The run with the strength of a step."""
+        self.strength = self.injection.strength_at(index, total_steps)
+        return self
 
     def __call__(self, latents: Tensor, timestep: Tensor) -> Signal:
         """The injected signal: of batch 2B if it acts on both CFG branches, else of batch B."""
-        if self.kept is not None:
-            return self.kept
+        if self.kept is not None and self.kept[0] == self.strength:
+            return self.kept[1]
+        height = latents.shape[-2]
+        signal = self._injected(self._made(latents, timestep) if self.made is None else self.made, height)
+        if not self.per_step:
+            self.kept = (self.strength, signal)
+        return signal
+
+    def _made(self, latents: Tensor, timestep: Tensor) -> Signal:
+        """The control's signal at full strength."""
         hint = self.hint
         if self.on_both:
             latents, timestep = _twice(latents), _for_both(timestep)
             hint = hint if len(hint) == 1 else _twice(hint)
         signal = self.control(latents, timestep, self.conditioning, hint, **self.arguments)
-        signal = self.injection.apply(signal, latents.shape[-2])
+        if not self.per_step and isinstance(self.injection.strength, Schedule):
+            self.made = signal
+        return signal
+
+    def _injected(self, signal: Signal, height: int) -> Signal:
+        """The signal weighted, masked, pooled and shared between the CFG branches."""
+        signal = self.injection.apply(signal, height, self.strength)
         if self.pools_after:
             signal = signal.pooled()
         if self.on_both and self.sides != "both":
             signal = signal.first_half_scaled(float(self.sides))
-        if not self.per_step:
-            self.kept = signal
         return signal
 
 
-def _total_signal(runs: Sequence[_Run], latents: Tensor, timestep: Tensor) -> Signal | None:
-    """The sum of the controls' signals, of the denoiser's batch; None without controls.
+def _total_signal(runs: Sequence[_Run], latents: Tensor, timestep: Tensor, combine: Combine) -> Signal | None:
+    """The controls' signals as one, of the denoiser's batch; None without controls.
 
-    Those on both CFG branches are added first, then those on the conditional branch, each in the order of the controls.
+    Those on both CFG branches come first, then those on the conditional branch, each in the order of the controls.
     """
     both = [run(latents, timestep) for run in runs if run.on_both]
     conditional = [run(latents, timestep) for run in runs if not run.on_both]
-    if not conditional:
-        return reduce(add, both) if both else None
-    alone = reduce(add, conditional)
-    if not runs[0].guided:
-        return alone
-    alone = alone.after_zeros()
-    return reduce(add, both) + alone if both else alone
+    if not conditional or not runs[0].guided:
+        return combined(both + conditional, combine) if runs else None
+    if combine == "sum":  # the conditional half is added before it is doubled
+        conditional = [reduce(add, conditional)]
+    return combined([*both, *(one.after_zeros() for one in conditional)], combine)
 
 
 def _twice(tensor: Tensor) -> Tensor:
