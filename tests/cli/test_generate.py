@@ -17,6 +17,7 @@ from tether.cli import app
 from tether.errors import TetherError
 from tether.files.fingerprint import fingerprint
 from tether.images import fit, read_metadata, save_png
+from tether.kinds import annotate
 from tether.sampling import Pipeline, Request
 from tether.sampling.request import RULES, read_request, request_text
 
@@ -85,6 +86,34 @@ def test_a_schedule_of_strength_is_the_same_by_command_request_and_python_and_is
     (plain,) = pipeline("a red cube", maps, injections=[1, 0.5], combine="limited", steps=4)
     (added,) = pipeline("a red cube", maps, injections=[text, 0.5], steps=4)
     assert len({one.tobytes() for one in (drawn, plain, added)}) == 3
+
+
+def test_each_picture_of_a_batch_follows_its_own_map_and_is_repeated(
+    tiny_folder: Path, control: Path, photo: Path, tmp_path: Path
+) -> None:
+    mirrored = tmp_path / "photo2.png"
+    Image.open(photo).transpose(Image.Transpose.ROTATE_90).save(mirrored)
+    command = ("generate", "a cube", "--base", tiny_folder, "--steps", 2, "--grid", "-o", tmp_path / "out")
+    for images in (f"{photo},{mirrored}", f"{tmp_path}/photo*.png"):
+        *paths, sheet = tether(*command, "--control", f"{control}={images}:0.9", "--seed", 7)
+        assert len(paths) == 2
+        request = read_request(Path(paths[1]))
+        assert (request.count, request.seeds, request.index) == (2, [7, 8], 1)
+        assert request.controls[0].source == "photo.png, photo2.png"
+        assert [one.tobytes() for one in request.controls[0].conditions] == [
+            annotate("canny", fit(Image.open(one), 64, 64, "crop")).tobytes() for one in (photo, mirrored)
+        ]
+        # Photos, maps and pictures, each below its own.
+        assert Image.open(sheet).size == (2 * 70 + 6, 3 * 70 + 6)
+        (again,) = tether("generate", "--again", paths[1], "-o", tmp_path / "again")
+        assert Path(again).read_bytes() == Path(paths[1]).read_bytes()
+    alone = ("--control", f"{control}={mirrored}:0.9", "--seed", 8, "--low-memory")
+    expected, _ = tether(*command, *alone)
+    both = ("--control", f"{control}={photo},{mirrored}:0.9", "--seed", 7, "--low-memory")
+    _, second, _ = tether(*command, *both)
+    assert Image.open(second).tobytes() == Image.open(expected).tobytes()
+    (again,) = tether("generate", "--again", second, "-o", tmp_path / "again")
+    assert Path(again).read_bytes() == Path(second).read_bytes()
 
 
 def test_the_grid_shows_source_condition_and_results(
@@ -305,6 +334,11 @@ NOWHERE = ("--base", "EMPTY")
         (["x", *NOWHERE, "--init", "PHOTO", "--mask", "/no/such.png"], "no file /no/such.png"),
         (["x", *NOWHERE, "--init", "PHOTO", "--denoise", 0.01], "leave nothing to draw"),
         (["x", *NOWHERE, "--lora", ""], "'' is not a LoRA: write REF"),
+        (["x", *NOWHERE, "--control", "canny=PHOTO,PHOTO", "--count", 3], "has 2 images for a count of 3: give one"),
+        (["x", *NOWHERE, "--control", "canny=PHOTO,PHOTO", "--control", "canny=PHOTO,PHOTO,PHOTO"], "has 3 images for"),
+        (["x", *NOWHERE, "--control", "canny=PHOTO,PHOTO", "--seed", "1,2,3"], "has 2 images for a count of 3"),
+        (["x", *NOWHERE, "--control", "canny=PHOTO,/no/such.png"], "no file /no/such.png"),
+        (["x", *NOWHERE, "--control", "canny=PHOTO*.gif"], "matches no file: check the pattern"),
         (["x", "--lora", "/no/such/lora"], "no LoRA at"),
         (["x", "--embedding", "/no/such/embedding"], "no embedding at"),
         (["x", "--vae", "/no/such/vae"], "no autoencoder at"),

@@ -85,7 +85,7 @@ def test_a_request_cannot_be_changed() -> None:
 def test_pipelines_defaults_are_those_of_a_request() -> None:
     parameters = inspect.signature(tether.Pipeline.__call__).parameters
     shared = [name for name in Request.model_fields if name in parameters and name != "prompt"]
-    assert len(shared) == 17
+    assert len(shared) == 18
     default = Request(prompt="")
     for name in shared:
         assert parameters[name].default == getattr(default, name), name
@@ -108,6 +108,28 @@ def test_a_strength_is_a_number_or_the_text_of_a_schedule() -> None:
 def test_what_is_not_a_strength_is_refused_in_one_line(value: Any) -> None:
     with pytest.raises(TetherError, match="strength") as error:
         ControlRequest(ref="canny", condition=IMAGE, strength=value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_control_may_have_a_map_an_image() -> None:
+    other = Image.new("RGB", (8, 8), "blue")
+    entry = ControlRequest(ref="canny", condition=[IMAGE, other])
+    request = Request(prompt="x", seed=7, count=2, controls=[entry])
+    read = Request(**json.loads(request.model_dump_json()))
+    assert [one.tobytes() for one in read.controls[0].conditions] == [IMAGE.tobytes(), other.tobytes()]
+    second = request.for_image(1)
+    assert (second.seeds, second.count, second.controls[0].condition) == ([8], 1, other)
+    one = ControlRequest(ref="canny", photo=[IMAGE])
+    assert one.photo is IMAGE
+    assert isinstance(json.loads(one.model_dump_json())["photo"], str)
+    with pytest.raises(TetherError, match="control canny has 2 images for a count of 3: give one, or one an image"):
+        Request(prompt="x", count=3, controls=[entry])
+
+
+@pytest.mark.parametrize("value", [[], "x", 3, [IMAGE, None], ["x"], {}])
+def test_what_is_not_an_image_is_refused_in_one_line(value: Any) -> None:
+    with pytest.raises(TetherError, match=r"condition: .*(expected an image|not an image)") as error:
+        ControlRequest(ref="canny", condition=value)
     assert "\n" not in str(error.value)
 
 

@@ -51,7 +51,8 @@ def repeat(context: typer.Context, options: GenerateOptions, again: Path) -> Non
         one = replace(one, metadata=read_metadata(again))
     write_drawn(one, request.prompt, options.out, seconds / len(drawn) if options.as_json else None)
     if options.grid:
-        draw_sheet([[entry.condition] for entry in request.controls], [one.image], request, options)
+        alone = request.for_image(request.index)
+        draw_sheet([[entry.conditions] for entry in alone.controls], [one.image], request, options)
     if one.image.tobytes() != open_image(again).tobytes():
         made_by = ", ".join(f"{name} {number}" for name, number in request.versions.items()) or "other versions"
         print(f"{again}: the image differs: it was made with other weights, or with {made_by}", file=sys.stderr)

@@ -36,7 +36,8 @@ class ControlArgument:
     """One `KIND=IMAGE[:STRENGTH][@START-END][,NAME=VALUE...]`.
 
     Attributes:
-        ref, image, strength, window: its parts; the strength may be a schedule.
+        ref, image, strength, window: its parts; the image may be several, see `tether.cli.sources.image_files`, and the
+            strength a schedule.
         settings: further fields of a `ControlRequest`; its mask is a path.
         options: of the annotator.
     """

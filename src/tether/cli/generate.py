@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -67,7 +67,8 @@ def _draw(session: Session, request: Request, options: GenerateOptions) -> None:
             write_drawn(one, request.prompt, options.out, seconds / len(drawn) if options.as_json else None)
         images += [one.image for one in drawn]
     if options.grid:
-        draw_sheet([[one.photo or one.condition, one.condition] for one in request.controls], images, request, options)
+        rows = [[entry.photos or entry.conditions, entry.conditions] for entry in request.controls]
+        draw_sheet(rows, images, request, options)
 
 
 def new_session() -> Session:
@@ -115,10 +116,20 @@ def _listener(base: Base, preview: Path | None) -> Iterator[Callable[[Step], Non
         yield on_step
 
 
-def draw_sheet(rows: list[list[Any]], images: list[Image.Image], request: Request, options: GenerateOptions) -> None:
-    """A contact sheet: a row a control, its images first, then the results."""
+def draw_sheet(
+    controls: list[list[list[Image.Image]]], images: list[Image.Image], request: Request, options: GenerateOptions
+) -> None:
+    """A contact sheet: a row a control, its images first, then the results.
+
+    Where a control has several images, each has a row of its own, and the results stand below their own.
+    """
     from tether.images import contact_sheet
 
-    sheet = contact_sheet([[*row, *images] for row in rows] or [images])
+    if any(len(given) > 1 for control in controls for given in control):
+        above = [given if len(given) > 1 else given * len(images) for control in controls for given in control]
+        sheet = contact_sheet([*above, images])
+    else:
+        rows = [[given for (given,) in control] for control in controls]
+        sheet = contact_sheet([[*row, *images] for row in rows] or [images])
     path = write_sheet(sheet, request.prompt, request.seeds[0], options.out)
     print(path, file=sys.stderr if options.as_json else sys.stdout)

@@ -24,6 +24,7 @@ from tether.cli.sources import (
     check_model,
     check_not_input,
     check_replaceable,
+    image_files,
     is_image_file,
 )
 from tether.errors import TetherError
@@ -101,12 +102,14 @@ def request_of(options: GenerateOptions, prompt: str) -> Request:
         + [*(options.lora or []), *(options.embedding or [])]
     )
     inputs = [path for path in (options.init, options.mask) if path is not None]
-    inputs += [one.image for _, one in controls]
     inputs += [one.settings["mask"] for _, one in controls if "mask" in one.settings]
     masks = _control_masks(options, len(controls))
     inputs += options.control_mask or []
     for _, one in controls:
         check_control(one.ref)
+    files = [image_files(one.image) for _, one in controls]
+    _with_count(values, files, options)
+    inputs += [path for each in files for path in each]
     for path in inputs:
         check_input(path)
     check_models(options)
@@ -118,7 +121,10 @@ def request_of(options: GenerateOptions, prompt: str) -> Request:
     shared = [steering | _given(mask=mask) for mask in masks]
     return Request(
         prompt=prompt,
-        controls=[_control(field, one, each, options) for (field, one), each in zip(controls, shared, strict=True)],
+        controls=[
+            _control(field, one, paths, each, options)
+            for (field, one), paths, each in zip(controls, files, shared, strict=True)
+        ],
         init=None if options.init is None else open_image(options.init),
         mask=None if options.mask is None else open_image(options.mask),
         **values,
@@ -149,7 +155,23 @@ def _entries(options: GenerateOptions) -> list[tuple[str, str]]:
     return entries + [("condition", text) for text in options.condition or []]
 
 
-def _control(field: str, one: ControlArgument, steering: dict[str, Any], options: GenerateOptions) -> Any:
+def _with_count(values: dict[str, Any], files: list[list[Path]], options: GenerateOptions) -> None:
+    """Gives the request as many images as a control has files.
+
+    Raises:
+        TetherError: when controls, `--count` and `--seed` ask for different numbers.
+    """
+    for (_, text), each in zip(_entries(options), files, strict=True):
+        if len(each) == 1:
+            continue
+        count = values.setdefault("count", len(each))
+        if count != len(each):
+            raise TetherError(f"{text} has {len(each)} images for a count of {count}: give one, or one an image")
+
+
+def _control(
+    field: str, one: ControlArgument, paths: list[Path], steering: dict[str, Any], options: GenerateOptions
+) -> Any:
     """The control of an argument; its own settings come before those of the options."""
     from tether.images import open_image
     from tether.sampling.request import ControlRequest
@@ -161,11 +183,11 @@ def _control(field: str, one: ControlArgument, steering: dict[str, Any], options
         settings.setdefault("invert", options.invert)
     return ControlRequest(
         ref=one.ref,
-        source=as_utf8(one.image.name),
+        source=as_utf8(", ".join(path.name for path in paths)),
         strength=one.strength,  # type: ignore[arg-type]  # a schedule is read as its text
         window=one.window,
         options=one.options,
-        **{field: open_image(one.image)},
+        **{field: [open_image(path) for path in paths]},
         **settings,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from difflib import get_close_matches
+from glob import glob
 from pathlib import Path
 
 from tether.errors import TetherError
@@ -17,6 +18,7 @@ __all__ = [
     "check_model",
     "check_not_input",
     "check_replaceable",
+    "image_files",
     "is_image_file",
     "made_by",
     "same_file",
@@ -40,6 +42,32 @@ def check_input(path: Path, what: str = "file") -> None:
             raise TetherError(f"there is no {what} {path}: check the path")
     except OSError as error:
         raise TetherError(f"there is no {what} {_short(path)}: {error.strerror}") from None
+
+
+def image_files(path: Path) -> list[Path]:
+    """The files of an argument: one, several with commas between, or those that a pattern matches, by name.
+
+    Raises:
+        TetherError: when one does not exist, or a pattern matches none.
+    """
+    found: list[Path] = []
+    for text in [str(path)] if _exists(path) else str(path).split(","):
+        if any(sign in text for sign in "*?[") and not _exists(Path(text)):
+            matched = sorted(one for one in glob(text, recursive=True) if not Path(one).is_dir())
+            if not matched:
+                raise TetherError(f"{text} matches no file: check the pattern")
+            found += [Path(one) for one in matched]
+        else:
+            check_input(Path(text))
+            found.append(Path(text))
+    return found
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def same_file(one: Path, other: Path) -> bool:

@@ -7,9 +7,6 @@ image to be run again.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import io
 import json
 import re
 from difflib import get_close_matches
@@ -21,23 +18,21 @@ from pydantic import (
     AfterValidator,
     AliasChoices,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
-    PlainSerializer,
     SerializerFunctionWrapHandler,
     ValidationError,
-    WithJsonSchema,
     model_serializer,
     model_validator,
 )
 
 from tether.control import Injection
-from tether.control.schedule import Schedule, parse_strength
+from tether.control.schedule import Schedule
 from tether.errors import TetherError
-from tether.images import open_image, read_metadata, to_mask
+from tether.images import read_metadata
 from tether.sampling.combine import Combine
 from tether.sampling.engines import check_engine
+from tether.sampling.fields import MaskImage, PngImage, PngImages, Strength, as_list
 from tether.sampling.samplers import Sigmas, Spacing, check_choices
 
 __all__ = ["MAX_COUNT", "METADATA_KEY", "ControlRequest", "Request", "parse_lora", "read_request", "request_text"]
@@ -49,45 +44,11 @@ RULES = 2
 """The rules of today; see `Request.rules`."""
 
 
-def _decoded(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return open_image(io.BytesIO(base64.b64decode(value, validate=True)))
-    except (binascii.Error, TetherError) as error:
-        raise ValueError(f"not an image in base64: {error}") from None
-
-
-def _encoded(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def _checked_strength(value: Any) -> float | str:
-    """A number, or the text of a schedule."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str, Schedule)):
-        raise ValueError("it must be a number, 0 or more, or a schedule such as 0.2@0-0.3,0.6@0.3-1")
-    read = parse_strength(value) if isinstance(value, str) else value
-    return str(read) if isinstance(read, Schedule) else read
-
-
 def _checked_lora(text: str) -> str:
     parse_lora(text)
     return text
 
 
-PngImage = Annotated[
-    Image.Image,
-    BeforeValidator(_decoded),
-    PlainSerializer(_encoded),
-    WithJsonSchema({"type": "string", "contentMediaType": "image/png", "contentEncoding": "base64"}),
-]
-"""A PIL image; in JSON, a PNG in base64."""
-MaskImage = Annotated[PngImage, AfterValidator(to_mask)]
-"""The same as a mask in 8-bit gray, see `tether.images.to_mask`."""
-Strength = Annotated[float | str, BeforeValidator(_checked_strength)]
-"""A number, or the text of a `tether.control.schedule.Schedule`."""
 Seed = Annotated[int, Field(ge=0, lt=2**64)]
 
 
@@ -138,8 +99,8 @@ class ControlRequest(_Model):
 
     Attributes:
         ref: what `tether.load_control` opens: a shipped kind, a path, a hub id.
-        condition: the condition map.
-        photo: an image to make the condition map from.
+        condition: the condition map; or a list of them, one an image of the batch.
+        photo: an image to make the condition map from; or a list of them, one an image.
         kind: the kind of map to make; by default the control's own.
         annotator: the annotator of that kind; by default its first.
         options: the annotator's options.
@@ -151,8 +112,8 @@ class ControlRequest(_Model):
     """
 
     ref: str
-    condition: PngImage | None = None
-    photo: PngImage | None = None
+    condition: PngImages = None
+    photo: PngImages = None
     kind: str | None = None
     annotator: str | None = None
     options: dict[str, float] = Field(default_factory=dict)
@@ -187,6 +148,21 @@ class ControlRequest(_Model):
         """
         weighting: Any = self.weighting  # a name is checked there
         return Injection(self.strength, weighting, self.sides, self.window, self.mask, self.mask_resize)
+
+    @property
+    def conditions(self) -> list[Image.Image]:
+        """The maps: none yet, one for all images, or one an image."""
+        return as_list(self.condition)
+
+    @property
+    def photos(self) -> list[Image.Image]:
+        """The photos: none, one for all images, or one an image."""
+        return as_list(self.photo)
+
+    def for_image(self, index: int) -> Self:
+        """The control of one image of the batch."""
+        given = {"condition": self.conditions, "photo": self.photos}
+        return self.model_copy(update={name: images[index] for name, images in given.items() if len(images) > 1})
 
     def without_photo(self) -> Self:
         """The same with its condition alone."""
@@ -302,6 +278,12 @@ class Request(_Model):
         check_engine(self.engine)
         if len(self.seeds) != self.count or self.index >= self.count:
             raise TetherError(f"count is {self.count}, with {len(self.seeds)} seeds and index {self.index}")
+        for entry in self.controls:
+            given = len(entry.conditions or entry.photos)
+            if given not in (1, self.count):
+                raise TetherError(
+                    f"control {entry.ref} has {given} images for a count of {self.count}: give one, or one an image"
+                )
         if self.mask is not None and self.init is None:
             raise TetherError("mask needs an image to inpaint: give init too")
         if self.init is not None and int(self.steps * self.denoising_strength) < 1:
@@ -315,6 +297,11 @@ class Request(_Model):
     def seeds(self) -> list[int]:
         """One seed an image."""
         return [self.seed + k for k in range(self.count)] if isinstance(self.seed, int) else self.seed
+
+    def for_image(self, index: int) -> Self:
+        """A request for one image of the batch alone, with its own seed and maps."""
+        controls = [entry.for_image(index) for entry in self.controls]
+        return self.model_copy(update={"seed": self.seeds[index], "count": 1, "index": 0, "controls": controls})
 
     def metadata(self, index: int) -> dict[str, str]:
         """PNG text for image `index` of the batch; of a photo only the condition made from it is written."""

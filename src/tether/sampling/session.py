@@ -166,9 +166,8 @@ class Session:
                 for index, image in enumerate(pipeline.run(part, listening))
             ]
 
-    def _upright(self, entry: ControlRequest, kind: str | None) -> Image.Image:
+    def _upright(self, condition: Image.Image, entry: ControlRequest, kind: str | None) -> Image.Image:
         """A condition map, as a negative if it is one."""
-        condition: Any = entry.condition
         if entry.invert or (entry.invert is None and is_dark_on_light(condition, kind)):
             if entry.invert is None:
                 name = entry.source or "the condition"
@@ -181,15 +180,19 @@ class Session:
         changes: dict[str, object] = {"mask": entry.mask and fit(entry.mask, *size, request.fit)}
         kind = entry.kind or self._opener.control(entry.ref, BaseKey.of(request)).kind
         if entry.condition is not None:
-            changes |= {"condition": fit_map(self._upright(entry, kind), kind, size, request.fit), "invert": False}
+            upright = [self._upright(one, entry, kind) for one in entry.conditions]
+            changes |= {"condition": _one_or_all([fit_map(one, kind, size, request.fit) for one in upright])}
+            changes |= {"invert": False}
         elif kind is None or entry.photo is None:
             raise TetherError(
                 f"control {entry.ref} does not say what its conditions are: annotate the photo first, then use "
                 "--condition"
             )
         else:
-            made = prepare(entry.photo, kind, size, fit=request.fit, annotator=entry.annotator, options=entry.options)
-            changes |= {"photo": made.photo, "condition": made.condition}
+            how: Any = {"fit": request.fit, "annotator": entry.annotator, "options": entry.options}
+            made = [prepare(photo, kind, size, **how) for photo in entry.photos]
+            changes |= {"photo": _one_or_all([one.photo for one in made])}
+            changes |= {"condition": _one_or_all([one.condition for one in made])}
         return entry.model_copy(update=changes)
 
 
@@ -197,6 +200,10 @@ def _stop_if(cancel: Callable[[], bool] | None) -> None:
     """Raises `Cancelled` when a run is to end."""
     if cancel is not None and cancel():
         raise Cancelled("cancelled")
+
+
+def _one_or_all(images: list[Image.Image]) -> Image.Image | list[Image.Image]:
+    return images if len(images) > 1 else images[0]
 
 
 def _once(notify: Callable[[str], None]) -> Callable[[str], None]:
@@ -215,4 +222,4 @@ def one_at_a_time(request: Request) -> list[Request]:
     """With `low_memory`, the images of a request as requests of their own; else the request."""
     if not request.low_memory or request.count == 1:
         return [request]
-    return [request.model_copy(update={"seed": seed, "count": 1, "index": 0}) for seed in request.seeds]
+    return [request.for_image(index) for index in range(request.count)]
