@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tether.cli import annotate, convert, dataset, demo, generate, info, train
+from tether.cli import annotate, convert, dataset, demo, generate, info, serve, train
 from tether.errors import TetherError
 
 __all__ = ["app", "main"]
@@ -87,6 +87,7 @@ app.command()(train.train)
 app.add_typer(dataset.app, name="dataset")
 app.command()(convert.convert)
 app.command()(demo.demo)
+app.command()(serve.serve)
 app.command()(info.info)
 
 

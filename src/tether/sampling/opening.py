@@ -106,10 +106,13 @@ class Opener:
     Args:
         most: how many bases to keep.
         notify: called with a line about what was opened, for people.
+        locate: see `tether.sampling.Session`.
     """
 
-    def __init__(self, most: int, notify: Callable[[str], None]) -> None:
-        self.notify = notify
+    def __init__(
+        self, most: int, notify: Callable[[str], None], locate: Callable[[str, str], str] = lambda table, name: name
+    ) -> None:
+        self.notify, self.locate = notify, locate
         self.opened: Recent[BaseKey, Opened] = Recent(most)
 
     def base(self, key: BaseKey) -> Base:
@@ -130,7 +133,12 @@ class Opener:
         base = opened.base
         # On the device of the weights, not of the computation, so that an untrained control can share them.
         device = base.unet.device
-        return opened.controls.get(ref, lambda: load_control(ref, base=base, dtype=base.dtype, device=device))
+        return opened.controls.get(ref, lambda: self._load_control(ref, base, device))
+
+    def _load_control(self, ref: str, base: Base, device: torch.device) -> Control:
+        control = load_control(self.locate("controls", ref), base=base, dtype=base.dtype, device=device)
+        control.name = ref
+        return control
 
     def _opened(self, key: BaseKey) -> Opened:
         if key.adapted and not key.low_memory:
@@ -144,16 +152,17 @@ class Opener:
         from tether.base.adapters import add_embedding, add_lora  # loads diffusers' pipelines
 
         for text in key.loras:
-            add_lora(base, *parse_lora(text))
+            ref, strength = parse_lora(text)
+            add_lora(base, self.locate("loras", ref), strength)
         for ref in key.embeddings:
-            self.notify(f"{ref}: write {add_embedding(base, ref)}")
+            self.notify(f"{ref}: write {add_embedding(base, self.locate('embeddings', ref))}")
         return reduce_memory(base, key.device) if key.low_memory else base
 
     def _load(self, key: BaseKey) -> Base:
         check_device(key.device)
         base = load_base(
-            key.ref,
-            vae=key.vae,
+            self.locate("bases", key.ref),
+            vae=None if key.vae is None else self.locate("vaes", key.vae),
             device="cpu" if key.low_memory else key.device,
             dtype=getattr(torch, key.dtype),
             prediction_type=key.prediction_type,

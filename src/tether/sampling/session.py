@@ -65,11 +65,20 @@ class Session:
             its own; it shares the weights that it did not change.
         notify: called with a line about each base and embedding that was opened, and about what has no effect in a
             request that is run, for people.
+        locate: (table, name) -> what is opened for a name in a request; the tables are "bases", "vaes", "controls",
+            "loras" and "embeddings". By default the name itself. A server opens by it what its operator offers, and
+            its images carry the names.
     """
 
-    def __init__(self, *, bases: int = 2, notify: Callable[[str], None] = lambda line: None) -> None:
+    def __init__(
+        self,
+        *,
+        bases: int = 2,
+        notify: Callable[[str], None] = lambda line: None,
+        locate: Callable[[str, str], str] = lambda table, name: name,
+    ) -> None:
         self._notify = notify
-        self._opener = Opener(bases, notify)
+        self._opener = Opener(bases, notify, locate)
         self._engines: dict[str, Engine] = {}
         self._lock = RLock()
 

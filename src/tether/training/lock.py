@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from tether.errors import TetherError
+from tether.files.lock import locked as held
 
 __all__ = ["locked"]
 
-FILE = ".lock"
 
-
-@contextmanager
-def locked(folder: Path, *, wanted: bool = True) -> Iterator[None]:
-    """Holds a folder while the block runs. The lock ends with the process, however that ends.
+def locked(folder: Path, *, wanted: bool = True) -> AbstractContextManager[None]:
+    """Holds a run's folder while the block runs; see `tether.files.lock`.
 
     Args:
         folder: made if it does not exist.
@@ -25,38 +20,8 @@ def locked(folder: Path, *, wanted: bool = True) -> Iterator[None]:
     Raises:
         TetherError: when another process holds it, or the folder cannot be written.
     """
-    if not wanted:
-        yield
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / FILE, os.O_RDWR | os.O_CREAT)
-    except OSError as error:
-        raise TetherError(f"{folder} cannot be written: {error.strerror}") from None
-    try:
-        if not _taken(descriptor):
-            raise TetherError(f"{folder} is being trained by another process: wait for it, or give another --out")
-        yield
-    finally:
-        os.close(descriptor)  # which ends the lock; the file stays, as another process may just open it
-
-
-def _taken(descriptor: int) -> bool:
-    """Locks an open file without waiting; False if another process has it."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        import msvcrt
-
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        except OSError:
-            return False
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
-    return True
+    return (
+        held(folder, "is being trained by another process: wait for it, or give another --out")
+        if wanted
+        else nullcontext()
+    )

@@ -1,0 +1,244 @@
+"""What every API of the server does, whatever its wire format: take jobs, show them, end them, delete the old ones."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from logging import ERROR
+from threading import BoundedSemaphore, Event, Thread
+from typing import Any
+from uuid import uuid4
+
+from tether.errors import TetherError
+from tether.files.lock import locked
+from tether.serving.acceptance import accept, digest_of
+from tether.serving.catalog import Catalog
+from tether.serving.errors import Refused, busy, invalid, not_found
+from tether.serving.folders import DATABASE, JobFolders
+from tether.serving.hub import Hub
+from tether.serving.log import log
+from tether.serving.metrics import Metrics
+from tether.serving.settings import Settings
+from tether.serving.store import ENDED, Job, JobStore, NewJob, QueueFull
+from tether.serving.views import JobView, ProgressView, job_view
+from tether.serving.worker import Worker
+
+__all__ = ["Service"]
+
+READERS = 2
+"""Requests whose images are decoded or annotated at the same time; each may need some hundred MB."""
+READ_WAIT = 20.0
+"""Seconds that a request waits for its turn to be read."""
+SHOWN = 200
+"""Characters of a prompt in lists."""
+HOUR = 3600.0
+
+
+class Service:
+    """The jobs of a server and the thread that draws them.
+
+    Args:
+        settings: of the server.
+
+    Raises:
+        TetherError: when a folder cannot be used, or another server uses it.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.catalog = Catalog(settings.models)
+        self.catalog.find("bases", settings.base)
+        self._held = ExitStack()
+        self._held.enter_context(locked(settings.data, "is used by another server: stop that, or give another --data"))
+        self.folders = JobFolders(settings.data)
+        self.store = JobStore.at(settings.data / DATABASE)
+        self.hub = Hub()
+        self.metrics = Metrics(self.store.counts)
+        self.worker = Worker(settings, self.store, self.folders, self.hub, self.catalog, self.metrics)
+        self.draining = False
+        self.open_streams = 0  # changed on the event loop alone
+        self._reading = BoundedSemaphore(READERS)
+        self._stopped = Event()
+
+    def start(self) -> None:
+        """Takes up what an earlier process left, and begins to draw."""
+        queued, failed = self.store.recover(self.settings.attempts)
+        swept = self.folders.sweep(self.store)
+        if queued or failed or swept:
+            log("recovered", queued=queued, failed=failed, leftovers=swept)
+        self.expire()
+        self.worker.start()
+        Thread(target=self._keep_house, name="tether-retention", daemon=True).start()
+
+    def drain(self) -> None:
+        """From now on nothing is accepted, and streams of events end. Safe in a signal handler."""
+        self.draining = True
+        self.hub.close()
+
+    def stop(self) -> None:
+        """Ends or puts back what is drawn, and closes the store."""
+        self.drain()
+        self._stopped.set()
+        self.worker.stop(self.settings.grace)
+        self.close()
+        log("stopped")
+
+    def close(self) -> None:
+        """Closes the store and lets go of the folder, of a service that does not draw."""
+        self.store.close()
+        self._held.close()
+
+    # Jobs.
+
+    def check_room(self) -> None:
+        """Refuses a job before it is read, when there is no room for it.
+
+        Raises:
+            Refused: 429, or 503 when the server stops.
+        """
+        if self.draining:
+            raise busy("the server is stopping", 5, status=503)
+        if self.store.waiting() >= self.settings.limits.queue:
+            raise self._full()
+
+    def _full(self) -> Refused:
+        return busy(f"the queue is full: {self.settings.limits.queue} jobs wait", self.worker.seconds_a_job)
+
+    def submit(self, values: dict[str, Any], key: str | None = None) -> tuple[Job, bool]:
+        """Accepts a job: when this returns, it is on disk, and will be drawn.
+
+        Args:
+            values: the JSON of a `Request`.
+            key: the client's `Idempotency-Key`; the same key gives the same job.
+
+        Returns:
+            The job, and whether it is new.
+
+        Raises:
+            Refused: when it cannot be accepted.
+        """
+        digest = digest_of(values) if key is not None else ""
+        known = None if key is None else self.store.of_key(key)
+        if known is not None:
+            return self._same(known, digest), False
+        self.check_room()
+        with self.reading():
+            accepted = accept(values, self.settings, self.catalog)
+        id, request = uuid4().hex, accepted.request
+        new = NewJob(id, request.prompt[:SHOWN], request.count, key=key, digest=digest)
+        self._keep(id, accepted.text)
+        try:
+            job, created = self.store.add(new, self.settings.limits.queue)
+        except QueueFull:
+            self.folders.delete(id)
+            raise self._full() from None
+        if not created:
+            self.folders.delete(id)
+            return self._same(job, digest), False
+        log("accepted", job=id, count=request.count, steps=request.steps, controls=len(request.controls))
+        self.worker.wake()
+        return job, True
+
+    def _keep(self, id: str, text: str) -> None:
+        try:
+            self.folders.keep(id, text)
+        except TetherError as error:
+            log("disk", level=ERROR, error=error)
+            raise busy("the job cannot be kept: the disk is full or not writable", 30, status=503) from None
+
+    @staticmethod
+    def _same(job: Job, digest: str) -> Job:
+        if job.digest != digest:
+            raise invalid("Idempotency-Key", "the key was used for another request: take a new one")
+        return job
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """The right to decode images; the threads that have it are few.
+
+        Raises:
+            Refused: 503, when it is long in coming.
+        """
+        if not self._reading.acquire(timeout=READ_WAIT):
+            raise busy("too many images are being read", 5, status=503)
+        try:
+            yield
+        finally:
+            self._reading.release()
+
+    def job(self, id: str) -> Job:
+        """A job by its id.
+
+        Raises:
+            Refused: 404.
+        """
+        job = self.store.get(id) if len(id) <= 64 else None
+        if job is None:
+            raise not_found(f"no job {id[:64]}: it was never accepted, or is not kept any more")
+        return job
+
+    def view(self, job: Job) -> JobView:
+        """A job as clients see it."""
+        live = self.hub.live(job.id)
+        progress = None if live is None else ProgressView(step=live.step, steps=live.steps)
+        position = self.store.position(job) if job.state == "queued" else None
+        return job_view(job, position, progress)
+
+    def cancel(self, id: str) -> Job:
+        """Ends a job that has not ended: a queued one at once, a running one between two steps.
+
+        Raises:
+            Refused: 404.
+        """
+        job = self.store.cancel(self.job(id).id)
+        if job is None:
+            raise not_found(f"no job {id[:64]}: it is not kept any more")
+        if job.state == "running":
+            self.hub.cancel(id)
+        self.hub.changed()
+        return job
+
+    def stream_ended(self) -> None:
+        """A stream of events has ended; on the event loop."""
+        self.open_streams -= 1
+
+    # Health.
+
+    def why_not_ready(self) -> str | None:
+        """Why jobs are not drawn now; None if they are."""
+        if self.draining:
+            return "the server is stopping"
+        if self.worker.failure:
+            return f"the base cannot be opened: {self.worker.failure}"
+        if not self.worker.ready:
+            return "the base is being opened"
+        if not self.worker.is_alive():
+            return "the drawing thread has ended"
+        try:
+            self.store.waiting()
+        except Exception as error:  # whatever the database says
+            return f"the database cannot be read ({type(error).__name__})"
+        return None
+
+    # Retention.
+
+    def expire(self) -> None:
+        """Deletes ended jobs that are too old, or too many."""
+        settings = self.settings
+        for id in self.store.expire(time.time() - settings.keep_days * 24 * HOUR, settings.keep_bytes):
+            self.folders.delete(id)
+            log("expired", job=id)
+
+    def _keep_house(self) -> None:
+        """Deletes what is too old, every hour and after jobs that ended."""
+        ended = 0
+        looked = time.monotonic()
+        while not self._stopped.wait(5.0):
+            try:
+                now = sum(number for state, number in self.store.counts().items() if state in ENDED)
+                if now > ended or time.monotonic() - looked > HOUR:
+                    self.expire()
+                    looked, ended = time.monotonic(), now
+            except Exception as error:  # of the database or the disk: the next time may do
+                log("retention", level=ERROR, error=error)

@@ -1,0 +1,151 @@
+"""Bytes of clients -> values and images, within limits.
+
+A body is JSON, or a form (multipart/form-data) with the same JSON in its part `request` and images as files whose names
+are their places in it: `init`, `mask`, `controls.0.photo`. Sizes of images are read from their headers before anything
+is decoded.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+import math
+import re
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from tether.errors import TetherError
+from tether.images import open_image
+from tether.images.read import FORMATS
+from tether.serving.errors import Refused, invalid, too_large
+
+__all__ = ["image_bytes", "parse_json", "place", "read_image"]
+
+_DATA_URL = re.compile(r"data:[\w.+-]*/?[\w.+-]*(?:;[\w.+=-]+)*;base64,", re.ASCII)
+_DEPTH = 16
+"""Levels of lists and objects in a request; a real one has four."""
+_PLACE = re.compile(r"init|mask|image|controls\.(\d{1,2})\.(photo|condition|mask)")
+
+
+def parse_json(text: bytes | str, what: str = "the body") -> dict[str, Any]:
+    """A JSON object whose texts can be written as UTF-8.
+
+    Raises:
+        Refused: 422, when it is anything else.
+    """
+    try:
+        values = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        line = str(error).splitlines()[0][:120]
+        raise invalid(None, f"{what} is not valid JSON: {line}") from None
+    if not isinstance(values, dict):
+        raise invalid(None, f"{what} is a {type(values).__name__}: expected a JSON object")
+    _check_texts(values)
+    return values
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is out of range")
+    return number
+
+
+def _check_texts(value: Any, where: str = "", depth: int = 0) -> None:
+    """Refuses characters that neither UTF-8 nor a database takes, and lists within lists without end."""
+    if depth > _DEPTH:
+        raise invalid(None, f"the request is nested deeper than {_DEPTH} levels")
+    if isinstance(value, dict):
+        for key, each in value.items():
+            _check_texts(key, where, depth + 1)
+            _check_texts(each, f"{where}.{key}".strip("."), depth + 1)
+    elif isinstance(value, list):
+        for index, each in enumerate(value):
+            _check_texts(each, f"{where}.{index}".strip("."), depth + 1)
+    elif isinstance(value, str) and ("\0" in value or not _is_utf8(value)):
+        raise invalid(where[:200] or None, "the text has a NUL, or half of a surrogate pair")
+
+
+def _is_utf8(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def place(values: dict[str, Any], name: str, content: bytes) -> None:
+    """Puts an uploaded file where its name says.
+
+    Raises:
+        Refused: 422, when the name is no place of an image, or there is an image already.
+    """
+    match = _PLACE.fullmatch(name)
+    if match is None:
+        raise invalid(name[:80], "a file is init, mask, controls.N.photo, controls.N.condition or controls.N.mask")
+    target, key = values, name
+    if match[1] is not None:
+        controls, index, key = values.get("controls"), int(match[1]), match[2]
+        if not isinstance(controls, list) or index >= len(controls) or not isinstance(controls[index], dict):
+            raise invalid(name, f"the request has no control {index}: list it in controls, without its image")
+        target = controls[index]
+    if target.get(key) is not None:
+        raise invalid(name, "the image is given twice: as a file, or in the request")
+    target[key] = base64.b64encode(content).decode()
+
+
+def image_bytes(value: Any, field: str) -> bytes:
+    """The bytes of an image in base64, with or without `data:image/png;base64,` before it.
+
+    Raises:
+        Refused: 422, when it is anything else.
+    """
+    if not isinstance(value, str):
+        raise invalid(field, f"expected an image in base64, not a {type(value).__name__}")
+    start = _DATA_URL.match(value[:200])
+    try:
+        content = base64.b64decode(value[start.end() if start else 0 :], validate=True)
+    except (binascii.Error, ValueError):
+        raise invalid(field, "not an image in base64") from None
+    if not content:
+        raise invalid(field, "the image is empty")
+    return content
+
+
+def read_image(content: bytes, field: str, most: int) -> Image.Image:
+    """Decodes an image.
+
+    Args:
+        content: of its file.
+        field: its place in the request.
+        most: pixels that it may have.
+
+    Raises:
+        Refused: 413 for more pixels, 422 for what is not an image.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            width, height = image.size
+        if width * height > most:
+            raise too_large(f"the image has {width}x{height} pixels: the limit is {most:,}", field)
+        return open_image(io.BytesIO(content))
+    except Refused:
+        raise
+    except Image.DecompressionBombError:
+        raise too_large(f"the image has too many pixels: the limit is {most:,}", field) from None
+    except UnidentifiedImageError:
+        raise invalid(field, f"not a supported image format: use {', '.join(FORMATS)}") from None
+    except TetherError as error:
+        raise invalid(field, str(error)) from None
+    except Exception as error:  # whatever Pillow raises for a broken header
+        line = (str(error).splitlines() or [""])[0][:120]
+        raise invalid(field, f"the image is damaged: {line or type(error).__name__}") from None

@@ -1,0 +1,227 @@
+"""The one thread that draws.
+
+It takes the next job from the store, draws it, writes its images, and only then says in the store that it is done. A
+process that ends in between leaves a job that the next start draws again, with the same seeds, so that it gives the
+same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Sequence
+from logging import ERROR
+from threading import Event, Thread
+from typing import Any
+from uuid import uuid4
+from weakref import ReferenceType, ref
+
+from PIL import Image
+
+from tether.base import Base
+from tether.errors import TetherError
+from tether.images import save_png
+from tether.sampling import Cancelled, Drawn, Request, Session, Step
+from tether.sampling.preview import LatentPreview
+from tether.serving.acceptance import stored_request
+from tether.serving.catalog import Catalog
+from tether.serving.folders import JobFolders
+from tether.serving.hub import Hub, Live
+from tether.serving.log import log
+from tether.serving.metrics import Metrics
+from tether.serving.settings import Settings
+from tether.serving.store import Job, JobStore
+
+__all__ = ["Worker"]
+
+IDLE = 1.0
+"""Seconds after which an idle worker looks into the store, even if no one woke it."""
+OUT_OF_MEMORY = "out of memory: ask for a smaller size or count"
+
+
+class Worker(Thread):
+    """Draws the jobs of a store, until it is stopped.
+
+    Args:
+        settings: of the server.
+        store, folders: where jobs are kept.
+        hub: hears of every step, and knows who cancelled.
+        catalog: the models.
+        metrics: what is counted.
+
+    Attributes:
+        ready: whether the default base is open.
+        failure: why it could not be opened.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: JobStore,
+        folders: JobFolders,
+        hub: Hub,
+        catalog: Catalog,
+        metrics: Metrics,
+    ) -> None:
+        super().__init__(name="tether-worker", daemon=True)
+        self.ready, self.failure = False, ""
+        self._settings, self._store, self._folders = settings, store, folders
+        self._hub, self._catalog, self._metrics = hub, catalog, metrics
+        self._session = Session(bases=settings.kept_bases, locate=catalog.locate)
+        self._previews: tuple[ReferenceType[Base], LatentPreview] | None = None
+        self._work, self._closing, self._abort = Event(), Event(), Event()
+
+    def wake(self) -> None:
+        """There is a new job."""
+        self._work.set()
+
+    def stop(self, grace: float) -> None:
+        """Ends the thread: a job that runs may finish within `grace` seconds, else it is put back into the queue."""
+        self._closing.set()
+        self.wake()
+        if self.is_alive():
+            self.join(grace)
+            self._abort.set()
+            self.join()
+
+    @property
+    def seconds_a_job(self) -> float:
+        """The mean of the jobs so far; a guess before the first."""
+        samples = {one.name: one.value for family in self._metrics.job_seconds.collect() for one in family.samples}
+        count = samples.get("tether_job_seconds_count", 0)
+        return samples["tether_job_seconds_sum"] / count if count else 5.0
+
+    def run(self) -> None:
+        """The thread."""
+        self._open_default()
+        while not self._closing.is_set():
+            try:
+                jobs = self._store.claim(uuid4().hex, self._settings.batch)
+                if jobs:
+                    self._draw(jobs)
+                else:
+                    self._work.wait(IDLE)
+                    self._work.clear()
+            except Exception as error:  # the store is locked or the disk is full: the jobs stay in it
+                log("worker", level=ERROR, error=error)
+                self._closing.wait(IDLE)
+
+    def _open_default(self) -> None:
+        settings = self._settings
+        request = Request(
+            prompt="", base=settings.base, device=settings.device, dtype=settings.dtype, engine=settings.engine
+        )
+        try:
+            self._session.open(request)
+        except Exception as error:
+            self.failure = self._line(error)
+            log("not_ready", level=ERROR, error=error)
+            return
+        self.ready = True
+        log("ready", base=settings.base)
+
+    def _draw(self, jobs: Sequence[Job]) -> None:
+        """Draws what was claimed; whatever happens, no job stays claimed."""
+        for job in jobs:
+            self._hub.begin(job.id)
+            self._metrics.wait_seconds.observe(max(0.0, (job.started or job.created) - job.created))
+        self._hub.changed()
+        try:
+            self._draw_each(jobs)
+        finally:
+            # Those that have ended are not touched: the others were stopped.
+            self._store.put_back([job.id for job in jobs])
+            for job in jobs:
+                self._hub.end(job.id)
+            self._hub.changed()
+
+    def _draw_each(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            if self._abort.is_set():
+                return
+            self._metrics.batch_size.observe(1)
+            self._guarded([job], lambda job=job: self._draw_one(job))
+
+    def _guarded(self, jobs: Sequence[Job], draw: Callable[[], None]) -> None:
+        """Runs `draw`; what it raises is the end of its jobs."""
+        try:
+            draw()
+        except Cancelled:
+            if not self._abort.is_set():
+                self._end(jobs, "cancelled")
+        except Exception as error:
+            line = self._line(error)
+            expected = isinstance(error, TetherError) or line == OUT_OF_MEMORY
+            log("failed", level=ERROR, error=None if expected else error, jobs=[job.id for job in jobs], line=line)
+            self._end(jobs, "failed", line)
+
+    def _draw_one(self, job: Job) -> None:
+        request = stored_request(self._folders.request(job.id))
+        request = self._session.prepare(request)
+        drawn = self._session.run(
+            request,
+            on_step=self._listener([job], [request]),
+            cancel=lambda: self._abort.is_set() or self._hub.is_cancelled(job.id),
+        )
+        self._write(job, request, drawn)
+
+    def _listener(self, jobs: Sequence[Job], requests: Sequence[Request]) -> Callable[[Step], None]:
+        """Reports the steps of a batch to those who follow its jobs."""
+        last = time.perf_counter()
+
+        def on_step(step: Step) -> None:
+            nonlocal last
+            now = time.perf_counter()
+            self._metrics.steps.inc()
+            self._metrics.step_seconds.observe(now - last)
+            last, row = now, 0
+            for job, request in zip(jobs, requests, strict=True):
+                preview = self._preview(request, step, row) if self._hub.wants_preview(job.id) else None
+                self._hub.report(job.id, Live(step.index + 1, step.total, preview))
+                row += request.count
+
+        return on_step
+
+    def _preview(self, request: Request, step: Step, row: int) -> bytes:
+        """A PNG, one pixel a latent pixel, of one image."""
+        base = self._session.open(request).base
+        if self._previews is None or self._previews[0]() is not base:
+            self._previews = (ref(base), LatentPreview(base))
+        (image,) = self._previews[1](step.denoised[row : row + 1])
+        return _png(image)
+
+    def _write(self, job: Job, request: Request, drawn: Sequence[Drawn]) -> None:
+        """Writes the images of a job, then ends it."""
+        for index, control in enumerate(request.controls):
+            if control.condition is not None:
+                save_png(control.condition, self._folders.map(job.id, index))
+        for index, one in enumerate(drawn):
+            save_png(one.image, self._folders.image(job.id, index), one.metadata)
+        self._metrics.images.inc(len(drawn))
+        size = self._folders.size(job.id)
+        self._end([job], "done", images=len(drawn), maps=len(request.controls), size=size)
+
+    def _end(self, jobs: Sequence[Job], state: str, error: str | None = None, **values: Any) -> None:
+        for job in jobs:
+            values.setdefault("size", self._folders.size(job.id))
+            if self._store.finish(job.id, state, error=error, **values) is None:
+                continue
+            seconds = time.time() - (job.started or job.created)
+            self._metrics.ended.labels(state).inc()
+            self._metrics.job_seconds.observe(seconds)
+            log(state, job=job.id, seconds=round(seconds, 3), images=values.get("images", 0), batch=job.batch)
+
+    def _line(self, error: Exception) -> str:
+        """One line for the client; of what was not expected, no more than that."""
+        text = str(error).lower()
+        if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+            return OUT_OF_MEMORY
+        if isinstance(error, TetherError):
+            return self._catalog.without_paths(str(error).splitlines()[0])
+        return f"internal error ({type(error).__name__}): see the server's log"
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
