@@ -86,15 +86,15 @@ def test_ended_jobs_are_deleted_with_their_files(service: Service) -> None:
 
 
 def test_an_unexpected_error_fails_its_job_and_no_other(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Session.run
+    draw = Session.draw
 
     def broken(self: Session, request: Any, **options: Any) -> Any:
         errors = {"a": ValueError("secret"), "b": MemoryError(), "c": RuntimeError("CUDA out of memory")}
         if request.prompt in errors:
             raise errors[request.prompt]
-        return run(self, request, **options)
+        return draw(self, request, **options)
 
-    monkeypatch.setattr(Session, "run", broken)
+    monkeypatch.setattr(Session, "draw", broken)
     ids = [service.submit(SMALL | {"prompt": prompt})[0].id for prompt in "abcd"]
     service.start()
     jobs = [finished(service, id) for id in ids]

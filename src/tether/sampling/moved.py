@@ -15,9 +15,18 @@ from tether.weights import shipped_controls
 __all__ = ["find_moved", "fingerprints"]
 
 
-def fingerprints(request: Request) -> dict[str, str]:
-    """The fingerprint of each model of a request that is a file or a folder here, by its reference."""
-    paths = {ref: local_path(ref) for ref in _references(request)}
+TABLES = {"base": "bases", "autoencoder": "vaes", "LoRA": "loras", "embedding": "embeddings", "control": "controls"}
+"""Word for a model -> the table that `Session(locate=...)` is asked for."""
+
+
+def fingerprints(request: Request, locate: Callable[[str, str], str]) -> dict[str, str]:
+    """The fingerprint of each model of a request that is a file or a folder here, by its reference.
+
+    Args:
+        request: the request.
+        locate: see `tether.sampling.Session`.
+    """
+    paths = {ref: local_path(locate(TABLES[what], ref)) for ref, what in _references(request).items()}
     found = {ref: fingerprint(path) for ref, path in paths.items() if path is not None}
     return {ref: text for ref, text in found.items() if text is not None}
 

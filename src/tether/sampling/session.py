@@ -109,7 +109,7 @@ class Session:
         controls = [self._with_condition(entry, request, size) for entry in request.controls]
         drawn_with = {
             "versions": request.versions or {name: version(name) for name in PACKAGES},
-            "fingerprints": request.fingerprints or fingerprints(request),
+            "fingerprints": request.fingerprints or fingerprints(request, self._opener.locate),
             "spacing": spacing_of(request, base),
         }
         return request.model_copy(update={**fitted, **drawn_with, "size": size, "controls": controls})

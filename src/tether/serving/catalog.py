@@ -13,8 +13,8 @@ from pathlib import Path
 
 from tether.control.store import NOTES
 from tether.errors import TetherError
-from tether.files.checkpoints import SUFFIXES
 from tether.files.folder import read_json
+from tether.files.paths import SUFFIXES
 from tether.kinds import guess_kind
 from tether.serving.settings import Models
 from tether.weights import shipped_controls

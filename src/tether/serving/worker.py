@@ -158,7 +158,7 @@ class Worker(Thread):
     def _draw_one(self, job: Job) -> None:
         request = stored_request(self._folders.request(job.id))
         request = self._session.prepare(request)
-        drawn = self._session.run(
+        drawn = self._session.draw(
             request,
             on_step=self._listener([job], [request]),
             cancel=lambda: self._abort.is_set() or self._hub.is_cancelled(job.id),
