@@ -106,6 +106,17 @@ def test_the_injected_signal_is_that_of_diffusers(weighting, guess_mode, make_un
         torch.testing.assert_close(tensor, expected)
 
 
+@pytest.mark.parametrize("places", [5, 6, 16])
+def test_an_edge_written_to_five_places_or_more_is_the_step_that_it_means(places: int):
+    for n in (3, 7, 20, 30, 50):
+        for k in range(1, n):
+            edge = round(k / n, places)
+            before, after = Injection(window=(0.0, edge)), Injection(window=(edge, 1.0))
+            assert [i for i in range(n) if before.is_active(i, n)] == list(range(k))
+            assert [i for i in range(n) if after.is_active(i, n)] == list(range(k, n))
+    assert not Injection(window=(0.0, 0.333333), exact_window=True).is_active(0, 3)
+
+
 def test_window_is_active_at_exactly_the_steps_at_which_diffusers_keeps_a_control():
     edges = [0, 0.1, 0.2, 1 / 3, 0.5, 0.6, 2 / 3, 0.75, 0.9, 1]
     seen = set()

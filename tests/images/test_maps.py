@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from tether.images import FitRule, fit, fit_condition, to_rgb
+from tether.images import FitRule, fit, fit_condition, open_image, open_map, to_rgb
 from tether.images.maps import is_flat
 
 CLASSES = [(120, 120, 120), (180, 120, 120), (6, 230, 230), (80, 50, 50), (4, 200, 3)]
@@ -35,7 +37,7 @@ def test_lines_of_a_map_survive_when_it_is_reduced(factor: int) -> None:
 
 
 def colors(image: Image.Image) -> set[tuple[int, ...]]:
-    return {tuple(color) for color in np.asarray(image).reshape(-1, 3).tolist()}
+    return {color for _, color in image.getcolors(image.width * image.height)}
 
 
 def classes() -> Image.Image:
@@ -155,3 +157,41 @@ def test_transparency_of_a_map_is_black(mode: str) -> None:
     for size in (128, 64, 200):
         expected = fit_condition(opaque, size, size)
         assert fit_condition(strokes.convert(mode), size, size).tobytes() == expected.tobytes()
+
+
+LARGE = 8192 + 1024
+"""A side of more pixels than images are worked with."""
+
+
+def test_a_large_map_of_classes_gets_no_new_colors_when_it_is_read(tmp_path: Path) -> None:
+    map_ = Image.new("RGB", (LARGE, 64), CLASSES[0])
+    for k in range(0, LARGE, 7):
+        map_.paste(CLASSES[1 + k % 4], (k, 0, k + 3, 64))
+    for name, written in (("rgb", map_), ("palette", map_.quantize(8))):
+        written.save(tmp_path / f"{name}.png")
+        read = open_map(tmp_path / f"{name}.png")
+        assert read.width == 8192
+        assert colors(read) == set(CLASSES)
+        assert len(colors(to_rgb(open_image(tmp_path / f"{name}.png")))) > len(CLASSES)  # as photographs are
+
+
+def test_a_large_map_of_lines_keeps_all_lines_when_it_is_read(tmp_path: Path) -> None:
+    lines = np.zeros((32, LARGE), np.uint8)
+    lines[:, 40::50] = 255
+    Image.fromarray(lines).save(tmp_path / "lines.png")
+    read = np.asarray(open_map(tmp_path / "lines.png").convert("L"))
+    assert set(np.unique(read)) == {0, 255}
+    starts = np.flatnonzero(np.diff(read[16].astype(int)) > 0)
+    assert len(starts) == len(range(40, LARGE, 50))
+    transparent = Image.merge("LA", [Image.new("L", (LARGE, 32), 255), Image.fromarray(lines)])
+    transparent.save(tmp_path / "transparent.png")
+    assert open_map(tmp_path / "transparent.png").mode == "RGBA"
+
+
+def test_large_photographs_and_maps_of_many_colors_are_read_alike(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, LARGE).astype(np.uint16)[None].repeat(8, axis=0)
+    Image.fromarray(ramp).save(tmp_path / "depth.png")
+    assert open_map(tmp_path / "depth.png").tobytes() == open_image(tmp_path / "depth.png").tobytes()
+    small = Image.new("RGB", (8, 8), "red")
+    small.save(tmp_path / "small.png")
+    assert open_map(tmp_path / "small.png").tobytes() == small.tobytes()

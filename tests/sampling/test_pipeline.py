@@ -212,6 +212,17 @@ def test_a_request_draws_what_its_arguments_draw(tiny_base: Base, condition: Ima
     assert by_request.tobytes() == called.tobytes()
 
 
+def test_requests_of_older_rules_compare_windows_to_the_last_bit(tiny_base: Base, condition: Image.Image) -> None:
+    pipe = tether.Pipeline(tiny_base, [trained_control(tiny_base, 5)])
+
+    def drawn(end: float, **rules: int) -> bytes:
+        entry = ControlRequest(ref="any", condition=condition, window=(0, end))
+        return pipe.run(Request(prompt=PROMPT, steps=3, controls=[entry], **rules))[0].tobytes()
+
+    assert drawn(0.333333) == drawn(1 / 3) == drawn(1 / 3, rules=2)
+    assert drawn(0.333333, rules=2) == drawn(0.3) != drawn(1 / 3)
+
+
 def test_a_photo_that_is_not_annotated_is_refused(tiny_base: Base, photo: Image.Image) -> None:
     request = Request(prompt=PROMPT, controls=[ControlRequest(ref="canny", photo=photo)])
     with pytest.raises(TetherError, match="control canny has a photo, not a condition: prepare the request first"):

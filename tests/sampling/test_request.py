@@ -16,7 +16,7 @@ import tether
 from tether.errors import TetherError
 from tether.images import read_metadata, save_png
 from tether.sampling import ControlRequest, Request
-from tether.sampling.request import parse_lora, read_request, request_text
+from tether.sampling.request import RULES, parse_lora, read_request, request_text
 
 IMAGE = Image.new("RGB", (8, 8), "red")
 GOLDEN = Path(__file__).parents[1] / "golden" / "pictures"
@@ -228,12 +228,12 @@ def test_a_drawn_request_without_rules_was_drawn_by_the_first(tmp_path: Path) ->
     values = {"prompt": "x", "versions": {"torch": "2.0"}}
     assert read_request(stored(tmp_path, values)).rules == 1
     assert Request(**values).rules == 1
-    assert Request(prompt="x").rules == 2
+    assert Request(prompt="x").rules == RULES
     assert read_request(stored(tmp_path, values | {"rules": 2})).rules == 2
 
 
 def test_a_new_request_says_its_rules_and_an_old_one_stays_as_it_was(tmp_path: Path) -> None:
-    assert json.loads(Request(prompt="x").metadata(0)["tether"])["rules"] == 2
+    assert json.loads(Request(prompt="x").metadata(0)["tether"])["rules"] == RULES
     for path in GOLDEN.glob("*.png"):
         if path.stem != "python-mask":
             assert read_request(path).rules == 1

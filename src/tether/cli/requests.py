@@ -173,9 +173,10 @@ def _control(
     field: str, one: ControlArgument, paths: list[Path], steering: dict[str, Any], options: GenerateOptions
 ) -> Any:
     """The control of an argument; its own settings come before those of the options."""
-    from tether.images import open_image
+    from tether.images import open_image, open_map
     from tether.sampling.request import ControlRequest
 
+    opened = open_map if field == "condition" else open_image
     settings = steering | one.settings
     if "mask" in settings:
         settings["mask"] = open_image(settings["mask"])
@@ -187,7 +188,7 @@ def _control(
         strength=one.strength,  # type: ignore[arg-type]  # a schedule is read as its text
         window=one.window,
         options=one.options,
-        **{field: [open_image(path) for path in paths]},
+        **{field: [opened(path) for path in paths]},
         **settings,
     )
 

@@ -75,7 +75,7 @@ class Injection:
             unconditional branch gets: 1 for "both", 0 for "conditional". By default as in the table, and
             "conditional" for a control that pools globally (as in the authors' code and diffusers).
         window: (start, end) of the sampling trajectory, 0 <= start < end <= 1. Step i of n is inside unless
-            i/n < start or (i+1)/n > end.
+            i/n < start or (i+1)/n > end, to 5 decimals: 0.333333 is a third.
         mask: where the control acts, from 1 (fully) to 0 (not at all): `(1, 1, H, W)` or `(B, 1, H, W)` in [0, 1], or
             an 8-bit PIL image: luminance times alpha, or alpha alone if all that is visible has one color. It is
             brought to the size of each tensor, so H and W may be any. Stored as a tensor. Of a control that pools
@@ -83,6 +83,7 @@ class Injection:
         mask_resize: "area" averages the mask over what each element of a tensor covers; "bilinear" interpolates between
             the 4 nearest pixels, as ComfyUI and the ControlNet extension of A1111 do. By default "area": every pixel
             of the mask counts, so a thin region acts at every resolution, and nothing depends on where it lies.
+        exact_window: compare the window to the last bit, as older versions did.
 
     Raises:
         TetherError: when a value is not as above.
@@ -94,6 +95,7 @@ class Injection:
     window: tuple[float, float] = (0.0, 1.0)
     mask: Tensor | GrayImage | None = None
     mask_resize: MaskResize = "area"
+    exact_window: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weighting", _checked_weighting(self.weighting))
@@ -136,7 +138,8 @@ class Injection:
 
     def _is_inside(self, step: int, total_steps: int) -> bool:
         start, end = self.window
-        return not (step / total_steps < start or (step + 1) / total_steps > end)
+        slack = 0.0 if self.exact_window else 5e-6
+        return not (step / total_steps < start - slack or (step + 1) / total_steps > end + slack)
 
     def _is_silent(self) -> bool:
         return self.strength == 0 or (not isinstance(self.weighting, str) and not any(self.weighting))

@@ -19,7 +19,7 @@ from tether.datasets.holes import fit_holes, given_holes, random_holes, with_hol
 from tether.datasets.names import Captions
 from tether.datasets.source import ImageData, Rejected, Sample, Source
 from tether.errors import TetherError
-from tether.images import fit, open_image, to_rgb
+from tether.images import fit, open_image, open_map, to_rgb
 from tether.images.read import Background
 
 __all__ = ["Preparation", "Prepared", "encode", "prepare"]
@@ -180,7 +180,7 @@ def _decode_condition(data: ImageData, size: tuple[int, int], background: Backgr
     try:
         given = io.BytesIO(data) if isinstance(data, bytes) else data
         drawn = isinstance(given, Image.Image)
-        condition = to_rgb(given, background) if drawn else open_image(given, background=background)
+        condition = to_rgb(given, background) if drawn else open_map(given, background=background)
     except (TetherError, OSError) as error:
         raise Rejected("condition unreadable", str(error)) from None
     if condition.size != size:

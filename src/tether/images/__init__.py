@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from tether.images.fit import FitRule, fit, inner_size
-from tether.images.maps import fit_condition
+from tether.images.maps import fit_condition, open_map
 from tether.images.mask import to_mask
 from tether.images.read import is_transparent, open_image, read_metadata, to_rgb
 from tether.images.sheet import contact_sheet
@@ -27,6 +27,7 @@ __all__ = [
     "inner_size",
     "is_transparent",
     "open_image",
+    "open_map",
     "read_metadata",
     "save_image",
     "save_png",

@@ -2,7 +2,7 @@
 
 | colors of the map                  | resized                                                                       |
 |------------------------------------|-------------------------------------------------------------------------------|
-| black and white: lines             | smoothly, then black and white again; lines of 1 pixel stay 1 pixel wide      |
+| black and white, also after JPEG   | smoothly, then black and white again; lines of 1 pixel stay 1 pixel wide      |
 | few, flat: classes, poses          | by the nearest pixel, which makes no new colors; thin strokes on black stay   |
 | all else: depth, drawings, photos  | smoothly, as photographs are                                                  |
 """
@@ -10,14 +10,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image
 
 from tether.images.fit import FitRule, fit, inner_size
-from tether.images.read import to_rgb
+from tether.images.lossy import as_black_and_white
+from tether.images.read import Background, open_image, to_rgb, working_size
 
-__all__ = ["fit_condition", "is_flat"]
+__all__ = ["fit_condition", "is_flat", "open_map"]
 
 MOST_COLORS = 200
 """A map with more colors is not one of classes or limbs; ADE20K has 150 classes."""
@@ -59,6 +62,8 @@ def fit_condition(image: Image.Image, width: int, height: int, rule: FitRule = "
         TetherError: for an unknown rule.
     """
     image = to_rgb(image, "black")
+    if image.size != (width, height):
+        image = as_black_and_white(image) or image
     flat = is_flat(image)
     fitted = fit(image, width, height, rule, pad_color=(0, 0, 0), nearest=flat)
     if image.size == fitted.size:
@@ -71,6 +76,24 @@ def fit_condition(image: Image.Image, width: int, height: int, rule: FitRule = "
     if max(scaling.scale) <= 1:
         return _black_and_white(fitted, _least(image, width, height, rule))
     return _enlarged_lines(image, (width, height), rule, scaling)
+
+
+def open_map(source: Path | str | IO[bytes], *, background: Background | None = None) -> Image.Image:
+    """Reads a condition map as `open_image` does; but one of few colors that is larger than 8,192 pixels a side is
+    reduced as `fit_condition` does, by the nearest pixel or as lines, and if it is transparent by the nearest pixel.
+
+    Raises:
+        TetherError: as `open_image`.
+    """
+    image = open_image(source, background=background, whole=_has_few_colors)
+    size = working_size(image.size)
+    if image.size == size:
+        return image
+    return fit_condition(image, *size, "stretch") if image.mode == "RGB" else fit(image, *size, "stretch", nearest=True)
+
+
+def _has_few_colors(image: Image.Image) -> bool:
+    return image.mode in ("1", "L", "P", "LA", "RGB", "RGBA") and image.getcolors(MOST_COLORS) is not None
 
 
 def is_flat(image: Image.Image) -> bool:

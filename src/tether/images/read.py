@@ -14,7 +14,7 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Literal
@@ -24,7 +24,16 @@ from PIL import Image, ImageCms, features
 
 from tether.errors import TetherError
 
-__all__ = ["MAX_TEXT", "Background", "is_transparent", "open_image", "read_metadata", "to_rgb", "to_rgba"]
+__all__ = [
+    "MAX_TEXT",
+    "Background",
+    "is_transparent",
+    "open_image",
+    "read_metadata",
+    "to_rgb",
+    "to_rgba",
+    "working_size",
+]
 
 _AVIF = ("AVIF",) if "avif" in features.modules and features.check("avif") else ()
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", *_AVIF)
@@ -50,7 +59,16 @@ _TURNS = {
 """What makes an image upright, by EXIF orientation."""
 
 
-def open_image(source: Path | str | IO[bytes], *, background: Background | None = None) -> Image.Image:
+def _never(image: Image.Image) -> bool:
+    return False
+
+
+def open_image(
+    source: Path | str | IO[bytes],
+    *,
+    background: Background | None = None,
+    whole: Callable[[Image.Image], bool] = _never,
+) -> Image.Image:
     """Reads an image, upright: 8-bit RGB, or RGBA if anything in it is transparent.
 
     EXIF rotation is applied; 16-bit and float grays are scaled to 8 bits; CMYK is converted; of an animation the first
@@ -60,6 +78,7 @@ def open_image(source: Path | str | IO[bytes], *, background: Background | None 
         source: a file, or its path.
         background: what transparency is composited onto, so that the result is RGB: white for photographs, black for
             condition maps.
+        whole: of the decoded image, whether it keeps its size, however large; by default none does.
 
     Raises:
         TetherError: in one line, for a file that is missing, empty, damaged, of an unsupported format, or larger than
@@ -74,7 +93,7 @@ def open_image(source: Path | str | IO[bytes], *, background: Background | None 
             if image.width * image.height > MAX_PIXELS:
                 size = f"{image.width}x{image.height} pixels"
                 raise TetherError(f"{name} has {size}: the limit is {MAX_PIXELS // 10**6} million")
-            upright = _read(image, background)
+            upright = _read(image, background, whole)
             upright.info.clear()  # a profile or comment would be written into every PNG made of it
             return upright
 
@@ -114,22 +133,29 @@ def _starts_like_an_image(source: Path | str | IO[bytes]) -> bool:
     return source.read(4).startswith(_BEGINNINGS)
 
 
-def _read(image: Image.Image, background: Background | None) -> Image.Image:
-    """Decodes an opened image and turns it into upright 8-bit RGB or RGBA of at most the working size."""
+def working_size(size: tuple[int, int]) -> tuple[int, int]:
+    """The size of an image after reading: with the same aspect ratio, at most 8,192 a side."""
+    scale = min(1.0, WORKING_SIDE / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _read(image: Image.Image, background: Background | None, whole: Callable[[Image.Image], bool]) -> Image.Image:
+    """Decodes an opened image and turns it into upright 8-bit RGB or RGBA, of at most the working size unless `whole`
+    says otherwise."""
     if image.format == "JPEG":
         image.draft(None, (WORKING_SIDE, WORKING_SIDE))
     sixteen = image.mode.startswith("I;16") or (image.format == "PPM" and image.mode == "I")
     image.seek(0)
     _scale_transparent_level(image)
     image.load()
-    if max(image.size) > WORKING_SIDE and image.mode not in ("P", "1"):
-        # In one step: the reduction that Pillow does first by default does not support 16 bits.
-        image.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BOX, reducing_gap=None)
+    reduced = max(image.size) > WORKING_SIDE and not whole(image)
+    if reduced and image.mode not in ("P", "1"):
+        image = image.resize(working_size(image.size), Image.Resampling.BOX)
     turn = _TURNS.get(_orientation(image))
     image = _to_8_bits(image, sixteen)
     image = image if image.mode == "RGB" or background is None else to_rgb(image, background)
-    if max(image.size) > WORKING_SIDE:
-        image.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BOX)
+    if reduced and max(image.size) > WORKING_SIDE:
+        image = image.resize(working_size(image.size), Image.Resampling.BOX)
     return image.copy() if turn is None else image.transpose(turn)  # either way independent of the file
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from PIL import Image
@@ -12,9 +13,9 @@ from pydantic import AfterValidator, BeforeValidator, PlainSerializer, PlainVali
 
 from tether.control.schedule import Schedule, parse_strength
 from tether.errors import TetherError
-from tether.images import open_image, to_mask
+from tether.images import open_image, open_map, to_mask
 
-__all__ = ["MaskImage", "PngImage", "PngImages", "Strength", "as_list"]
+__all__ = ["MapImages", "MaskImage", "PngImage", "PngImages", "Strength", "as_list"]
 
 
 def as_list(images: Image.Image | list[Image.Image] | None) -> list[Image.Image]:
@@ -22,11 +23,11 @@ def as_list(images: Image.Image | list[Image.Image] | None) -> list[Image.Image]
     return [] if images is None else images if isinstance(images, list) else [images]
 
 
-def _decoded(value: Any) -> Any:
+def _decoded(value: Any, opened: Callable[[io.BytesIO], Image.Image] = open_image) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return open_image(io.BytesIO(base64.b64decode(value, validate=True)))
+        return opened(io.BytesIO(base64.b64decode(value, validate=True)))
     except (binascii.Error, TetherError) as error:
         raise ValueError(f"not an image in base64: {error}") from None
 
@@ -45,14 +46,20 @@ def _checked_strength(value: Any) -> float | str:
     return str(read) if isinstance(read, Schedule) else read
 
 
-def _checked_images(value: Any) -> Image.Image | list[Image.Image] | None:
+def _checked_images(
+    value: Any, opened: Callable[[io.BytesIO], Image.Image] = open_image
+) -> Image.Image | list[Image.Image] | None:
     """None, one image, or a list of several; a list of one is that image."""
     if value is None:
         return None
-    images = [_decoded(one) for one in (value if isinstance(value, (list, tuple)) else [value])]
+    images = [_decoded(one, opened) for one in (value if isinstance(value, (list, tuple)) else [value])]
     if not images or not all(isinstance(one, Image.Image) for one in images):
         raise ValueError("expected an image, or a list of images: PIL images, in JSON PNGs in base64")
     return images if len(images) > 1 else images[0]
+
+
+def _checked_maps(value: Any) -> Image.Image | list[Image.Image] | None:
+    return _checked_images(value, open_map)
 
 
 def _encoded_images(value: Image.Image | list[Image.Image] | None) -> str | list[str] | None:
@@ -64,7 +71,7 @@ def _encoded_images(value: Image.Image | list[Image.Image] | None) -> str | list
 _PNG = {"type": "string", "contentMediaType": "image/png", "contentEncoding": "base64"}
 PngImage = Annotated[
     Image.Image,
-    BeforeValidator(_decoded),
+    BeforeValidator(lambda value: _decoded(value)),
     PlainSerializer(_encoded),
     WithJsonSchema(_PNG),
 ]
@@ -73,10 +80,13 @@ MaskImage = Annotated[PngImage, AfterValidator(to_mask)]
 """The same as a mask in 8-bit gray, see `tether.images.to_mask`."""
 Strength = Annotated[float | str, BeforeValidator(_checked_strength)]
 """A number, or the text of a `tether.control.schedule.Schedule`."""
-PngImages = Annotated[
-    Image.Image | list[Image.Image] | None,
-    PlainValidator(_checked_images),
+_IN_JSON = (
     PlainSerializer(_encoded_images),
     WithJsonSchema({"anyOf": [_PNG, {"type": "array", "items": _PNG}, {"type": "null"}]}),
+)
+PngImages = Annotated[
+    Image.Image | list[Image.Image] | None, PlainValidator(lambda value: _checked_images(value)), *_IN_JSON
 ]
 """None, one image, or a list of images, one an image of the batch."""
+MapImages = Annotated[Image.Image | list[Image.Image] | None, PlainValidator(_checked_maps), *_IN_JSON]
+"""The same of condition maps, which are read by `tether.images.open_map`."""

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from tether.errors import TetherError
-from tether.images import FitRule, fit, open_image, to_condition
+from tether.images import FitRule, fit, open_image, open_map, to_condition
 from tether.kinds import find_kind, fit_map
 
 __all__ = ["Map", "as_image", "as_maps", "check_maps", "is_image", "map_pixels"]
@@ -42,7 +42,7 @@ def as_image(value: Any, what: str) -> Image.Image:
     Raises:
         TetherError: for anything else.
     """
-    maps = as_maps(value, what)
+    maps = [open_image(Path(value))] if isinstance(value, (str, Path)) else as_maps(value, what)
     if len(maps) != 1:
         raise TetherError(f"{what} has {len(maps)} images: expected one")
     (one,) = maps
@@ -62,7 +62,7 @@ def as_maps(value: Any, what: str) -> list[Map]:
     if isinstance(value, Image.Image):
         return [value]
     if isinstance(value, (str, Path)):
-        return [open_image(Path(value))]
+        return [open_map(Path(value))]
     if isinstance(value, Tensor):
         pixels = value.detach().float() if value.is_floating_point() else value.detach()
         value = pixels.cpu().movedim(-3, -1).numpy() if value.ndim >= 3 else pixels.cpu().numpy()

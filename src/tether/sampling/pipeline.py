@@ -163,7 +163,7 @@ class Pipeline:
             if entry.condition is None:
                 raise TetherError(f"control {entry.ref} has a photo, not a condition: prepare the request first")
             conditions.append(entry.condition)
-        injections = [entry.injection() for entry in request.controls]
+        injections = [entry.injection(request.rules < 3) for entry in request.controls]
         return self._images(request, self.latents(request, conditions, injections, on_step))
 
     def _images(self, request: Request, latents: Tensor) -> list[Image.Image]:

@@ -32,7 +32,7 @@ from tether.errors import TetherError
 from tether.images import read_metadata
 from tether.sampling.combine import Combine
 from tether.sampling.engines import check_engine
-from tether.sampling.fields import MaskImage, PngImage, PngImages, Strength, as_list
+from tether.sampling.fields import MapImages, MaskImage, PngImage, PngImages, Strength, as_list
 from tether.sampling.samplers import Sigmas, Spacing, check_choices
 
 __all__ = ["MAX_COUNT", "METADATA_KEY", "ControlRequest", "Request", "parse_lora", "read_request", "request_text"]
@@ -40,7 +40,7 @@ __all__ = ["MAX_COUNT", "METADATA_KEY", "ControlRequest", "Request", "parse_lora
 METADATA_KEY = "tether"
 MAX_COUNT = 1000
 """Images a request: a file cannot ask for more memory than there is."""
-RULES = 2
+RULES = 3
 """The rules of today; see `Request.rules`."""
 
 
@@ -112,7 +112,7 @@ class ControlRequest(_Model):
     """
 
     ref: str
-    condition: PngImages = None
+    condition: MapImages = None
     photo: PngImages = None
     kind: str | None = None
     annotator: str | None = None
@@ -140,14 +140,14 @@ class ControlRequest(_Model):
             object.__setattr__(self, "window", injection.window)
         return self
 
-    def injection(self) -> Injection:
-        """How the control is injected.
+    def injection(self, exact_window: bool = False) -> Injection:
+        """How the control is injected; with `exact_window`, under the rules before 3, see `Request.rules`.
 
         Raises:
             TetherError: when a value is out of range.
         """
         weighting: Any = self.weighting  # a name is checked there
-        return Injection(self.strength, weighting, self.sides, self.window, self.mask, self.mask_resize)
+        return Injection(self.strength, weighting, self.sides, self.window, self.mask, self.mask_resize, exact_window)
 
     @property
     def conditions(self) -> list[Image.Image]:
@@ -222,7 +222,8 @@ class Request(_Model):
             drawn request without this field has, a guidance_scale below 1 meant no guidance, what inpainting keeps was
             decoded from latents, its mask was cut at half gray and sampled at the middle of each latent, the mask of a
             control that pools globally acted after pooling, and prompts were read by the syntax "simple" of
-            `tether.base.prompt_syntax`.
+            `tether.base.prompt_syntax`. Under 1 and 2, windows were compared with steps to the last bit, so that
+            0.333333 was less than a third.
 
     Raises:
         TetherError: when a value is out of range, or values do not go together.
