@@ -138,7 +138,7 @@ def test_every_field_of_a_request_that_is_a_text_is_a_name_or_harmless() -> None
     """A new field that could name a file must be added to the catalog's checks, and to this list."""
     named = {"base", "vae", "loras", "embeddings", "ref"}
     harmless = {"prompt", "negative_prompt", "scheduler", "device", "engine", "versions", "source", "weighting"}
-    harmless |= {"fingerprints", "kind", "annotator", "options"}
+    harmless |= {"fingerprints", "strength", "kind", "annotator", "options"}
     images = {"init", "mask", "photo", "condition"}
     for model in (Request, ControlRequest):
         for name, field in model.model_fields.items():

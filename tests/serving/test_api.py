@@ -206,3 +206,16 @@ def test_what_is_not_there_is_one_line_of_json(client: TestClient) -> None:
     assert client.put("/v1/jobs").status_code == 405
     answer = client.get("/v1/jobs", params={"limit": 0})
     assert (answer.status_code, answer.json()["error"]["field"]) == (422, "limit")
+
+
+def test_a_control_may_have_a_map_an_image(client: TestClient, photo: Image.Image) -> None:
+    other = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    request = SMALL | {"count": 2, "controls": [{"ref": "edges"}]}
+    files = [("controls.0.photo", png(photo)), ("controls.0.photo", png(other))]
+    answer = client.post("/v1/jobs", data={"request": json.dumps(request)}, files=files)
+    assert answer.status_code == 202, answer.text
+    job = ended(client, answer.json()["id"])
+    one, two = (client.get(url).content for url in job["maps"])
+    assert one != two
+    wrong = client.post("/v1/jobs", json=request | {"controls": [{"ref": "edges", "photo": [black(), "?"]}]})
+    assert wrong.json()["error"]["field"] == "controls.0.photo.1"

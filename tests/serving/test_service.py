@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tether.errors import TetherError
+from tether.images import open_image
 from tether.sampling import Session
 from tether.serving import Limits, Models, Settings
 from tether.serving.errors import Refused
@@ -94,7 +96,11 @@ def test_an_unexpected_error_fails_its_job_and_no_other(service: Service, monkey
             raise errors[request.prompt]
         return draw(self, request, **options)
 
+    def all_broken(self: Session, requests: Any, **options: Any) -> Any:
+        raise MemoryError
+
     monkeypatch.setattr(Session, "draw", broken)
+    monkeypatch.setattr(Session, "draw_together", all_broken)  # then each is drawn alone
     ids = [service.submit(SMALL | {"prompt": prompt})[0].id for prompt in "abcd"]
     service.start()
     jobs = [finished(service, id) for id in ids]
@@ -154,3 +160,76 @@ def test_health_says_ready_and_metrics_count(service: Service) -> None:
     assert 'tether_jobs{state="done"} 1.0' in text
     assert "process_resident_memory_bytes" in text
     assert service.worker.seconds_a_job > 0
+
+
+def images(service: Service, id: str) -> list[bytes]:
+    job = finished(service, id)
+    assert job.state == "done", job.error
+    return [open_image(service.folders.image(id, k)).tobytes() for k in range(job.images)]
+
+
+def levels(one: bytes, other: bytes) -> int:
+    pair = [np.frombuffer(each, np.uint8).astype(int) for each in (one, other)]
+    return int(np.abs(pair[0] - pair[1]).max())
+
+
+def test_jobs_that_are_alike_are_drawn_at_once_and_are_their_own(
+    service: Service, settings_at: Callable[..., Settings], tmp_path: Path
+) -> None:
+    wanted = [{"prompt": prompt, "seed": k, "steps": 2} for k, prompt in enumerate(("a cube", "a ball", "a cat"))]
+    together = [service.submit(values)[0].id for values in wanted]
+    service.start()
+    found = [images(service, id) for id in together]
+    assert 'tether_batch_jobs_bucket{le="2.0"} 0.0' in service.metrics.text().decode()
+    assert len({service.job(id).batch for id in together}) == 1
+    single = Service(settings_at(tmp_path / "single", batch=1))
+    single.start()
+    alone = [images(single, single.submit(values)[0].id) for values in wanted]
+    single.stop()
+    assert all(levels(one[0], other[0]) <= 1 for one, other in zip(found, alone, strict=True))
+
+
+def test_one_bad_job_of_a_batch_does_not_fail_the_others(service: Service) -> None:
+    ids = [service.submit(SMALL | {"prompt": prompt})[0].id for prompt in "abc"]
+    (service.folders.root / ids[1] / "request.json").write_text("{")
+    service.start()
+    assert [finished(service, id).state for id in ids] == ["done", "failed", "done"]
+
+
+def test_a_job_of_a_batch_is_cancelled_alone(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = [service.submit(SMALL | {"prompt": prompt, "steps": 6})[0].id for prompt in "ab"]
+    report = service.hub.report
+
+    def cancel_at_the_second(job: str, live: Any) -> None:
+        report(job, live)
+        if job == ids[0] and live.step == 2:
+            service.cancel(ids[0])
+
+    monkeypatch.setattr(service.hub, "report", cancel_at_the_second)
+    service.start()
+    assert [finished(service, id).state for id in ids] == ["cancelled", "done"]
+    assert not service.folders.image(ids[0], 0).exists()
+
+
+def test_an_interrupted_batch_gives_the_same_bytes(
+    service: Service, settings_at: Callable[..., Settings], tmp_path: Path
+) -> None:
+    wanted = [SMALL | {"prompt": prompt, "steps": 20} for prompt in "abc"]
+    first = [service.submit(values)[0].id for values in wanted[:2]]
+    service.start()
+    until = time.monotonic() + 60
+    while not all(service.hub.live(id) for id in first) and time.monotonic() < until:
+        time.sleep(0.005)
+    service.worker.stop(0)
+    service.close()
+    again = Service(service.settings)
+    later = again.submit(wanted[2])[0].id  # alike, and not of their batch
+    again.start()
+    interrupted = [images(again, id) for id in first]
+    assert finished(again, later).batch != again.job(first[0]).batch
+    again.stop()
+    other = Service(settings_at(tmp_path / "other"))
+    whole = [other.submit(values)[0].id for values in wanted[:2]]
+    other.start()
+    assert interrupted == [images(other, id) for id in whole]
+    other.stop()

@@ -27,6 +27,7 @@ from tether.sampling.calls import read_call
 from tether.sampling.checks import check_base, check_controls, check_mask, check_size, idle_controls
 from tether.sampling.combine import Combine
 from tether.sampling.engines import Engine, engine
+from tether.sampling.guidance import Guidance
 from tether.sampling.inpaint import paste_known, white_of
 from tether.sampling.inputs import Map, map_pixels
 from tether.sampling.loop import Step, denoise
@@ -152,8 +153,15 @@ class Pipeline:
             done += [latents] if call.latents else self._images(call.request, latents)
         return torch.cat(done) if isinstance(done[0], Tensor) else done
 
-    def run(self, request: Request, on_step: Callable[[Step], None] | None = None) -> list[Image.Image]:
+    def run(
+        self, request: Request, on_step: Callable[[Step], None] | None = None, *, guidance: Guidance | None = None
+    ) -> list[Image.Image]:
         """Generates a request's batch with this pipeline's base and controls.
+
+        Args:
+            request: the request, prepared.
+            on_step: called after each step.
+            guidance: the text of each image; by default the request's prompts for all.
 
         Raises:
             TetherError: when a control has a photo that is not annotated yet, and as `__call__`.
@@ -164,7 +172,7 @@ class Pipeline:
                 raise TetherError(f"control {entry.ref} has a photo, not a condition: prepare the request first")
             conditions.append(entry.condition)
         injections = [entry.injection(request.rules < 3) for entry in request.controls]
-        return self._images(request, self.latents(request, conditions, injections, on_step))
+        return self._images(request, self.latents(request, conditions, injections, on_step, guidance=guidance))
 
     def _images(self, request: Request, latents: Tensor) -> list[Image.Image]:
         """Decoded, and with what inpainting keeps as it was."""
@@ -182,6 +190,8 @@ class Pipeline:
         conditions: Sequence[Map | Sequence[Map]],
         injections: Sequence[Injection] | None = None,
         on_step: Callable[[Step], None] | None = None,
+        *,
+        guidance: Guidance | None = None,
     ) -> Tensor:
         """The clean latents `(B, C, h, w)` of a request's batch; its `controls` are not used.
 
@@ -190,6 +200,7 @@ class Pipeline:
             conditions: for each control one map, or one an image.
             injections: one a control.
             on_step: called after each step.
+            guidance: the text of each image; by default the request's prompts for all.
         """
         base, size = self.base, request.size or (self.base.sample_size, self.base.sample_size)
         injections = [Injection()] * len(self.controls) if injections is None else injections
@@ -198,7 +209,7 @@ class Pipeline:
         check_size(base, size)
         self._notify(check_mask(request, size))
         scheduler = scheduler_of(request, base)
-        guidance = guidance_of(request, base, size)
+        guidance = guidance_of(request, base, size) if guidance is None else guidance
 
         generators = [torch.Generator().manual_seed(seed) for seed in request.seeds]
         noise = initial_noise(generators, size, base)

@@ -10,7 +10,7 @@ controls that were used last, and one engine of a name. It serves one call at a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from threading import RLock
@@ -31,6 +31,7 @@ from tether.sampling.parameters import PARAMETERS_KEY, parameters_text
 from tether.sampling.pipeline import Pipeline
 from tether.sampling.request import ControlRequest, Request
 from tether.sampling.steps import spacing_of
+from tether.sampling.together import as_one, guidance_together
 
 __all__ = ["Cancelled", "Drawn", "Session", "one_at_a_time"]
 
@@ -159,21 +160,45 @@ class Session:
             Cancelled: when `cancel` gives True.
             TetherError: when the request cannot be drawn.
         """
-
-        def after_step(step: Step) -> None:
-            _stop_if(cancel)
-            if on_step is not None:
-                on_step(step)
-
-        listening = None if cancel is None and on_step is None else after_step
         with self._lock:
             _stop_if(cancel)
-            pipeline = self.open(request)
+            pipeline, listening = self.open(request), _listening(on_step, cancel)
             return [
-                Drawn(image, part.seeds[index], part.metadata(index) | {PARAMETERS_KEY: parameters_text(part, index)})
+                _drawn(image, part, index)
                 for part in one_at_a_time(request)
                 for index, image in enumerate(pipeline.run(part, listening))
             ]
+
+    def draw_together(
+        self,
+        requests: Sequence[Request],
+        *,
+        on_step: Callable[[Step], None] | None = None,
+        cancel: Callable[[], bool] | None = None,
+    ) -> list[list[Drawn]] | None:
+        """Generates the images of several prepared requests as one batch; an image may differ by one level of 255 from
+        the one that its request gives alone.
+
+        Args:
+            requests: prepared, with one `tether.sampling.together.alike` that is not "".
+            on_step: called after each step, with the images of all requests in their order.
+            cancel: as of `draw`.
+
+        Returns:
+            The images of each request; None when the prompts have different lengths: draw them one by one.
+
+        Raises:
+            Cancelled, TetherError: as `draw`.
+        """
+        with self._lock:
+            _stop_if(cancel)
+            pipeline = self.open(requests[0])
+            base = pipeline.base
+            guidance = guidance_together(requests, base, requests[0].size or (base.sample_size, base.sample_size))
+            if guidance is None:
+                return None
+            images = iter(pipeline.run(as_one(requests), _listening(on_step, cancel), guidance=guidance))
+            return [[_drawn(next(images), one, index) for index in range(one.count)] for one in requests]
 
     def _upright(self, condition: Image.Image, entry: ControlRequest, kind: str | None) -> Image.Image:
         """A condition map, as a negative if it is one."""
@@ -209,6 +234,25 @@ def _stop_if(cancel: Callable[[], bool] | None) -> None:
     """Raises `Cancelled` when a run is to end."""
     if cancel is not None and cancel():
         raise Cancelled("cancelled")
+
+
+def _listening(
+    on_step: Callable[[Step], None] | None, cancel: Callable[[], bool] | None
+) -> Callable[[Step], None] | None:
+    """What is called after each step; None for nothing."""
+
+    def after_step(step: Step) -> None:
+        _stop_if(cancel)
+        if on_step is not None:
+            on_step(step)
+
+    return None if cancel is None and on_step is None else after_step
+
+
+def _drawn(image: Image.Image, request: Request, index: int) -> Drawn:
+    """An image of a request with what it carries."""
+    text = request.metadata(index) | {PARAMETERS_KEY: parameters_text(request, index)}
+    return Drawn(image, request.seeds[index], text)
 
 
 def _one_or_all(images: list[Image.Image]) -> Image.Image | list[Image.Image]:

@@ -35,6 +35,10 @@ FIXED = ("device", "engine")
 """Fields that the operator decides."""
 LONG = ("prompt", "negative_prompt", "init", "photo", "condition", "mask")
 """Fields with limits of their own."""
+LISTED = ("photo", "condition")
+"""Fields that may have an image for each image that is drawn."""
+IMAGES = 4
+"""All images of a request together have at most so many times the pixels that one may have."""
 MAX_REST = 16_384
 """Bytes of JSON of all other fields, of a request and of each control."""
 
@@ -135,19 +139,38 @@ def _with_defaults(values: dict[str, Any], settings: Settings) -> dict[str, Any]
     return defaults | values | fixed | {"controls": controls}
 
 
-def _decoded(values: dict[str, Any], settings: Settings) -> dict[str, Image.Image]:
-    """The images of a request by place; in `values` they become plain base64."""
-    images: dict[str, Image.Image] = {}
+def _decoded(values: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """The images of a request by place, a list where there is one; in `values` they become plain base64."""
+    reader = _Reader(settings.limits.upload_pixels)
+    images: dict[str, Any] = {}
     places: list[tuple[dict[str, Any], str, str]] = [(values, name, name) for name in ("init", "mask")]
     for index, control in enumerate(values["controls"]):
         places += [(control, name, f"controls.{index}.{name}") for name in ("photo", "condition", "mask")]
     for target, name, where in places:
-        if target.get(name) is None:
+        given = target.get(name)
+        if given is None:
             continue
-        content = image_bytes(target[name], where)
-        images[where] = read_image(content, where, settings.limits.upload_pixels)
-        target[name] = base64.b64encode(content).decode()
+        if isinstance(given, list) and name in LISTED:
+            if len(given) > settings.limits.count:
+                raise invalid(where, f"{len(given)} images: the limit is {settings.limits.count}")
+            read = [reader(one, f"{where}.{k}") for k, one in enumerate(given)]
+            images[where], target[name] = [image for image, _ in read], [text for _, text in read]
+        else:
+            images[where], target[name] = reader(given, where)
     return images
+
+
+class _Reader:
+    """Reads images while all of a request together have not too many pixels."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.left = most, IMAGES * most
+
+    def __call__(self, value: Any, where: str) -> tuple[Image.Image, str]:
+        content = image_bytes(value, where)
+        image = read_image(content, where, min(self.most, self.left))
+        self.left -= image.width * image.height
+        return image, base64.b64encode(content).decode()
 
 
 def _check_lengths(values: dict[str, Any]) -> None:
@@ -162,7 +185,7 @@ def _check_lengths(values: dict[str, Any]) -> None:
             raise invalid(where, f"more than {MAX_REST:,} bytes besides prompts and images")
 
 
-def _built(values: dict[str, Any], images: dict[str, Image.Image]) -> Request:
+def _built(values: dict[str, Any], images: dict[str, Any]) -> Request:
     """The request; its images are not decoded a second time."""
     controls = []
     for index, control in enumerate(values["controls"]):

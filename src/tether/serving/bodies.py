@@ -43,13 +43,15 @@ async def _of_form(request: Request) -> dict[str, Any]:
         text = form.get(REQUEST, "{}")
         content = text if isinstance(text, str) else await text.read()
         values = await run_in_threadpool(parse_json, content, f"the part {REQUEST}")
+        files: dict[str, list[bytes]] = {}
         for name, part in form.multi_items():
             if name == REQUEST:
                 continue
             if not isinstance(part, UploadFile):
                 raise invalid(name[:80], f"the form has fields besides {REQUEST}: put them into its JSON")
-            content = await part.read()
-            await run_in_threadpool(place, values, name, content)
+            files.setdefault(name, []).append(await part.read())
+        for name, contents in files.items():
+            await run_in_threadpool(place, values, name, contents)
         return values
     finally:
         await form.close()

@@ -80,16 +80,19 @@ class Hub:
     def report(self, job: str, live: Live) -> None:
         """A step of a running job is done."""
         with self._lock:
+            if job not in self._live:
+                return
             self._live[job] = live
             heard = [one for one in self._listeners if one.job == job]
         for one in heard:
             one.wake()
 
-    def end(self, job: str) -> None:
-        """A job does not run any more."""
+    def end(self, job: str, *, cancelled: bool = False) -> None:
+        """A job does not run any more; `cancelled` while its batch still does."""
         with self._lock:
             self._live.pop(job, None)
-            self._cancelled.discard(job)
+            if not cancelled:
+                self._cancelled.discard(job)
 
     def cancel(self, job: str) -> None:
         """Asks a running job to end."""

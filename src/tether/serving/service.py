@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from tether.errors import TetherError
 from tether.files.lock import locked
+from tether.sampling.together import alike
 from tether.serving.acceptance import accept, digest_of
 from tether.serving.catalog import Catalog
 from tether.serving.errors import Refused, busy, invalid, not_found
@@ -126,7 +127,7 @@ class Service:
         with self.reading():
             accepted = accept(values, self.settings, self.catalog)
         id, request = uuid4().hex, accepted.request
-        new = NewJob(id, request.prompt[:SHOWN], request.count, key=key, digest=digest)
+        new = NewJob(id, request.prompt[:SHOWN], request.count, alike(request), key=key, digest=digest)
         self._keep(id, accepted.text)
         try:
             job, created = self.store.add(new, self.settings.limits.queue)

@@ -13,6 +13,7 @@ import io
 import json
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
@@ -83,8 +84,8 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def place(values: dict[str, Any], name: str, content: bytes) -> None:
-    """Puts an uploaded file where its name says.
+def place(values: dict[str, Any], name: str, contents: Sequence[bytes]) -> None:
+    """Puts uploaded files where their name says: one, or a list of those that have it.
 
     Raises:
         Refused: 422, when the name is no place of an image, or there is an image already.
@@ -100,7 +101,8 @@ def place(values: dict[str, Any], name: str, content: bytes) -> None:
         target = controls[index]
     if target.get(key) is not None:
         raise invalid(name, "the image is given twice: as a file, or in the request")
-    target[key] = base64.b64encode(content).decode()
+    texts = [base64.b64encode(content).decode() for content in contents]
+    target[key] = texts if len(texts) > 1 else texts[0]
 
 
 def image_bytes(value: Any, field: str) -> bytes:

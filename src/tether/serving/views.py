@@ -75,7 +75,7 @@ class JobView(_View):
     ended: float | None = None
     error: str | None = Field(default=None, description="Failed: why, in one line.")
     images: list[ImageView] = Field(default_factory=list, description="Done: PNGs that carry their request.")
-    maps: list[str] = Field(default_factory=list, description="Done: the condition map of each control.")
+    maps: list[str] = Field(default_factory=list, description="Done: the condition maps, control by control.")
 
 
 class JobList(_View):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Sequence
-from logging import ERROR
+from logging import ERROR, WARNING
 from threading import Event, Thread
 from typing import Any
 from uuid import uuid4
@@ -136,11 +136,43 @@ class Worker(Thread):
             self._hub.changed()
 
     def _draw_each(self, jobs: Sequence[Job]) -> None:
+        """Draws the jobs as one batch if they are several; those whose batch fails, one by one."""
+        if len(jobs) > 1 and not self._abort.is_set():
+            try:
+                jobs = self._draw_together(jobs)
+            except Cancelled:
+                jobs = [] if self._abort.is_set() else jobs
+            except Exception as error:  # one of them, or their number: alone, each gets its own answer
+                log("batch", level=WARNING, error=error, jobs=[job.id for job in jobs])
         for job in jobs:
             if self._abort.is_set():
                 return
             self._metrics.batch_size.observe(1)
             self._guarded([job], lambda job=job: self._draw_one(job))
+
+    def _draw_together(self, jobs: Sequence[Job]) -> Sequence[Job]:
+        """Draws jobs as one batch; those that were cancelled are drawn too, so that the others stay as they are.
+
+        Returns:
+            The jobs that are still to be drawn alone.
+        """
+        requests = [self._session.prepare(stored_request(self._folders.request(job.id))) for job in jobs]
+        drawn = self._session.draw_together(
+            requests,
+            on_step=self._listener(jobs, requests),
+            cancel=lambda: self._abort.is_set() or all(self._hub.is_cancelled(job.id) for job in jobs),
+        )
+        if drawn is None:
+            return jobs
+        self._metrics.batch_size.observe(len(jobs))
+        for job, request, images in zip(jobs, requests, drawn, strict=True):
+            self._guarded([job], lambda one=(job, request, images): self._write_unless_cancelled(*one))
+        return []
+
+    def _write_unless_cancelled(self, job: Job, request: Request, drawn: Sequence[Drawn]) -> None:
+        if self._hub.is_cancelled(job.id):
+            raise Cancelled("cancelled")
+        self._write(job, request, drawn)
 
     def _guarded(self, jobs: Sequence[Job], draw: Callable[[], None]) -> None:
         """Runs `draw`; what it raises is the end of its jobs."""
@@ -176,11 +208,19 @@ class Worker(Thread):
             self._metrics.step_seconds.observe(now - last)
             last, row = now, 0
             for job, request in zip(jobs, requests, strict=True):
+                self._end_if_cancelled(job)
                 preview = self._preview(request, step, row) if self._hub.wants_preview(job.id) else None
                 self._hub.report(job.id, Live(step.index + 1, step.total, preview))
                 row += request.count
 
         return on_step
+
+    def _end_if_cancelled(self, job: Job) -> None:
+        """Ends a job of a batch whose other jobs go on."""
+        if self._hub.is_cancelled(job.id) and self._hub.live(job.id) is not None:
+            self._end([job], "cancelled")
+            self._hub.end(job.id, cancelled=True)
+            self._hub.changed()
 
     def _preview(self, request: Request, step: Step, row: int) -> bytes:
         """A PNG, one pixel a latent pixel, of one image."""
@@ -192,14 +232,14 @@ class Worker(Thread):
 
     def _write(self, job: Job, request: Request, drawn: Sequence[Drawn]) -> None:
         """Writes the images of a job, then ends it."""
-        for index, control in enumerate(request.controls):
-            if control.condition is not None:
-                save_png(control.condition, self._folders.map(job.id, index))
+        maps = [image for control in request.controls for image in control.conditions]
+        for index, image in enumerate(maps):
+            save_png(image, self._folders.map(job.id, index))
         for index, one in enumerate(drawn):
             save_png(one.image, self._folders.image(job.id, index), one.metadata)
         self._metrics.images.inc(len(drawn))
         size = self._folders.size(job.id)
-        self._end([job], "done", images=len(drawn), maps=len(request.controls), size=size)
+        self._end([job], "done", images=len(drawn), maps=len(maps), size=size)
 
     def _end(self, jobs: Sequence[Job], state: str, error: str | None = None, **values: Any) -> None:
         for job in jobs:
