@@ -2,6 +2,8 @@
 
     python recipes/latents.py --vae runs/autoencoder/vae --base runs/base
     python recipes/latents.py --mixture data/mixture-wide.npz --out data/latents-wide.npz --edges
+    python recipes/latents.py --mixture data/mixture-wide.npz --scene-file data/scenes-maps.npz \\
+        --out data/latents-union.npz --images
 
 First the autoencoder's latents are standardized: the mean and the standard deviation of each of the 4 channels
 over the training images are folded into `quant_conv` and `post_quant_conv`, so that every channel has mean 0 and
@@ -16,7 +18,9 @@ The result is a packed latents file, which `tether train` reads too (`tether.tra
     places      uint8 (G, GROUPS, PLACES, PLACES): the share of each place that each group covers, in 255ths
 
 With `--edges`, for a control, Canny edges of random thresholds are found once too, `EDGES` of each image. Some are
-made as a person would draw: of the blurred image, so that fine lines are missing, or with lines that waver.
+made as a person would draw: of the blurred image, so that fine lines are missing, or with lines that waver. With
+`--images`, for a control of several kinds, the images are kept, and the exact maps of the scenes where their file has
+them.
 """
 
 from __future__ import annotations
@@ -103,17 +107,22 @@ def wavering(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 @dataclass
 class Scenes:
-    """The first scenes of recipes/render_scenes.py's file: pixels, where their things are, `CAPTIONS` captions each."""
+    """The first scenes of recipes/render_scenes.py's file.
+
+    Pixels, where their things are, `CAPTIONS` captions each, and exact maps, maps_KIND, where the file has them.
+    """
 
     pixels: np.ndarray
     places: np.ndarray
     captions: list[list[str]]
+    maps: dict[str, np.ndarray]
 
     @classmethod
     def read(cls, path: Path, count: int | None) -> Scenes:
         with np.load(path) as pack:
             captions = [row[:CAPTIONS] for row in json.loads(str(pack["captions"]))[:count]]
-            return cls(pack["pixels"][:count], pack["places"][:count], captions)
+            maps = {name: pack[name][:count] for name in pack if name.startswith("maps_")}
+            return cls(pack["pixels"][:count], pack["places"][:count], captions, maps)
 
     def tokenized(self, pool: Workers) -> Any:
         """The promise of `scene_tokens` of parts of the captions."""
@@ -146,11 +155,13 @@ def standardize_on(vae: AutoencoderKL, compositor: Compositor, scenes: Scenes) -
 
 
 def encode_all(
-    vae: AutoencoderKL, compositor: Compositor, scenes: Scenes, pool: Workers | None
+    vae: AutoencoderKL, compositor: Compositor, scenes: Scenes, pool: Workers | None, images: bool
 ) -> dict[str, np.ndarray]:
-    """Latents of all images, where the things of the grounded ones are, and, with a pool, edges."""
-    latents, covered, found = [], [], []
+    """Latents of all images, where the things of the grounded ones are, and, with a pool, edges; or the images."""
+    latents, covered, found, kept = [], [], [], []
     for batch, places in batches(compositor, scenes):
+        if images:
+            kept.append(batch.cpu().numpy())
         if pool is not None:
             jobs = enumerate(batch.cpu().numpy(), start=sum(len(part) for part in latents))
             found.append(pool.map_async(edges, jobs, chunksize=32))
@@ -162,6 +173,7 @@ def encode_all(
         "latents": torch.cat(latents).numpy(),
         "places": np.concatenate([torch.cat(covered).numpy()[first:], scenes.places]),
     }
+    arrays |= {"images": np.concatenate(kept)} if kept else {}
     return arrays | ({"edges": np.concatenate([np.stack(part.get()) for part in found])} if found else {})
 
 
@@ -172,14 +184,16 @@ def main() -> None:
     parser.add_argument("--mixture", type=Path, default=DATA / "mixture.npz")
     parser.add_argument("--scenes", type=int, help="as many of the scenes at most")
     parser.add_argument("--out", type=Path, default=DATA / "latents.npz")
+    parser.add_argument("--scene-file", type=Path, help="data/scenes.npz by default")
     parser.add_argument("--edges", action="store_true")
+    parser.add_argument("--images", action="store_true")
     parser.add_argument("--again", action="store_true", help="standardize although it was done")
     parser.add_argument("--base", type=Path, help="folder to write the standardized autoencoder to, as vae/")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     arguments = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes below are parallel enough
 
-    scenes = Scenes.read(arguments.data / "scenes.npz", arguments.scenes)
+    scenes = Scenes.read(arguments.scene_file or arguments.data / "scenes.npz", arguments.scenes)
     with Pool() as pool:  # started before the device is, which processes cannot share
         asked = scenes.tokenized(pool)
         compositor = Compositor(arguments.data / "bank.npz", arguments.mixture, arguments.device)
@@ -191,9 +205,10 @@ def main() -> None:
             standardize_on(vae, compositor, scenes)
         if arguments.base:
             vae.save_pretrained(arguments.base / "vae")
-        arrays = encode_all(vae, compositor, scenes, pool if arguments.edges else None)
+        arrays = encode_all(vae, compositor, scenes, pool if arguments.edges else None, arguments.images)
         tokens, words = (np.concatenate(parts) for parts in zip(*asked.get(), strict=True))
     counts = compositor.counts | {GROUNDED[-1]: len(scenes.pixels)}
+    arrays |= scenes.maps if arguments.images else {}
     arrays |= {
         "tokens": np.concatenate([compositor.tokens, tokens]),
         "words": np.concatenate([compositor.words[compositor.first(GROUNDED[0]) :], words]),

@@ -1,6 +1,9 @@
 """Renders the scenes: data/scenes.npz for training, and data/scenes-held-out.npz, which training never sees.
 
 python recipes/render_scenes.py --count 5000
+python recipes/render_scenes.py --count 5000 --maps --out data/scenes-maps.npz       (for controls)
+
+With `--maps` the file has the exact condition maps of each scene too, maps_KIND (`tether.datasets.synthetic.scenes`).
 """
 
 from __future__ import annotations
@@ -8,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import replace
+from functools import partial
 from multiprocessing import Pool
 from pathlib import Path
 
@@ -16,6 +20,7 @@ import numpy as np
 from common import CAPTIONS, SIZE
 from grounding import covered
 from tether.datasets.synthetic.scenes import SceneSpec, caption, render, sample_scene
+from tether.datasets.synthetic.scenes.maps import MAPS
 from tether.datasets.synthetic.scenes.source import HELD_OUT_SCENES
 
 POSES = ("standing", "waving", "raising both arms", "in a t-pose")
@@ -39,11 +44,12 @@ def training_scene(seed: int) -> SceneSpec:
     return replace(spec, mannequins=posed)
 
 
-def draw(seed: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """One scene's pixels, uint8 `(128, 128, 3)`, where its things are (`covered`), and captions."""
+def draw(seed: int, maps: bool) -> tuple[np.ndarray, np.ndarray, list[str], dict[str, np.ndarray]]:
+    """One scene's pixels, uint8 `(128, 128, 3)`, where its things are (`covered`), captions, and its exact maps."""
     spec = sample_scene(seed) if seed in HELD_OUT_SCENES else training_scene(seed)
     scene = render(spec, SIZE)
-    return scene.image, covered(scene.instance), captions(spec, seed)
+    found = {f"maps_{kind}": make(scene) for kind, make in MAPS.items()} if maps else {}
+    return scene.image, covered(scene.instance), captions(spec, seed), found
 
 
 def captions(spec: SceneSpec, seed: int) -> list[str]:
@@ -52,12 +58,14 @@ def captions(spec: SceneSpec, seed: int) -> list[str]:
     return [caption(spec, rng) for _ in range(CAPTIONS)]
 
 
-def pack(path: Path, seeds: range, processes: int | None) -> None:
-    """Renders the scenes of `seeds` and writes pixels, places and captions."""
+def pack(path: Path, seeds: range, processes: int | None, maps: bool = False) -> None:
+    """Renders the scenes of `seeds` and writes pixels, places, captions and, if asked for, maps."""
     with Pool(processes) as pool:
-        pixels, places, words = zip(*pool.imap(draw, seeds, chunksize=20), strict=True)
+        pixels, places, words, found = zip(*pool.imap(partial(draw, maps=maps), seeds, chunksize=20), strict=True)
+    arrays = {name: np.stack([each[name] for each in found]) for name in found[0]}
+    arrays |= {"pixels": np.stack(pixels), "places": np.stack(places), "captions": np.array(json.dumps(words))}
     part = path.with_suffix(".part.npz")
-    np.savez(part, pixels=np.stack(pixels), places=np.stack(places), captions=np.array(json.dumps(words)))
+    np.savez(part, **arrays)
     part.replace(path)
     print(f"{path}: {len(pixels)} scenes", flush=True)
 
@@ -67,12 +75,13 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=5000)
     parser.add_argument("--held-out", type=int, default=len(HELD_OUT_SCENES), help="as many of the held-out ones")
     parser.add_argument("--processes", type=int, help="as many at a time; all cores by default")
+    parser.add_argument("--maps", action="store_true", help="of the scenes for training, the exact maps too")
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--out", type=Path, help="data/scenes.npz by default")
     arguments = parser.parse_args()
     if arguments.held_out:
         pack(arguments.data / "scenes-held-out.npz", HELD_OUT_SCENES[: arguments.held_out], arguments.processes)
-    pack(arguments.out or arguments.data / "scenes.npz", range(arguments.count), arguments.processes)
+    pack(arguments.out or arguments.data / "scenes.npz", range(arguments.count), arguments.processes, arguments.maps)
 
 
 if __name__ == "__main__":

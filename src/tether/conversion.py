@@ -23,8 +23,10 @@ from tether.base.load import SHIPPED, base_parts
 from tether.base.parts import Part, Parts
 from tether.control.architecture import default_settings
 from tether.control.files import NOTES, SETTINGS, UNSHAPED, ControlPart, control_of, is_control_folder
-from tether.control.store import trained
+from tether.control.load import find_control
+from tether.control.store import family_of_folder, trained
 from tether.control.transfer import transferred
+from tether.control.union import UnionControlNet, union_part
 from tether.errors import TetherError
 from tether.files.checkpoints import open_checkpoint
 from tether.files.folder import is_base_folder
@@ -40,7 +42,7 @@ from tether.formats.strays import unwrapped
 from tether.formats.text import clip_pairs, open_clip_pairs
 from tether.formats.unet import control_pairs, unet_pairs
 from tether.formats.vae import vae_pairs
-from tether.weights import shipped, shipped_controls
+from tether.weights import shipped, shipped_control, split_kind
 
 __all__ = ["LAYOUTS", "Converted", "convert"]
 
@@ -115,7 +117,8 @@ def convert(
     _check_target(target, to_folder, force)
     if (transfer_from is None) != (transfer_to is None):
         raise TetherError("a transfer needs two bases: give both --transfer-from and --transfer-to")
-    path = _find(source)
+    path, named = _find(source)
+    kind = kind or named
     if is_control_folder(path) or (path.is_file() and recognize(unwrapped(open_checkpoint(path))).what == "control"):
         control = _open_control(source, path, base, kind)
         if transfer_from is not None and transfer_to is not None:
@@ -144,18 +147,22 @@ def _check_target(target: Path, to_folder: bool, force: bool) -> None:
         raise TetherError(f"{target} is a {found}: refusing to replace it by a {expected}")
 
 
-def _find(source: str | Path) -> Path:
-    if str(source) in shipped_controls():
-        return shipped(f"control-{source}")
-    path = shipped("base") if str(source) == SHIPPED else find(source, "model")
-    return path if is_base_folder(path) else trained(path)  # a pipeline with a control in it is a base here
+def _find(source: str | Path) -> tuple[Path, str | None]:
+    """Where it is, and the kind of control that `source` names, if it does."""
+    if str(source) == SHIPPED:
+        return shipped("base"), None
+    if shipped_control(str(source)) is not None or split_kind(source)[1] is not None:
+        return find_control(source)
+    path = find(source, "model")
+    return path if is_base_folder(path) else trained(path), None  # a pipeline with a control in it is a base here
 
 
 def _open_control(source: str | Path, path: Path, base: str | Path | None, kind: str | None) -> ControlPart:
+    if family_of_folder(path) == UnionControlNet.family:
+        return union_part(path, kind)
     unet = None if base is None else base_parts(base)[0].unet.tensors
     name = None if Path(source).exists() else str(source)  # folders above a path may have any name
-    shipped_kind = str(source) if str(source) in shipped_controls() else None
-    return control_of(path, base_unet=unet, kind=kind or shipped_kind, name=name)
+    return control_of(path, base_unet=unet, kind=kind, name=name)
 
 
 def _write_control_folder(control: ControlPart, target: Path, dtype: torch.dtype | None, force: bool) -> Converted:

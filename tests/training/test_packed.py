@@ -99,5 +99,5 @@ def test_a_damaged_file_is_refused(file: Path, tiny_base: Base) -> None:
         arrays = dict(pack)
     arrays["latents"] = arrays["latents"][:-1]
     np.savez(file, **arrays)
-    with pytest.raises(TetherError, match="is damaged: latents, edges, captions and counts differ in length"):
+    with pytest.raises(TetherError, match="is damaged: latents, edges or images, captions and counts differ in length"):
         PackedBatches(file, tiny_base, seed=0)

@@ -35,7 +35,7 @@ def info(
         _show_image(file)
         return
     from tether.kinds import annotator_names
-    from tether.weights import shipped, shipped_controls
+    from tether.weights import shipped, shipped_control, shipped_controls
 
     for name in PACKAGES:
         _print(name, _version(name))
@@ -43,7 +43,8 @@ def info(
     _print("device", _device())
     _print("shipped base", _size(shipped("base")))
     for kind in shipped_controls():
-        _print(f"shipped control {kind}", _size(shipped(f"control-{kind}")))
+        folder, _ = shipped_control(kind) or (shipped(f"control-{kind}"), kind)
+        _print(f"shipped control {kind}", _size(folder))
     _print("annotators", ", ".join(annotator_names()))
 
 

@@ -161,10 +161,12 @@ def check_control(ref: str) -> None:
     Raises:
         TetherError: naming the closest shipped control.
     """
-    from tether.weights import shipped_controls
+    from tether.weights import shipped_control, shipped_controls, split_kind
 
-    known = shipped_controls()
-    if ref in known or local_path(ref) is not None:
+    if shipped_control(ref) is not None or local_path(ref) is not None:
+        return
+    known, (ref, _) = shipped_controls(), split_kind(ref)
+    if local_path(ref) is not None:
         return
     if "/" in ref or "\\" in ref:
         name_on_hub(ref, f"control (shipped: {', '.join(known) or 'none'})")

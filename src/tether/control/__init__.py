@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tether.control.injection import Injection
     from tether.control.load import load_control
     from tether.control.signal import Signal
+    from tether.control.union import UnionControlNet
     from tether.control.zero import ZeroConv2d, ZeroLinear
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "HintEncoder",
     "Injection",
     "Signal",
+    "UnionControlNet",
     "ZeroConv2d",
     "ZeroLinear",
     "attach",
@@ -49,6 +51,7 @@ _HOMES = {
     "HintEncoder": "hint",
     "Injection": "injection",
     "Signal": "signal",
+    "UnionControlNet": "union",
     "ZeroConv2d": "zero",
     "ZeroLinear": "zero",
     "attach": "attachment",

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -64,7 +64,7 @@ class Control(nn.Module, ABC):
     Attributes:
         family: the name it was registered under.
         per_step: whether the signal depends on latents or timestep. Where it does not, `signal` is called once a run.
-        kind: the kind of its condition images ("canny", ...), or None where unknown.
+        kind: the kind of its condition images ("canny", ...), or None where unknown, or where it has several.
         name: its name in messages.
         config: the arguments of `from_config` that make the same architecture again; they are saved as JSON.
     """
@@ -112,6 +112,33 @@ class Control(nn.Module, ABC):
                 not look at it.
         """
         return self.signal(latents, timestep, conditioning, hint)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of condition images that it was trained for; a union has several, most controls one."""
+        return () if self.kind is None else (self.kind,)
+
+    def of_kind(self, kind: str) -> Control:
+        """The control of one of its kinds. One that has a single kind is returned as it is.
+
+        Raises:
+            TetherError: when it has several kinds, and this is none of them.
+        """
+        return self
+
+    def choose(self, kinds: Sequence[str]) -> Control:
+        """This control as it acts on a batch whose samples are of these kinds; for training.
+
+        Args:
+            kinds: one for each sample, or a single one for all. A control of one kind does not look at them.
+
+        Returns:
+            A control that shares all modules with this one.
+
+        Raises:
+            TetherError: as `of_kind`.
+        """
+        return self
 
     def wrap(self, denoiser: Any) -> Any:
         """The denoiser under this control; by default the denoiser itself, as the signal is all there is."""
@@ -250,7 +277,7 @@ class Control(nn.Module, ABC):
 _Class = TypeVar("_Class", bound=type[Control])
 _FAMILIES: dict[str, type[Control]] = {}
 """The registry; `register` alone writes to it."""
-_OWN = {"controlnet": "tether.control.controlnet"}
+_OWN = {"controlnet": "tether.control.controlnet", "union": "tether.control.union"}
 """Families of this package by name -> their module, imported when one is asked for."""
 _GROUP = "tether.controls"
 

@@ -27,7 +27,7 @@ from torch.nn.functional import pad
 from tether.control.zero import ZeroConv2d
 from tether.errors import TetherError
 
-__all__ = ["HintEncoder", "HintVariant"]
+__all__ = ["HintEncoder", "HintVariant", "check_condition"]
 
 HintVariant = Literal["released", "paper"]
 
@@ -104,31 +104,41 @@ class HintEncoder(nn.Module):
         Raises:
             TetherError: when the shape, the size or the values are not as above.
         """
-        self._check(condition, condition_range)
+        check_condition(condition, self.condition_channels, self.factor, condition_range, values=self.check_values)
         features = self.activation(self.conv_in(condition.to(self.conv_in.weight.dtype)))
         for conv in self.blocks:
             features = self.activation(conv(features))
         return self.conv_out(features)
 
-    def _check(self, condition: Tensor, condition_range: tuple[float, float]) -> None:
-        if condition.ndim != 4 or condition.shape[1] != self.condition_channels:
-            raise TetherError(
-                f"condition has shape {tuple(condition.shape)}; "
-                f"expected (batch, {self.condition_channels}, height, width)"
-            )
-        height, width = condition.shape[-2:]
-        if height % self.factor or width % self.factor or 0 in condition.shape:
-            raise TetherError(
-                f"condition is {width}x{height} pixels; both must be multiples of {self.factor}: resize or pad it"
-            )
-        if not condition.is_floating_point():
-            raise TetherError(f"condition has type {condition.dtype}; expected float in [0, 1]: divide bytes by 255")
-        if condition.is_meta or torch.compiler.is_compiling() or not self.check_values:
-            return  # no values to look at
-        low, high = condition_range
-        lowest, highest = (float(value) for value in condition.detach().aminmax())
-        if not (low - _TOLERANCE <= lowest and highest <= high + _TOLERANCE):  # written so that NaN fails
-            raise TetherError(f"condition has values in [{lowest:.3g}, {highest:.3g}]; expected [{low:g}, {high:g}]")
+
+def check_condition(
+    condition: Tensor, channels: int, factor: int, condition_range: tuple[float, float], *, values: bool = True
+) -> None:
+    """Checks a condition `(B, C, H, W)`.
+
+    Args:
+        condition: any tensor.
+        channels: C.
+        factor: what H and W must be multiples of.
+        condition_range: the values allowed.
+        values: whether to look at them, which waits for the device.
+
+    Raises:
+        TetherError: when shape, size, type or values are others.
+    """
+    if condition.ndim != 4 or condition.shape[1] != channels:
+        raise TetherError(f"condition has shape {tuple(condition.shape)}; expected (batch, {channels}, height, width)")
+    height, width = condition.shape[-2:]
+    if height % factor or width % factor or 0 in condition.shape:
+        raise TetherError(f"condition is {width}x{height} pixels; both must be multiples of {factor}: resize or pad it")
+    if not condition.is_floating_point():
+        raise TetherError(f"condition has type {condition.dtype}; expected float in [0, 1]: divide bytes by 255")
+    if condition.is_meta or torch.compiler.is_compiling() or not values:
+        return  # no values to look at
+    low, high = condition_range
+    lowest, highest = (float(value) for value in condition.detach().aminmax())
+    if not (low - _TOLERANCE <= lowest and highest <= high + _TOLERANCE):  # written so that NaN fails
+        raise TetherError(f"condition has values in [{lowest:.3g}, {highest:.3g}]; expected [{low:g}, {high:g}]")
 
 
 class _SameSizeConv4x4(nn.Conv2d):

@@ -10,9 +10,9 @@ import torch
 from tether.control.control import Control, Steerable, families, family
 from tether.control.store import family_of_folder, share_equal, trained
 from tether.files.hub import find
-from tether.weights import shipped, shipped_controls
+from tether.weights import shipped_control, shipped_controls, split_kind
 
-__all__ = ["load_control"]
+__all__ = ["find_control", "load_control"]
 
 
 def load_control(
@@ -27,13 +27,15 @@ def load_control(
     """Opens a control for inference. Its family is recognized from its files.
 
     Args:
-        ref: the kind of a shipped control ("canny"), the path of a folder or file, a training run's folder or one of
-            its checkpoints (a run's control, or that of its latest checkpoint), or a name on the Hub ("owner/name",
-            "owner/name/file.safetensors", with "@revision" or without).
+        ref: the kind of a shipped control ("canny", or "union:depth" for that of the shipped union), the path of a
+            folder or file, a training run's folder or one of its checkpoints (a run's control, or that of its latest
+            checkpoint), or a name on the Hub ("owner/name", "owner/name/file.safetensors", with "@revision" or
+            without). With ":KIND" after it, that kind of a union.
         base: the base it will be used with: checked to fit, and what a ControlNet's difference file is added to.
             Parameters that are bitwise equal to the base's, as in an untrained ControlNet, share its storage, so open
             a control that will be trained without `base`.
-        kind: the kind of its condition images; by default as saved, or guessed from the name.
+        kind: the kind of its condition images; by default as saved, or guessed from the name. Of a union it is the one
+            that is wanted; without it the union itself is opened, which cannot draw.
         dtype: what the weights are cast to.
         device: where they are put.
         revision: branch, tag or commit of a name on the Hub.
@@ -41,22 +43,43 @@ def load_control(
     Raises:
         TetherError: when nothing is at `ref`, no family recognizes it, it is damaged, or it does not fit `base`.
     """
-    own = str(ref) in shipped_controls()
-    shipped_ones = ", ".join(shipped_controls()) or "none"
-    path = shipped(f"control-{ref}") if own else trained(find(ref, f"control (shipped: {shipped_ones})", revision))
+    path, named = find_control(ref, revision)
+    kind = kind or named
     control = family_at(path).read(
         path,
         base=base,
-        kind=kind or (str(ref) if own else None),
+        kind=kind,
         name=None if Path(ref).exists() else str(ref),  # the names of a path's folders say nothing
         dtype=dtype,
     )
+    control.name = str(ref)
+    if kind is None and len(control.kinds) == 1:
+        kind = control.kinds[0]
+    if kind is not None:
+        control = control.of_kind(kind)
     control.name = str(ref)
     control.to(device).eval().requires_grad_(False)
     if base is not None:
         control.check_fits(base)
         share_equal(control, base.denoiser.network)
     return control
+
+
+def find_control(ref: str | Path, revision: str | None = None) -> tuple[Path, str | None]:
+    """Where a control is, and the kind that `ref` names, if it does.
+
+    Args:
+        ref, revision: as for `load_control`.
+
+    Raises:
+        TetherError: when nothing is at `ref`.
+    """
+    found = shipped_control(str(ref))
+    if found is not None:
+        return found
+    ref, kind = split_kind(ref)
+    shipped_ones = ", ".join(shipped_controls()) or "none"
+    return trained(find(ref, f"control (shipped: {shipped_ones})", revision)), kind
 
 
 def family_at(path: Path) -> type[Control]:

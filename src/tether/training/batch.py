@@ -19,7 +19,7 @@ from tether.control.conditioning import Conditioning
 from tether.errors import TetherError
 from tether.training.performance.memory import layout
 
-__all__ = ["Batch", "Batches", "Prefetch", "Randomness", "batch_generator", "sample_generators"]
+__all__ = ["Batch", "Batches", "Prefetch", "Randomness", "batch_generator", "sample_generators", "stacked"]
 
 Randomness = torch.Generator | Sequence[torch.Generator]
 """The source of a batch's noise and timesteps: one generator, or one per sample."""
@@ -39,6 +39,7 @@ class Batch:
         rows: number of each sample in its data source, for auxiliary losses.
         captions: prompt of each sample, "" where it is dropped, for auxiliary losses.
         randomness: source of noise and timesteps, if the batch has one of its own.
+        kinds: the kind of each sample's condition, for a control of several kinds.
     """
 
     latents: Tensor
@@ -48,6 +49,7 @@ class Batch:
     rows: Sequence[int] = ()
     captions: Sequence[str] = ()
     randomness: Randomness | None = None
+    kinds: Sequence[str] = ()
 
     def to(
         self,
@@ -87,6 +89,13 @@ class Batch:
 
 Batches = Callable[[range], Batch]
 """Gives the batch of the samples with these numbers. The same numbers must always give the same batch."""
+
+
+def stacked(conditions: Sequence[Tensor]) -> Tensor:
+    """Conditions `(C, H, W)` as `(B, C, H, W)`: uint8, or float32 if one of them is, as those with holes are."""
+    if any(condition.is_floating_point() for condition in conditions):
+        conditions = [one if one.is_floating_point() else one.float() / 255 for one in conditions]
+    return torch.stack(list(conditions))
 
 
 def sample_generators(seed: int, samples: range, stream: int = 0) -> list[torch.Generator]:

@@ -93,7 +93,11 @@ class TrainConfig(BaseModel):
         description="a built dataset's folder, a source of one, emoji3d, scenes, circles, or a packed latents file "
         "(.npz, see `tether.training.packed`)",
     )
-    condition: str = Field("canny", description="kind of the condition images; its metric measures fidelity")
+    condition: str | tuple[str, ...] = Field(
+        "canny",
+        description="kind of the condition images; its metric measures fidelity. A list of kinds trains a union: they "
+        "take turns, and one that is listed twice gets twice the samples",
+    )
     image_column: str | None = Field(None, description="column, key or mark of the source's images")
     caption_column: str | None = Field(None, description="column or key of the source's captions")
     condition_column: str | None = Field(
@@ -121,7 +125,9 @@ class TrainConfig(BaseModel):
     )
 
     # What to train.
-    family: str = Field("controlnet", description="family of a fresh control")
+    family: str = Field(
+        "controlnet", description="family of a fresh control; union where `condition` is a list, if none is given"
+    )
     hint: Literal["released", "paper"] = Field("released", description="hint encoder of a fresh ControlNet")
     start_from: str | None = Field(
         None,
@@ -226,8 +232,16 @@ class TrainConfig(BaseModel):
         if not isinstance(settings, dict):
             return settings
         settings = _current_names(settings)
+        condition = settings.get("condition", "")
+        if not isinstance(condition, str) or "," in condition:
+            settings = {"family": "union"} | settings
         # The shipped base is a hundredth of Stable Diffusion's size and learns at larger rates.
         return {"learning_rate": 4e-4} | settings if settings.get("base", "tether") == "tether" else settings
+
+    @field_validator("condition", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return tuple(value.split(",")) if isinstance(value, str) and "," in value else value
 
     @field_validator("precision", mode="before")
     @classmethod
@@ -236,6 +250,10 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if not self.kinds or not all(self.kinds):
+            raise ValueError("condition must name a kind, or list some")
+        if len(self.kinds) > 1 and self.family == "controlnet":
+            raise ValueError("a ControlNet is for one kind of condition: several need family: union")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError("betas must be from 0 to below 1")
         if self.stratified_timesteps and self.randomness != "batch":
@@ -305,6 +323,21 @@ class TrainConfig(BaseModel):
             raise TetherError(
                 f"{self.out} holds a run with other settings ({listed}): use another folder, or the same settings"
             )
+
+    @property
+    def turns(self) -> tuple[str, ...]:
+        """The kinds of condition as they are listed; see `tether.training.rota`."""
+        return (self.condition,) if isinstance(self.condition, str) else self.condition
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of condition, each once."""
+        return tuple(dict.fromkeys(self.turns))
+
+    @property
+    def trains_union(self) -> bool:
+        """Whether the control is for several kinds, so that each sample's kind has to be known."""
+        return self.family == "union"
 
     @property
     def reading(self) -> Reading:

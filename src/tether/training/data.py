@@ -8,8 +8,8 @@ arXiv:2302.05543). All of this is a function of the seed and n.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,18 +25,21 @@ from tether.datasets.build import build_dataset
 from tether.datasets.latents.cache import plan_cache
 from tether.datasets.latents.ondemand import DatasetView, OnDemandSamples, SourceView, View, encoders_of
 from tether.datasets.latents.samples import CachedSamples, Samples
+from tether.datasets.manifest import digest
 from tether.datasets.prepare import Preparation
 from tether.datasets.sources.open import BUILTIN, open_source
 from tether.errors import TetherError
 from tether.images import from_pixels
 from tether.training.batch import Batch, Batches, sample_generators
+from tether.training.batch import stacked as stacked_conditions
 from tether.training.config import TrainConfig
 from tether.training.inspection import built_size, find_built, least_side
 from tether.training.objective import drop_prompts
 from tether.training.packed import PackedBatches, is_packed
+from tether.training.rota import Rota
 from tether.training.validation import ValidationSample
 
-__all__ = ["CachedBatches", "Data", "open_data", "validation_subset"]
+__all__ = ["CachedBatches", "Data", "KindBatches", "open_data", "validation_subset"]
 
 _PROMPTS, _ORDER = 1, 2  # streams of random numbers; 0 is the noise's
 
@@ -81,24 +84,49 @@ class CachedBatches:
 
     def __call__(self, numbers: range) -> Batch:
         """The samples with these numbers."""
-        found: list[dict[str, Any]] = []
-        for number in numbers:
-            epoch, place = divmod(number, len(self.entries))
-            # A sample shows another of its crops in every epoch.
-            found.append(self.samples.sample(self.entries[self._order(epoch)[place]], epoch))
+        return as_batch([self.sample(number) for number in numbers], numbers, self.seed, self.prompt_dropout)
 
-        def stacked(name: str) -> Tensor:
-            return torch.stack([sample[name] for sample in found])
+    def sample(self, number: int) -> dict[str, Any]:
+        """One sample, as `Samples.sample` returns it."""
+        epoch, place = divmod(number, len(self.entries))
+        # A sample shows another of its crops in every epoch.
+        return self.samples.sample(self.entries[self._order(epoch)[place]], epoch)
 
-        def dropped(name: str) -> Tensor:
-            generators = sample_generators(self.seed, numbers, _PROMPTS)  # the same ones for each name
-            return drop_prompts(stacked(name), stacked(f"empty_{name}"), self.prompt_dropout, generators)
 
-        conditioning = Conditioning(dropped("text_states"))
-        if "pooled" in found[0]:
-            conditioning = Conditioning(dropped("text_states"), dropped("pooled"), {"time_ids": stacked("time_ids")})
-        names = [sample["name"] for sample in found]
-        return Batch(stacked("latents"), _conditions(found), conditioning, names)
+class KindBatches:
+    """Batches of cached samples of several kinds of condition, by the samples' numbers in the run.
+
+    Args:
+        kinds: the batches of each kind.
+        rota: which kind each sample of the run shows.
+    """
+
+    def __init__(self, kinds: Mapping[str, CachedBatches], rota: Rota, prompt_dropout: float) -> None:
+        self.kinds, self.rota, self.prompt_dropout = dict(kinds), rota, prompt_dropout
+
+    def __call__(self, numbers: range) -> Batch:
+        """The samples with these numbers."""
+        turns = [self.rota(number) for number in numbers]
+        found = [self.kinds[turn.kind].sample(turn.number) for turn in turns]
+        batch = as_batch(found, numbers, self.rota.seed, self.prompt_dropout)
+        return replace(batch, kinds=[turn.kind for turn in turns])
+
+
+def as_batch(found: list[dict[str, Any]], numbers: range, seed: int, prompt_dropout: float) -> Batch:
+    """The batch of samples with these numbers, of which a share loses its prompt."""
+
+    def stacked(name: str) -> Tensor:
+        return torch.stack([sample[name] for sample in found])
+
+    def dropped(name: str) -> Tensor:
+        generators = sample_generators(seed, numbers, _PROMPTS)  # the same ones for each name
+        return drop_prompts(stacked(name), stacked(f"empty_{name}"), prompt_dropout, generators)
+
+    conditioning = Conditioning(dropped("text_states"))
+    if "pooled" in found[0]:
+        conditioning = Conditioning(dropped("text_states"), dropped("pooled"), {"time_ids": stacked("time_ids")})
+    names = [sample["name"] for sample in found]
+    return Batch(stacked("latents"), stacked_conditions([sample["condition"] for sample in found]), conditioning, names)
 
 
 def open_data(config: TrainConfig, base: Base, on_stage: OnStage | None = None) -> Data:
@@ -116,19 +144,62 @@ def open_data(config: TrainConfig, base: Base, on_stage: OnStage | None = None) 
         return _open_packed(config, base)
     if config.shares is not None:
         raise TetherError(f"shares are for a packed latents file (.npz), not for {config.data}")
+    if config.trains_union:
+        return _open_kinds(config, base, on_stage)
     with PartialState().main_process_first():
         samples, content = _samples(config, base, on_stage)
-    count, kept = len(samples), min(config.validation_images, len(samples))
-    validation = validation_subset(count, kept) if config.validation_every else []
-    entries = list(range(count))
-    if count >= 4 * len(validation):
-        entries = sorted({*entries} - {*validation})
+    batches, held_back = _batches(config, samples, config.validation_images)
     shown = []
-    for number, index in enumerate(validation, 1):
+    for number, index in enumerate(held_back, 1):
         shown.append(_validation_sample(samples.sample(index), base))
         if on_stage is not None:
-            on_stage("encoding validation images", number, len(validation))
-    return Data(CachedBatches(samples, entries, config.prompt_dropout, config.seed), shown, content)
+            on_stage("encoding validation images", number, len(held_back))
+    return Data(batches, shown, content)
+
+
+def _batches(config: TrainConfig, samples: Samples, images: int) -> tuple[CachedBatches, list[int]]:
+    """The samples that are trained on, and those that are held back for `images` validation images."""
+    count = len(samples)
+    held_back = validation_subset(count, min(images, count)) if config.validation_every else []
+    entries = list(range(count))
+    if count >= 4 * len(held_back):
+        entries = sorted({*entries} - {*held_back})
+    return CachedBatches(samples, entries, config.prompt_dropout, config.seed), held_back
+
+
+def _open_kinds(config: TrainConfig, base: Base, on_stage: OnStage | None) -> Data:
+    """The data of several kinds: a source, of whose images the conditions of each kind are made when they are needed.
+
+    Validation images show one kind after the other.
+    """
+    if find_built(config, base) is not None:
+        raise TetherError(f"{config.data} was built for one kind of condition: give the source that it was built from")
+    source = open_source(config.data, size=built_size(config, base), reading=config.reading)
+    if source.has_conditions:
+        raise TetherError(f"{config.data} has conditions of one kind: leave them out with condition_column: none")
+    found: dict[str, CachedBatches] = {}
+    shown, contents, encoders = [], [], encoders_of(base)
+    for place, kind in enumerate(config.kinds):
+        how = Preparation(
+            kind, size=built_size(config, base), min_side=least_side(config, base), captions=config.captions
+        )
+        how.check_condition(source)
+        view = SourceView(source, how, config.mirror)
+        samples = OnDemandSamples(
+            view,
+            encoders,
+            config.cache or config.out / "cache",
+            resolution=config.resolution,
+            crops=config.crops,
+            seed=config.seed,
+        )
+        images = len(range(place, config.validation_images, len(config.kinds)))
+        found[kind], held_back = _batches(config, samples, images)
+        shown += [_validation_sample(samples.sample(index), base, kind) for index in held_back]
+        contents.append(view.content)
+        if on_stage is not None:
+            on_stage("looking at the kinds", place + 1, len(config.kinds))
+    return Data(KindBatches(found, Rota(config.turns, config.seed), config.prompt_dropout), shown, digest(contents))
 
 
 def _samples(config: TrainConfig, base: Base, on_stage: OnStage | None) -> tuple[Samples, str]:
@@ -140,7 +211,7 @@ def _samples(config: TrainConfig, base: Base, on_stage: OnStage | None) -> tuple
     view: View
     if config.data in BUILTIN and find_built(config, base) is None:
         source = open_source(config.data, size=built_size(config, base), reading=config.reading)
-        how = Preparation(config.condition, size=built_size(config, base), min_side=least_side(config, base))
+        how = Preparation(config.kinds[0], size=built_size(config, base), min_side=least_side(config, base))
         how.check_condition(source)
         view = SourceView(source, how, config.mirror)
     else:
@@ -172,6 +243,8 @@ def _open_packed(config: TrainConfig, base: Base) -> Data:
         randomness=config.randomness,
         prompt_dropout=config.prompt_dropout,
         shares=config.shares,
+        rota=Rota(config.turns, config.seed),
+        tell_kinds=config.trains_union,
     )
     return Data(batches, content=batches.content, encodes_prompts=True)
 
@@ -193,7 +266,7 @@ def _built(config: TrainConfig, base: Base, on_stage: OnStage | None) -> Path:
     manifest = build_dataset(
         config.data,
         folder,
-        config.condition,
+        config.kinds[0],
         size=built_size(config, base),
         min_side=least_side(config, base),
         reading=config.reading,
@@ -208,21 +281,13 @@ def _reporting(on_stage: OnStage | None, stage: str) -> Callable[[int, int], Non
     return None if on_stage is None else lambda done, total: on_stage(stage, done, total)
 
 
-def _conditions(samples: list[dict[str, Any]]) -> Tensor:
-    """Conditions `(B, C, H, W)`: uint8, or float32 if one of them is, as conditions with holes to inpaint are."""
-    found: list[Tensor] = [sample["condition"] for sample in samples]
-    if any(condition.is_floating_point() for condition in found):
-        found = [one if one.is_floating_point() else one.float() / 255 for one in found]
-    return torch.stack(found)
-
-
-def _validation_sample(sample: dict[str, Any], base: Base) -> ValidationSample:
+def _validation_sample(sample: dict[str, Any], base: Base, kind: str | None = None) -> ValidationSample:
     condition: Tensor = sample["condition"]
     (image,) = from_pixels(base.decode_latents(sample["latents"][None]))
     if not condition.is_floating_point():
-        return ValidationSample(sample["caption"], _image(condition), image)
+        return ValidationSample(sample["caption"], _image(condition), image, kind=kind)
     mask = Image.fromarray((255 * (condition < 0).any(dim=0)).to(torch.uint8).numpy())
-    return ValidationSample(sample["caption"], _image((255 * condition).clamp(min=0).round().byte()), image, mask)
+    return ValidationSample(sample["caption"], _image((255 * condition).clamp(min=0).round().byte()), image, mask, kind)
 
 
 def _image(pixels: Tensor) -> Image.Image:

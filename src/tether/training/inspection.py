@@ -94,8 +94,9 @@ def find_built(config: TrainConfig, base: Base) -> Path | None:
 
 def _check_built(folder: Path, manifest: Manifest, config: TrainConfig, base: Base) -> None:
     kind, size = manifest.settings.get("condition"), int(manifest.settings.get("size", 0))
-    if kind != config.condition:
-        raise TetherError(f"{folder} was built for the condition {kind!r}, but the condition is {config.condition!r}")
+    if (kind,) != config.kinds:
+        wanted = ", ".join(config.kinds)
+        raise TetherError(f"{folder} was built for the condition {kind!r}, but the condition is {wanted!r}")
     side = config.resolution or base.sample_size
     if size < side:
         raise TetherError(
@@ -126,13 +127,15 @@ def check_channels(control: Control) -> None:
 
 def _of_source(config: TrainConfig, base: Base) -> Inspection:
     source = open_source(config.data, size=built_size(config, base), reading=config.reading)
-    Preparation(config.condition, size=built_size(config, base)).check_condition(source)
-    count = len(source.usable(config.condition))
+    for kind in config.kinds:
+        Preparation(kind, size=built_size(config, base)).check_condition(source)
+    count = min(len(source.usable(kind)) for kind in config.kinds)
     _check_count(config, count)
     notes = [*_left_out(source.left_out), *_validation_notes(config, count)]
     if source.layout not in BUILTIN:
         notes += _sample_notes(config, base, _some(source), count)
-    return Inspection(count, _conditions(source, config.condition), tuple(notes))
+    conditions = ", ".join(dict.fromkeys(_conditions(source, kind) for kind in config.kinds))
+    return Inspection(count, conditions, tuple(notes))
 
 
 def _conditions(source: Source, kind: str) -> str:

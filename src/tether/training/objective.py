@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,6 @@ from tether.base import Base
 from tether.base.noise import NoiseProcess
 from tether.control.conditioning import Conditioning
 from tether.control.control import Control
-from tether.control.hint import HintEncoder
 from tether.errors import TetherError
 from tether.files.hashing import hash_modules
 from tether.training.auxiliary import AuxiliaryLoss
@@ -177,11 +177,12 @@ class ControlObjective(nn.Module):
             batch: on the device.
             randomness: of noise and timesteps.
         """
+        control = self.control.choose(batch.kinds) if batch.kinds else self.control
         with self._memory_saving(uncopied_weights), _unchecked_values(self.control):
-            hint = self.control.encode(batch.conditions)
+            hint = control.encode(batch.conditions)
 
         def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
-            return self._predict(noisy, timesteps, batch.conditioning, hint)
+            return self._predict(control, noisy, timesteps, batch.conditioning, hint)
 
         losses = diffusion_loss(
             predict,
@@ -198,10 +199,12 @@ class ControlObjective(nn.Module):
         with torch.autocast(batch.latents.device.type, enabled=False):
             return losses, {name: loss(batch) for name, loss in self.auxiliary.items()}
 
-    def _predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning, hint: Tensor) -> Tensor:
+    def _predict(
+        self, control: Control, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning, hint: Tensor
+    ) -> Tensor:
         """F(z_t, t, c_t, c_f): the base's prediction with the control's signal."""
         with self._memory_saving(uncopied_weights):
-            signal = self.control(noisy, timesteps, conditioning, hint)
+            signal = control(noisy, timesteps, conditioning, hint)
             with self._memory_saving(locked_convolutions):
                 return self.denoiser.predict(noisy, timesteps, conditioning, signal)
 
@@ -223,7 +226,7 @@ class ControlObjective(nn.Module):
 @contextmanager
 def _unchecked_values(control: Control) -> Iterator[None]:
     """Inside, hint encoders do not look at a condition's values, which waits for the device; `Batch.to` has checked."""
-    encoders = [module for module in control.modules() if isinstance(module, HintEncoder)]
+    encoders: list[Any] = [module for module in control.modules() if hasattr(module, "check_values")]
     for encoder in encoders:
         encoder.check_values = False
     try:

@@ -3,7 +3,9 @@
     latents     float16 (N, C, h, w), scaled
     captions    JSON: N lists of captions, of which a sample draws one
     counts      JSON: group -> number of its rows; groups are contiguous, in this order
-    edges       uint8 (N, M, H, W / 8): M black-and-white conditions of each row, one bit per pixel
+    edges       uint8 (N, M, H, W / 8): M black-and-white conditions of each row, one bit per pixel; or
+    images      uint8 (N, H, W, 3), of which conditions of any kind are made (`tether.training.packed_kinds`), and
+    maps_KIND   uint8 (S, H, W, 3): exact conditions of a kind of the last S rows
 
 Further arrays are for auxiliary losses and other trainers, such as those of recipes/latents.py.
 
@@ -28,7 +30,9 @@ from tether.base import Base
 from tether.datasets.latents.encode import as_prompts
 from tether.errors import TetherError
 from tether.files.hashing import hash_file
-from tether.training.batch import Batch, Randomness, batch_generator, sample_generators
+from tether.training.batch import Batch, Randomness, batch_generator, sample_generators, stacked
+from tether.training.packed_kinds import PackedConditions
+from tether.training.rota import Rota
 
 __all__ = ["PackedBatches", "is_packed"]
 
@@ -36,7 +40,7 @@ _DRAWS = 3  # stream of random numbers; 0 is the noise's, 1 the prompts', 2 the 
 
 
 class _Draw(NamedTuple):
-    """What a batch shows: rows, which captions, whether they are kept, which conditions; `(B,)` each."""
+    """What a batch shows: rows, which captions, whether they are kept, which conditions or their seeds; `(B,)`."""
 
     rows: Tensor
     captions: Tensor
@@ -59,6 +63,9 @@ class PackedBatches:
         randomness: "batch" or "sample".
         prompt_dropout: share of prompts that are replaced by the empty one.
         shares: group -> share of the samples; by the groups' sizes by default. They are scaled to add up to 1.
+        rota: which kind of condition each sample shows, for a file with images. Where only some rows have conditions of
+            a kind, its samples are drawn from these.
+        tell_kinds: whether batches say the kinds of their samples, for a control of several.
 
     Attributes:
         content: SHA-256 of the file.
@@ -76,19 +83,30 @@ class PackedBatches:
         randomness: str = "sample",
         prompt_dropout: float = 0.5,
         shares: Mapping[str, float] | None = None,
+        rota: Rota | None = None,
+        tell_kinds: bool = False,
     ) -> None:
         self.base, self.seed, self.randomness, self.prompt_dropout = base, seed, randomness, prompt_dropout
+        self.tell_kinds = tell_kinds
+        self.conditions: PackedConditions | None = None
         try:
             with np.load(path) as file:
                 self.latents = torch.from_numpy(file["latents"])
-                self.edges = torch.from_numpy(file["edges"])
+                if rota is not None and "images" in file:
+                    self.conditions = PackedConditions.read(file, rota.kinds, str(path))
+                else:
+                    self.edges = torch.from_numpy(file["edges"])
                 self.captions: list[list[str]] = json.loads(str(file["captions"]))
                 self.counts: dict[str, int] = json.loads(str(file["counts"]))
             self.content = hash_file(path)
         except (OSError, ValueError, KeyError) as error:
             raise TetherError(f"cannot read the packed latents {path}: {str(error).splitlines()[0]}") from error
-        if not len(self.latents) == len(self.edges) == len(self.captions) == sum(self.counts.values()):
-            raise TetherError(f"{path} is damaged: latents, edges, captions and counts differ in length")
+        if tell_kinds and self.conditions is None:
+            raise TetherError(f"{path} has conditions of one kind: several kinds need a file with images")
+        self.rota = rota
+        shown = self.edges if self.conditions is None else self.conditions
+        if not len(self.latents) == len(shown) == len(self.captions) == sum(self.counts.values()):
+            raise TetherError(f"{path} is damaged: latents, edges or images, captions and counts differ in length")
         self.shares = self._check_shares(path, shares or self.counts)
         self._lock = Lock()  # a tokenizer serves one thread at a time
 
@@ -108,6 +126,8 @@ class PackedBatches:
         else:
             each = [self._draw_one(generator) for generator in sample_generators(self.seed, numbers, _DRAWS)]
             drawn = _Draw(*(torch.cat(parts) for parts in zip(*each, strict=True)))
+        shown = [] if self.rota is None else [self.rota(number).kind for number in numbers]
+        drawn = self._usable(drawn, shown)
         choices = zip(drawn.rows.tolist(), drawn.captions.tolist(), drawn.kept.tolist(), strict=True)
         captions = [self.captions[row][which] if kept else "" for row, which, kept in choices]
         with self._lock, torch.no_grad():
@@ -115,13 +135,26 @@ class PackedBatches:
         rows = drawn.rows.tolist()
         return Batch(
             self.latents[drawn.rows].float(),
-            self._conditions(drawn),
+            self._conditions(drawn, shown),
             conditioning,
             [f"row {row}" for row in rows],
             rows,
             captions,
             randomness,
+            shown if self.tell_kinds else (),
         )
+
+    def _usable(self, drawn: _Draw, shown: list[str]) -> _Draw:
+        """The draw with rows that have conditions of their samples' kinds."""
+        if self.conditions is None:
+            return drawn
+        rows = drawn.rows.clone()
+        for place, kind in enumerate(shown):
+            usable = self.conditions.usable(kind)
+            at = int(torch.searchsorted(usable, rows[place]))
+            if at == len(usable) or usable[at] != rows[place]:
+                rows[place] = usable[int(drawn.edges[place]) % len(usable)]
+        return drawn._replace(rows=rows)
 
     def _draw(self, size: int, generator: torch.Generator) -> _Draw:
         """A batch with each group's share of it."""
@@ -144,11 +177,15 @@ class PackedBatches:
         """A caption, whether it is kept, and a condition for each row."""
         captions = torch.randint(len(self.captions[0]), rows.shape, generator=generator)
         kept = torch.rand(rows.shape, generator=generator) >= self.prompt_dropout
-        edges = torch.randint(self.edges.shape[1], rows.shape, generator=generator)
+        variants = self.edges.shape[1] if self.conditions is None else 2**31
+        edges = torch.randint(variants, rows.shape, generator=generator)
         return _Draw(rows, captions, kept, edges)
 
-    def _conditions(self, drawn: _Draw) -> Tensor:
-        """uint8 `(B, 3, H, W)`, 0 or 255."""
+    def _conditions(self, drawn: _Draw, shown: list[str]) -> Tensor:
+        """uint8 `(B, 3, H, W)`, of edges 0 or 255; float32 if one of them has holes."""
+        if self.conditions is not None:
+            choices = zip(drawn.rows.tolist(), shown, drawn.edges.tolist(), strict=True)
+            return stacked([self.conditions.condition(*choice) for choice in choices])
         shifts = torch.arange(7, -1, -1, dtype=torch.uint8)
         bits = self.edges[drawn.rows, drawn.edges][..., None] >> shifts & 1
         return (255 * bits).flatten(2)[:, None].expand(-1, 3, -1, -1)

@@ -155,6 +155,7 @@ def _random_batch(base: Base, control: Control, config: TrainConfig) -> Batch:
         torch.randn(size, spec.latent_channels, small, small, generator=random),
         torch.rand(size, control.condition_channels, side, side, generator=random),
         Conditioning(tokens, pooled, extras),
+        kinds=[config.turns[k % len(config.turns)] for k in range(size)] if config.trains_union else (),
     )
 
 

@@ -176,7 +176,7 @@ def _validator(config: TrainConfig, base: Base, data: Data) -> ImageValidator | 
     return ImageValidator(
         base,
         data.validation,
-        metric_of(config.condition),
+        metric_of(config.kinds[0]),
         config.out / "samples",
         steps=config.validation_steps,
         guidance_scale=config.validation_guidance,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
 
 from tether.base import Base, load_base
-from tether.control import load_control
+from tether.control import ControlNet, UnionControlNet, load_control
 from tether.control.control import Control, family
 from tether.control.transfer import transferred
 from tether.errors import TetherError
@@ -34,7 +35,7 @@ def open_start(config: TrainConfig) -> tuple[Base, Control]:
             raise
         # What a run started from may be deleted: its own checkpoints hold everything, and must fit.
         control = _fresh_control(config, base)
-    control.kind = config.condition
+    control.kind = None if len(config.kinds) > 1 else config.kinds[0]
     return base, control
 
 
@@ -49,6 +50,7 @@ def _first_control(config: TrainConfig, base: Base, device: torch.device) -> Con
     else:
         control = load_control(config.start_from, device=device)  # without the base: it will be trained
         control.check_fits(base)
+        control = _as_union(control, config)
     if config.start_base is not None:
         before = load_base(config.start_base, device=device).unet.state_dict()
         control.load_state_dict(transferred(control.state_dict(), before, base.unet.state_dict()))
@@ -57,8 +59,20 @@ def _first_control(config: TrainConfig, base: Base, device: torch.device) -> Con
 
 def _fresh_control(config: TrainConfig, base: Base) -> Control:
     torch.manual_seed(config.seed)
-    settings = {"hint": config.hint} if config.family == "controlnet" else {}
+    settings: dict[str, Any] = {"hint": config.hint} if config.family in ("controlnet", "union") else {}
+    if config.trains_union:
+        settings["kinds"] = config.kinds
     return family(config.family).from_base(base, **settings)
+
+
+def _as_union(control: Control, config: TrainConfig) -> Control:
+    """The control as a union of the run's kinds, if it is to be one."""
+    if not config.trains_union:
+        return control.of_kind(config.kinds[0])
+    if not isinstance(control, ControlNet):
+        raise TetherError(f"a union starts from a ControlNet or a union; {config.start_from} is a {control.family!r}")
+    fits = isinstance(control, UnionControlNet) and control.kinds == config.kinds
+    return control if fits else UnionControlNet.from_control(control, config.kinds)
 
 
 def _of_checkpoint(folder: Path, base: Base, config: TrainConfig) -> Control:

@@ -86,7 +86,8 @@ class Step:
         self.state, self.config, self.accelerator, self.dtype = state, config, accelerator, dtype
         self.auxiliary, self.sharded, self.sections = dict(auxiliary), sharded, sections
         self.parameters = state.parameters
-        self.value_range = find_kind(config.condition).value_range
+        ranges = [find_kind(kind).value_range for kind in config.kinds]
+        self.value_range = min(low for low, _ in ranges), max(high for _, high in ranges)
 
     @property
     def accumulation(self) -> int:

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 
 from tether.base import Base
 from tether.control.control import Control
+from tether.evaluation.fidelity import metric_of
 from tether.files.atomic import atomic_write, make_folder
 from tether.kinds import Metric
 from tether.sampling import Pipeline
@@ -38,12 +39,14 @@ class ValidationSample:
         condition: its condition, RGB.
         image: the image that the condition was made from, for the sheet; may be left out.
         mask: white where the image is to be inpainted, for conditions with holes; needs `image`.
+        kind: the kind of its condition, for a control of several kinds.
     """
 
     prompt: str
     condition: Image.Image
     image: Image.Image | None = None
     mask: Image.Image | None = None
+    kind: str | None = None
 
 
 class ImageValidator:
@@ -53,6 +56,7 @@ class ImageValidator:
         base: the base.
         samples: what to draw, always the same.
         metric: (image, condition) -> condition fidelity; without one images are only drawn, and fidelity is None.
+            Samples that name their kind are measured by that kind's metric; those without one do not count.
         folder: gets the contact sheets `with-prompt.png` and `without-prompt.png`, and their rows.
         steps, guidance_scale: of the sampler, DPM-Solver++. Without a prompt there is nothing to guide by.
         seed: sample k is drawn with `seed + k`.
@@ -74,13 +78,17 @@ class ImageValidator:
 
     def __call__(self, step: int, control: Control) -> Validation:
         """Draws, measures, and adds a row to the sheets."""
-        pipe = Pipeline(self.base, [control])  # type: ignore[list-item]
+        kinds = {sample.kind for sample in self.samples}
+        pipes = {kind: self._pipeline(control if kind is None else control.of_kind(kind)) for kind in kinds}
         found = []
         for sheet, prompted in (("with-prompt", True), ("without-prompt", False)):
-            images = [self._draw(pipe, index, prompted) for index in range(len(self.samples))]
+            images = [self._draw(pipes[sample.kind], index, prompted) for index, sample in enumerate(self.samples)]
             found.append(self._fidelity(images))
             self._add_row(sheet, step, images, found[-1])
         return Validation(step, *found)
+
+    def _pipeline(self, control: Control) -> Pipeline:
+        return Pipeline(self.base, [control])  # type: ignore[list-item]
 
     def _draw(self, pipe: Pipeline, index: int, prompted: bool) -> Image.Image:
         sample = self.samples[index]
@@ -99,10 +107,12 @@ class ImageValidator:
         return images[0]
 
     def _fidelity(self, images: Sequence[Image.Image]) -> float | None:
-        if self.metric is None:
-            return None
-        pairs = zip(images, self.samples, strict=True)
-        return float(np.mean([self.metric(image, sample.condition) for image, sample in pairs]))
+        found = []
+        for image, sample in zip(images, self.samples, strict=True):
+            metric = self.metric if sample.kind is None else metric_of(sample.kind)
+            if metric is not None:
+                found.append(metric(image, sample.condition))
+        return float(np.mean(found)) if found else None
 
     def _add_row(self, sheet: str, step: int, images: Sequence[Image.Image], fidelity: float | None) -> None:
         rows = self.folder / sheet
