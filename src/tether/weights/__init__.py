@@ -53,7 +53,7 @@ def shipped_control(name: str) -> tuple[Path, str | None] | None:
     return (FOLDER / f"control-{UNION}", name) if name in _in_union() else None
 
 
-def split_kind(ref: str | Path) -> tuple[str | Path, str | None]:
+def split_kind(ref: str | Path) -> tuple[str, str | None]:
     """A reference to a control, and the kind that it names after a colon: "runs/union:depth"; None if it names none.
 
     An existing path has no kind after it.
@@ -63,7 +63,7 @@ def split_kind(ref: str | Path) -> tuple[str | Path, str | None]:
         named = match is not None and not Path(ref).exists()
     except OSError:  # a name that is too long, say
         named = False
-    return (match[1], match[2]) if match is not None and named else (ref, None)
+    return (match[1], match[2]) if match is not None and named else (str(ref), None)
 
 
 def _own() -> list[str]:
