@@ -18,6 +18,7 @@ from torch import Tensor
 from tether import kinds
 from tether.datasets.holes import random_holes
 from tether.errors import TetherError
+from tether.images import to_rgb
 
 __all__ = ["PackedConditions"]
 
@@ -80,7 +81,7 @@ class PackedConditions:
             return (_planes(image).float() / 255).masked_fill(holes, kinds.find_kind(kind).value_range[0])
         size = image.shape[1], image.shape[0]
         made = kinds.prepare(Image.fromarray(image), kind, size, fit="stretch", rng=rng)
-        return _planes(np.asarray(made.condition))
+        return _planes(np.asarray(to_rgb(made.condition)))
 
     def _map(self, row: int, kind: str) -> np.ndarray | None:
         maps = self.maps.get(kind)
@@ -88,14 +89,22 @@ class PackedConditions:
         return None if maps is None or row < first else maps[row - first]
 
     def _rows_of(self, kind: str) -> Tensor:
-        known, maps = kinds.find_kind(kind), self.maps.get(kind)
+        maps = self.maps.get(kind)
         first = len(self.images) - (0 if maps is None else len(maps))
-        annotated = bool(known.annotators) or known.is_image
-        rows = torch.arange(first) if annotated else torch.arange(0)
+        rows = torch.arange(first) if _is_annotated(kind) else torch.arange(0)
         if maps is not None:
             shown = maps.reshape(len(maps), -1).any(axis=1)
             rows = torch.cat([rows, first + torch.from_numpy(np.flatnonzero(shown))])
         return rows
+
+
+def _is_annotated(kind: str) -> bool:
+    """Whether the kind's condition can be made of an image here."""
+    try:
+        kinds.annotatable(kind)
+    except TetherError:
+        return False
+    return True
 
 
 def _planes(pixels: np.ndarray) -> Tensor:
