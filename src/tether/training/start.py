@@ -35,7 +35,7 @@ def open_start(config: TrainConfig) -> tuple[Base, Control]:
             raise
         # What a run started from may be deleted: its own checkpoints hold everything, and must fit.
         control = _fresh_control(config, base)
-    control.kind = None if len(config.kinds) > 1 else config.kinds[0]
+    control.kind = None if config.trains_union else config.turns[0]
     return base, control
 
 
