@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from PIL import Image
 
 from tether.base import Base
 from tether.control import Injection
 from tether.errors import TetherError
 from tether.sampling import Request
-from tether.sampling.checks import check_base, check_controls, check_mask, check_size, idle_controls
+from tether.sampling.checks import check_base, check_controls, check_mask, check_size, empty_conditions, idle_controls
 
 from ..tiny import make_unet
 from .fakes import FakeControl
@@ -106,3 +107,35 @@ def test_each_idle_control_is_named_once_with_its_reason() -> None:
         "control mlsd has no effect: all its weights are 0",
         "control has no effect: its strength is 0",
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "line"),
+    [
+        ("canny", 0.0, "the condition of control c says nothing: it is black everywhere"),
+        ("canny", 1.0, "the condition of control c says nothing: it is of one color everywhere"),
+        ("depth", 0.5, "the condition of control c says nothing: it is of one color everywhere"),
+        (None, 0.0, "the condition of control c says nothing: it is black everywhere"),
+        (None, 0.5, None),
+        ("tile", 0.5, None),
+        ("seg", 0.5, None),
+    ],
+)
+def test_a_condition_that_says_nothing_is_said(kind: str | None, value: float, line: str | None) -> None:
+    pixels = torch.full((1, 3, 8, 8), value)
+    assert empty_conditions("c", kind, pixels) == line
+    pixels[0, 1, 3, 3] = 0.75
+    assert empty_conditions("c", kind, pixels) is None
+
+
+def test_of_several_conditions_the_empty_ones_are_counted() -> None:
+    pixels = torch.rand(9, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert empty_conditions("c", "canny", pixels) is None
+    pixels[3] = 0
+    assert empty_conditions("c", "canny", pixels) == "condition 4 of control c says nothing: it is black everywhere"
+    pixels[8] = 1
+    line = "conditions 4, 9 of control c say nothing: they are of one color everywhere"
+    assert empty_conditions("c", "canny", pixels) == line
+    pixels[:] = 0
+    line = "conditions 1, 2, 3, 4, 5 and 4 more of control c say nothing: they are black everywhere"
+    assert empty_conditions("c", "canny", pixels) == line

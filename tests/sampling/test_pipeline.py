@@ -160,7 +160,7 @@ def test_a_condition_that_is_black_everywhere_is_said(tiny_base: Base) -> None:
     strokes = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
     strokes.paste((0, 0, 0, 255), (10, 10, 50, 12))
     tether.Pipeline(tiny_base, [control], notify=lines.append)(PROMPT, [strokes], steps=1)
-    assert lines == ["the condition of control canny is black everywhere"]
+    assert lines == ["the condition of control canny says nothing: it is black everywhere"]
 
 
 def test_guidance_below_one_is_between_the_two_predictions(tiny_base: Base) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import typer
@@ -12,7 +13,7 @@ import typer
 from tether.cli.options import GenerateOptions, is_given, with_options
 from tether.cli.output import write_drawn, write_sheet
 from tether.cli.progress import loading, step_bar
-from tether.cli.requests import PREVIEW, prompts_of, request_of
+from tether.cli.requests import PREVIEW, folders_of, prompts_of, request_of
 from tether.cli.sources import made_by
 from tether.cli.words import unknown_words
 from tether.errors import TetherError
@@ -26,14 +27,16 @@ if TYPE_CHECKING:
     from tether.base import Base
     from tether.sampling import Drawn, Request, Session, Step
 
-__all__ = ["draw_sheet", "drawn_with_progress", "generate", "new_session"]
+__all__ = ["draw_sheet", "drawn_with_progress", "generate", "listener", "new_session"]
 
 
 @with_options(GenerateOptions)
 def generate(context: typer.Context, options: GenerateOptions) -> None:
     """Generate images from a prompt, inside the lines of control images."""
+    options = _with_prompt(options)
     asked = [options.prompt is not None, options.prompts is not None, options.again is not None]
-    if sum(asked) != 1:
+    folders = folders_of(options)
+    if sum(asked) > 1 or (not any(asked) and not folders):
         raise TetherError("give a prompt, or --again FILE.png to repeat an image, or --prompts FILE")
     if options.again is not None:
         from tether.cli.again import repeat
@@ -42,6 +45,11 @@ def generate(context: typer.Context, options: GenerateOptions) -> None:
         return
     if options.models and is_given(context, "models"):
         raise TetherError("--models is for --again: leave it out")
+    if folders:
+        from tether.cli.folder import draw_folders
+
+        draw_folders(options, folders)
+        return
     prompts = prompts_of(options)
     first = request_of(options, prompts[0])
     session = new_session()
@@ -54,6 +62,15 @@ def generate(context: typer.Context, options: GenerateOptions) -> None:
         print(said, file=sys.stderr)
     for prompt in prompts:
         _draw(session, prepared.model_copy(update={"prompt": prompt}), options)
+
+
+def _with_prompt(options: GenerateOptions) -> GenerateOptions:
+    """The options with `--prompt` as the prompt."""
+    if options.prompt_option is None:
+        return options
+    if options.prompt is not None:
+        raise TetherError("the prompt is given twice: leave --prompt out")
+    return replace(options, prompt=options.prompt_option, prompt_option=None)
 
 
 def _draw(session: Session, request: Request, options: GenerateOptions) -> None:
@@ -91,12 +108,12 @@ def drawn_with_progress(session: Session, request: Request, preview: Path | None
     with loading():
         pipeline = session.open(request)
     started = time.perf_counter()
-    with _listener(pipeline.base, preview) as on_step:
+    with listener(pipeline.base, preview) as on_step:
         return session.draw(request, on_step=on_step), time.perf_counter() - started
 
 
 @contextmanager
-def _listener(base: Base, preview: Path | None) -> Iterator[Callable[[Step], None] | None]:
+def listener(base: Base, preview: Path | None) -> Iterator[Callable[[Step], None] | None]:
     """What is called after each step: the bar, and a preview if one is asked for."""
     with step_bar() as bar:
         if preview is None:

@@ -85,14 +85,23 @@ class GenerateOptions:
 
     prompt: Annotated[str | None, typer.Argument(help="What to generate.", show_default=False)] = None
     prompts: Annotated[
-        Path | None, typer.Option(help="A text file of prompts, one a line, instead of one.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="A text file of prompts, one a line, instead of one; beside a folder, NAME<TAB>PROMPT.",
+            show_default=False,
+        ),
+    ] = None
+    prompt_option: Annotated[
+        str | None, typer.Option("--prompt", "-p", help="The prompt, as an option.", show_default=False)
     ] = None
     control: Annotated[
         list[str] | None,
         typer.Option(
             help="KIND=IMAGE[:STRENGTH][@START-END][,NAME=VALUE...]: annotate IMAGE and steer by it. KIND is a shipped "
-            "control or the path of one; NAME is weighting, sides, mask, mask_resize, annotator, kind, invert, or an "
-            "option of the annotator. Repeatable.",
+            "control or the path of one; IMAGE is a file, several with commas between or a pattern (one an image), or "
+            "a folder, which is drawn image by image; STRENGTH is a number or a schedule, 0.2@0-0.3,0.6@0.3-1; NAME is "
+            "weighting, sides, window, mask, mask_resize, annotator, kind, invert, or an option of the annotator. "
+            "Repeatable.",
             show_default=False,
         ),
     ] = None

@@ -32,7 +32,7 @@ from tether.errors import TetherError
 if TYPE_CHECKING:
     from tether.sampling import Request
 
-__all__ = ["PREVIEW", "check_models", "check_output", "prompts_of", "request_of"]
+__all__ = ["PREVIEW", "check_models", "check_output", "folders_of", "prompt_lines", "prompts_of", "request_of"]
 
 AS_GIVEN = (
     "negative_prompt",
@@ -71,15 +71,30 @@ def prompts_of(options: GenerateOptions) -> list[str]:
     """
     if options.prompts is None:
         return [options.prompt or ""]
-    check_input(options.prompts)
+    return [line.strip() for line in prompt_lines(options.prompts)]
+
+
+def prompt_lines(path: Path) -> list[str]:
+    """The lines of a file of prompts, without empty ones and those that begin with "#".
+
+    Raises:
+        TetherError: when the file cannot be read, or has none.
+    """
+    check_input(path)
     try:
-        lines = options.prompts.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise TetherError(f"{options.prompts} cannot be read as text: {error}") from None
-    prompts = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+        raise TetherError(f"{path} cannot be read as text: {error}") from None
+    prompts = [line for line in lines if line.strip() and not line.startswith("#")]
     if not prompts:
-        raise TetherError(f"{options.prompts} has no prompt: expected one a line")
+        raise TetherError(f"{path} has no prompt: expected one a line")
     return prompts
+
+
+def folders_of(options: GenerateOptions) -> dict[int, Path]:
+    """The folders that are drawn image by image, by the number of their control."""
+    found = [parse_control(text).image for _, text in _entries(options)]
+    return {number: path for number, path in enumerate(found) if path.is_dir()}
 
 
 def request_of(options: GenerateOptions, prompt: str) -> Request:
@@ -107,7 +122,7 @@ def request_of(options: GenerateOptions, prompt: str) -> Request:
     inputs += options.control_mask or []
     for _, one in controls:
         check_control(one.ref)
-    files = [image_files(one.image) for _, one in controls]
+    files = [[] if one.image.is_dir() else image_files(one.image) for _, one in controls]
     _with_count(values, files, options)
     inputs += [path for each in files for path in each]
     for path in inputs:
@@ -162,7 +177,7 @@ def _with_count(values: dict[str, Any], files: list[list[Path]], options: Genera
         TetherError: when controls, `--count` and `--seed` ask for different numbers.
     """
     for (_, text), each in zip(_entries(options), files, strict=True):
-        if len(each) == 1:
+        if len(each) < 2:
             continue
         count = values.setdefault("count", len(each))
         if count != len(each):
@@ -172,8 +187,9 @@ def _with_count(values: dict[str, Any], files: list[list[Path]], options: Genera
 def _control(
     field: str, one: ControlArgument, paths: list[Path], steering: dict[str, Any], options: GenerateOptions
 ) -> Any:
-    """The control of an argument; its own settings come before those of the options."""
+    """The control of an argument; its own settings come before those of the options. A folder has no image yet."""
     from tether.images import open_image, open_map
+    from tether.sampling.folders import EMPTY
     from tether.sampling.request import ControlRequest
 
     opened = open_map if field == "condition" else open_image
@@ -188,7 +204,7 @@ def _control(
         strength=one.strength,  # type: ignore[arg-type]  # a schedule is read as its text
         window=one.window,
         options=one.options,
-        **{field: [opened(path) for path in paths]},
+        **{field: [opened(path) for path in paths] or EMPTY},
         **settings,
     )
 

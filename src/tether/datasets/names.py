@@ -12,6 +12,7 @@ from pathlib import PurePath
 from typing import Any, Literal, get_args
 
 from tether.errors import TetherError
+from tether.files.listing import IMAGE_SUFFIXES
 
 __all__ = [
     "CAPTION_NAMES",
@@ -31,11 +32,6 @@ __all__ = [
     "unmarked",
 ]
 
-IMAGE_SUFFIXES = (
-    "png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff", "gif",
-    "jfif", "jpe", "dib", "ppm", "pgm", "pbm", "pnm", "tga", "avif",
-)  # fmt: skip
-"""Files that are read as images. Each is a format of `tether.images.read.FORMATS`."""
 UNREAD_SUFFIXES = (
     "heic", "heif", "jxl", "jp2", "j2k", "psd", "svg", "exr", "hdr", "dng", "cr2", "nef", "arw", "raw", "ico", "eps",
     "pcx", "xcf", "jpx", "dds",

@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
+
 from tether.base import Base
 from tether.control import Injection
 from tether.control.control import Control
 from tether.errors import TetherError
-from tether.kinds import find_kind
+from tether.kinds import find_kind, kinds
 from tether.sampling.request import Request
 
-__all__ = ["check_base", "check_controls", "check_mask", "check_size", "idle_controls"]
+__all__ = ["check_base", "check_controls", "check_mask", "check_size", "empty_conditions", "idle_controls"]
 
 MAX_SIDE = 4096
 
@@ -94,6 +96,32 @@ def check_mask(request: Request, size: tuple[int, int]) -> str | None:
         f"mask is {mask_width}x{mask_height}, init {width}x{height}: give a mask of the image's shape, or of the size "
         f"that is drawn, {size[0]}x{size[1]}"
     )
+
+
+def empty_conditions(name: str, kind: str | None, pixels: Tensor) -> str | None:
+    """A line for people when condition maps say nothing; None if all say something.
+
+    Args:
+        name: of the control.
+        kind: of the control. A map of a known kind is empty when it has one color everywhere, except where the color
+            itself says something: images themselves, and classes. All others are empty when they are black.
+        pixels: `(B, C, H, W)`, one map or one an image.
+    """
+    found = find_kind(kind)
+    flat = (pixels == pixels[..., :1, :1]).all(dim=3).all(dim=2).all(dim=1).tolist()
+    black = [not one.any() for one in pixels]
+    counts = kind in kinds() and not found.is_image and found.resize != "nearest"
+    empty = [k for k in range(len(pixels)) if black[k] or (flat[k] and counts)]
+    if not empty:
+        return None
+    why = "black" if all(black[k] for k in empty) else "of one color"
+    which, say = "the condition", "says nothing: it is"
+    if len(pixels) > 1:
+        several = len(empty) > 1
+        which = f"condition{'s' if several else ''} {', '.join(str(k + 1) for k in empty[:5])}"
+        which += f" and {len(empty) - 5} more" if len(empty) > 5 else ""
+        say = "say nothing: they are" if several else say
+    return f"{which} of control {name} {say} {why} everywhere"
 
 
 def idle_controls(controls: Sequence[Control], injections: Sequence[Injection], total_steps: int) -> list[str]:

@@ -24,7 +24,7 @@ from tether.errors import TetherError
 from tether.images import FitRule, fit, from_pixels, to_rgb
 from tether.kinds import find_kind
 from tether.sampling.calls import read_call
-from tether.sampling.checks import check_base, check_controls, check_mask, check_size, idle_controls
+from tether.sampling.checks import check_base, check_controls, check_mask, check_size, empty_conditions, idle_controls
 from tether.sampling.combine import Combine
 from tether.sampling.engines import Engine, engine
 from tether.sampling.guidance import Guidance
@@ -261,8 +261,7 @@ class Pipeline:
         listed = conditions if isinstance(conditions, (list, tuple)) else [conditions]
         maps = [map_pixels(one, control.kind, channels, size, request.fit) for one in listed]  # type: ignore[arg-type]
         pixels = torch.cat(maps)
-        if not pixels.any():
-            self._notify(f"the condition of control {control.name} is black everywhere")
+        self._notify(empty_conditions(control.name, control.kind, pixels))
         if kind.needs_mask and request.mask is not None:
             pixels = pixels.masked_fill(white_of(fit(request.mask, *size, request.fit)), kind.value_range[0])
         return control.encode(pixels.to(self.base.device, self.base.dtype))

@@ -1,0 +1,33 @@
+"""The images in a folder, by the names of their files. Nothing is opened, and nothing heavy imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["IMAGE_SUFFIXES", "image_names"]
+
+IMAGE_SUFFIXES = (
+    "png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff", "gif",
+    "jfif", "jpe", "dib", "ppm", "pgm", "pbm", "pnm", "tga", "avif",
+)  # fmt: skip
+"""Files that are read as images. Each is a format of `tether.images.read.FORMATS`."""
+
+
+def image_names(folder: Path, without: Path | None = None) -> list[str]:
+    """The images in a folder and below it, sorted: their names from the folder on, with "/" between.
+
+    Hidden files and folders are left out.
+
+    Args:
+        folder: the folder.
+        without: a folder whose files do not count, such as that of the results.
+    """
+    left_out = None if without is None else without.resolve()
+    found = []
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder)
+        if path.suffix[1:].lower() not in IMAGE_SUFFIXES or any(part.startswith(".") for part in name.parts):
+            continue
+        if path.is_file() and (left_out is None or left_out not in path.resolve().parents):
+            found.append(name.as_posix())
+    return sorted(found)
