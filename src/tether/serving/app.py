@@ -23,6 +23,7 @@ from tether.serving.guard import Guard, error_response
 from tether.serving.log import log
 from tether.serving.service import Service
 from tether.serving.settings import Settings
+from tether.serving.webui import router as webui
 
 __all__ = ["create_app"]
 
@@ -51,6 +52,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(title=TITLE, version=VERSION, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
     app.include_router(router)
+    app.include_router(webui)
     _add_health(app, service)
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(TetherError, _wrong)
