@@ -38,7 +38,7 @@ def test_the_help_shows_the_defaults_of_a_request() -> None:
 
 def test_the_help_names_every_scheduler() -> None:
     output = CliRunner().invoke(app, ["generate", "--help"]).stdout
-    named = re.search(r"--scheduler <str> (.*?)\[default", re.sub(r"\s+", " ", output))
+    named = re.search(r"--scheduler \S+ (.*?)\[default", re.sub(r"\s+", " ", output))
     assert named is not None
     assert set(re.findall(r"[a-z0-9-]+", named[1])) - {"or"} == set(SCHEDULERS)
     assert engines() == ["eager"]

@@ -11,7 +11,7 @@ import pytest
 
 from tether.errors import TetherError
 from tether.files import atomic
-from tether.files.atomic import atomic_write, remove_leftovers, write_text
+from tether.files.atomic import atomic_write, remove_leftovers, write_new, write_text
 
 
 def test_a_file_appears_only_when_the_block_ends(tmp_path: Path) -> None:
@@ -123,3 +123,14 @@ def test_names_as_long_as_the_file_system_allows_are_written(tmp_path: Path) -> 
     write_text(tmp_path / ("ü" * 120 + ".txt"), "text")
     write_text(tmp_path / ("." + "x" * 254), "text")
     assert len(os.listdir(tmp_path)) == 2
+
+
+def test_a_new_file_that_is_not_written_is_named_as_it_would_be(tmp_path: Path) -> None:
+    def full(part: Path) -> None:
+        with atomic_write(part):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(TetherError) as caught:
+        write_new([tmp_path / "cat.png"], full)
+    assert str(caught.value) == f"{tmp_path / 'cat.png'} cannot be written: No space left on device"
+    assert list(tmp_path.iterdir()) == []

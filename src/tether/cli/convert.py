@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from tether.cli.sources import check_model
 from tether.errors import TetherError
+from tether.weights import shipped_controls
 
 __all__ = ["convert"]
 
@@ -44,6 +46,11 @@ def convert(
     _check_choice("--to", to, (*LAYOUTS, *ALIASES), LAYOUTS)
     _check_choice("--dtype", dtype, DTYPES)
     _check_choice("--prediction-type", prediction_type, PREDICTION_TYPES)
+    if source not in shipped_controls():
+        check_model(source, "model")
+    for ref in (base, transfer_from, transfer_to):
+        if ref is not None:
+            check_model(ref, "base")
     import torch
 
     from tether.conversion import convert as write

@@ -151,7 +151,7 @@ def check_model(ref: str, what: str) -> None:
     Raises:
         TetherError: naming what is there with nearly that name.
     """
-    if local_path(ref) is None and not (what == "base" and ref == "tether"):
+    if local_path(ref) is None and ref != "tether":
         name_on_hub(ref, what)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tether.cli.options import CaptionColumn, ConditionColumn, ConditionFolder, ImageColumn
+from tether.cli.sources import check_model
 from tether.errors import TetherError
 
 if TYPE_CHECKING:
@@ -88,6 +89,8 @@ def train(
         "condition_folder": condition_folder,
     }
     given = {name: value for name, value in flags.items() if value is not None} | _parsed(settings or [])
+    if base is not None:
+        check_model(base, "base")
     settled = _settled(given, config, resume, dry_run)
     if dry_run:
         _print_plan(settled)

@@ -104,6 +104,8 @@ def write_new(paths: Iterable[Path], write: Callable[[Path], None]) -> Path:
         return path
     except OSError as error:
         raise TetherError(f"{path} cannot be written: {error.strerror or error}") from error
+    except TetherError as error:
+        raise TetherError(str(error).replace(str(part), str(path))) from error
     finally:
         _remove(part)
 

@@ -194,6 +194,11 @@ def to_rgba(image: Image.Image) -> Image.Image:
         return rgba
     if image.mode == "CMYK":
         return _cmyk_to_rgb(image).convert("RGBA")
+    if image.mode == "1" and isinstance(key, int):  # Pillow 11 compares a key of 1 with levels of 255
+        white = np.asarray(image)
+        rgba = Image.fromarray(white.astype(np.uint8) * 255).convert("RGBA")
+        rgba.putalpha(Image.fromarray((white != bool(key)).astype(np.uint8) * 255))
+        return rgba
     if image.mode == "La":
         image = image.convert("LA")
     if isinstance(key, tuple) and max(key) > 255:  # of a PNG of 16 bits, whose pixels Pillow has reduced to 8

@@ -57,7 +57,7 @@ def save_image(image: Image.Image, path: Path | str, metadata: dict[str, str] | 
     exif = Image.Exif()
     text = (metadata or {}).get("parameters", "").encode("utf-16-be", "replace")
     if 0 < len(text) < _EXIF_MOST:
-        exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = b"UNICODE\0" + text
+        exif[_EXIF_IFD] = {_USER_COMMENT: b"UNICODE\0" + text}
     with atomic_write(path) as part:
         image.save(part, _LOSSY[suffix], quality=95, exif=exif)
 
