@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import inspect
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -251,3 +253,16 @@ def test_masks_of_a_request_are_gray_whatever_they_were_given_as() -> None:
         assert mask.mode == "L"
         assert (np.asarray(mask) == [0] * 8 + [255] * 8).all()
     assert again.controls[0].injection().mask_resize == "bilinear"
+
+
+def test_a_large_map_in_json_is_read_as_a_map_and_a_photo_as_a_photo() -> None:
+    wide = Image.new("RGB", (9000, 8), (6, 230, 230))
+    for k in range(0, 9000, 5):
+        wide.paste((4, 200, 3), (k, 0, k + 2, 8))
+    buffer = io.BytesIO()
+    wide.save(buffer, "PNG")
+    text = base64.b64encode(buffer.getvalue()).decode()
+    (condition,) = ControlRequest(ref="seg", condition=text).conditions
+    (photo,) = ControlRequest(ref="seg", photo=text).photos
+    assert condition.width == photo.width == 8192
+    assert len(condition.getcolors()) == 2 < len(photo.getcolors())
