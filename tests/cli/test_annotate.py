@@ -50,7 +50,8 @@ def test_every_kind_and_option_is_listed() -> None:
     ("arguments", "words"),
     [
         (["cany", "missing.png"], "did you mean canny"),
-        (["depth", "missing.png"], "depth has no annotator"),
+        (["keypoints", "missing.png"], "keypoints has no annotator"),
+        (["canny", "missing.png", "--annotator", "hed"], "canny has no annotator 'hed'"),
         (["canny", "missing.png"], "there is no file missing.png"),
         (["canny", "PHOTO", "--set", "low"], "'low' is not a valid option: write NAME=NUMBER"),
         (["canny", "PHOTO", "--set", "low=x"], "'low=x' is not a valid option"),

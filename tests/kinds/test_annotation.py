@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -22,7 +24,7 @@ def square() -> Image.Image:
     [
         ("cany", {}, "did you mean canny"),
         ("depth9", {}, "choose one of"),
-        ("depth", {}, r"depth has no annotator: choose one of canny, scribble, or pass a ready-made map"),
+        ("keypoints", {}, r"keypoints has no annotator: choose one of blur, canny, .*, or pass a ready-made map"),
         ("canny", {"lo": 3}, "no option 'lo': it has low"),
         ("canny", {"image": 3, "kind": 3}, "no option 'image'"),
         ("canny", {"annotator": "hed"}, "no annotator 'hed': choose one of opencv"),
@@ -33,8 +35,9 @@ def square() -> Image.Image:
         ("scribble", {"threshold": 0}, "from 1 to 255"),
         ("scribble", {"thickness": 99}, "from 1 to 32"),
         ("scribble", {"color": 2}, "from 0 to 1"),
-        ("tile", {"low": 3}, "tile has no options: its condition is the image itself"),
-        ("tile", {"annotator": "opencv"}, "tile has no options"),
+        ("tile", {"low": 3}, "tile has no option 'low': it has factor"),
+        ("tile", {"annotator": "opencv"}, "tile has no annotator 'opencv'"),
+        ("ip2p", {"low": 3}, "ip2p has no options: its condition is the image itself"),
     ],
 )
 def test_a_wrong_kind_or_option_is_refused_in_one_line(
@@ -56,8 +59,13 @@ def test_a_kind_whose_condition_is_the_image_leaves_it_unchanged(kind: str, squa
     assert annotatable(kind).is_image
 
 
-@pytest.mark.parametrize("kind", ["canny", "scribble"])
-@pytest.mark.parametrize("size", [(1, 1), (1, 90), (33, 7)])
+ALWAYS = ["canny", "scribble", "softedge", "lineart", "mlsd", "seg", "tile", "blur", "shuffle", "recolor", "invert"]
+"""Kinds whose first annotator needs no weights."""
+LINES = ["canny", "scribble", "softedge", "lineart", "mlsd", "invert"]
+
+
+@pytest.mark.parametrize("kind", ALWAYS)
+@pytest.mark.parametrize("size", [(1, 1), (1, 90), (33, 7), (640, 3)])
 def test_any_size_is_annotated(kind: str, size: tuple[int, int]) -> None:
     map_ = annotate(kind, Image.new("L", size, 90))
     assert (map_.mode, map_.size) == ("RGB", size)
@@ -76,3 +84,27 @@ def test_images_of_any_mode_are_annotated_alike(square: Image.Image) -> None:
     on_white = Image.new("RGB", square.size, "white")
     on_white.paste(square, mask=clear.getchannel("A"))
     assert annotate("canny", clear).tobytes() == annotate("canny", on_white).tobytes()
+
+
+@pytest.mark.parametrize("kind", LINES)
+@pytest.mark.parametrize("level", [0, 90, 255])
+def test_a_blank_image_has_no_lines(kind: str, level: int) -> None:
+    assert not np.asarray(annotate(kind, Image.new("L", (80, 60), level))).any()
+    if kind in ("scribble", "lineart", "softedge", "mlsd"):  # nor has paper with a little noise
+        noise = np.random.default_rng(0).normal(level, 1.5, (60, 80)).clip(0, 255)
+        assert np.asarray(annotate(kind, Image.fromarray(noise.astype(np.uint8)))).max() == 0
+
+
+def test_a_missing_detector_is_told_before_the_image_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TETHER_DETECTORS", str(tmp_path))
+    for kind, annotator, words in (
+        ("depth", None, f"no weights for the detector depth: put a .* at {tmp_path / 'depth'}, or run"),
+        ("normal", None, "no weights for the detector depth"),
+        ("seg", "ade20k", "a semantic segmentation model of transformers"),
+        ("lineart", "sketch", "tether detectors use lineart"),
+        ("softedge", "hed", "hed is not installed: run `tether detectors install hed` once"),
+    ):
+        for call in (annotatable, lambda kind, annotator: annotate(kind, Image.new("L", (9, 9)), annotator)):
+            with pytest.raises(TetherError, match=words) as caught:
+                call(kind, annotator)
+            assert "\n" not in str(caught.value)

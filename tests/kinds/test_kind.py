@@ -42,7 +42,7 @@ def pose(rng: np.random.Generator) -> np.ndarray:
 
 def own_map(kind: Kind, rng: np.random.Generator) -> np.ndarray:
     """A map such as the kind has them."""
-    if kind.annotators:
+    if kind.annotators and kind.annotator().ready is None:
         annotator = kind.annotator()
         return annotator.detect(noise(rng), **annotator.settings(kind.name, {}))
     return {"normal": normals, "openpose": pose}.get(kind.name, noise)(rng)

@@ -120,7 +120,8 @@ def test_a_broken_plugin_is_named_in_a_warning_and_costs_nothing_else(
 ) -> None:
     install(site, "broken", source, entry)
     done = run(site, "-c", "import tether.kinds; print(*tether.kinds.annotator_names())")
-    assert (done.returncode, done.stdout) == (0, "canny scribble slopes\n")
+    assert done.returncode == 0
+    assert {"canny", "scribble", "slopes"} <= set(done.stdout.split())
     assert f"skipped the kind 'bad' ({entry.split(' = ')[1]})" in done.stderr
     assert words in done.stderr
 

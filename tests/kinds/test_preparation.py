@@ -57,8 +57,8 @@ def test_options_and_annotator_are_those_of_annotate(photo: Image.Image) -> None
     assert prepared.condition.tobytes() == annotate("canny", photo, low=20, high=40).tobytes()
     with pytest.raises(TetherError, match="no annotator 'hed'"):
         prepare(photo, "canny", (64, 64), annotator="hed")
-    with pytest.raises(TetherError, match="depth has no annotator"):
-        prepare(photo, "depth", (64, 64))
+    with pytest.raises(TetherError, match="keypoints has no annotator"):
+        prepare(photo, "keypoints", (64, 64))
     with pytest.raises(TetherError, match="fit 'squeeze' is unknown"):
         prepare(photo, "canny", (64, 64), fit="squeeze")  # type: ignore[arg-type]
 

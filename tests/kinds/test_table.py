@@ -36,8 +36,12 @@ def test_the_table_has_every_kind_that_published_controls_have() -> None:
         "tile",
         "shuffle",
         "keypoints",
+        "recolor",
+        "blur",
+        "invert",
     ]
-    assert annotator_names() == ["canny", "scribble"]
+    without = {"openpose", "inpaint", "ip2p", "keypoints"}
+    assert annotator_names() == sorted(set(kinds()) - without)
     assert {kind.name for kind in kinds().values() if kind.is_image} == {"inpaint", "ip2p", "tile"}
     assert [kind.name for kind in kinds().values() if kind.pools_globally] == ["shuffle"]
     assert [(kind.name, kind.value_range) for kind in kinds().values() if kind.needs_mask] == [("inpaint", (-1.0, 1.0))]
@@ -48,6 +52,12 @@ def test_the_table_has_every_kind_that_published_controls_have() -> None:
 def test_the_table_waits_for_neither_pytorch_nor_opencv_nor_numpy() -> None:
     code = "import sys, tether.kinds; tether.kinds.kinds(); assert not {'torch', 'cv2', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(("alias", "name"), [("pose", "openpose"), ("lines", "mlsd"), ("segmentation", "seg")])
+def test_a_kind_is_found_by_its_everyday_name(alias: str, name: str) -> None:
+    assert kind_of(alias) is kind_of(name) is find_kind(alias)
+    assert alias not in kinds()
 
 
 def test_an_unknown_kind_is_refused_with_a_suggestion() -> None:
@@ -97,6 +107,8 @@ def test_a_program_registers_a_kind_once() -> None:
         ("control_v11f1e_sd15_tile.pth", "tile"),
         ("diffusers/controlnet-canny-sdxl-1.0", "canny"),
         ("thibaud/controlnet-sd21-openpose-diffusers", "openpose"),
+        ("control_v1p_sd15_recolor.safetensors", "recolor"),
+        ("sdxl-controlnet-blur", "blur"),
         ("my-own-control.safetensors", None),
         ("segway.safetensors", None),
     ],

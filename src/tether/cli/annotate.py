@@ -50,7 +50,7 @@ def annotate(
     """Turn an image into a condition map for a control."""
     from tether.kinds import annotatable
 
-    annotatable(kind)  # reports an unknown kind before a bad image
+    annotatable(kind, annotator)  # reports an unknown kind before a bad image
     options = _parse_options(option or [])
     check_input(image)
     check_not_input(out, [image], "--out")

@@ -198,7 +198,7 @@ def _annotate(
         prepared = kinds.prepare(image, how.condition, size, fit="stretch", options=how.options, rng=rng)
     except TetherError as error:
         raise Rejected("not annotated", str(error)) from None
-    return prepared.photo, prepared.condition
+    return prepared.photo, to_rgb(prepared.condition)
 
 
 def encode(image: Image.Image, suffix: str) -> bytes:

@@ -15,11 +15,16 @@ if TYPE_CHECKING:
 __all__ = ["annotatable", "annotate", "make_map"]
 
 
-def annotatable(name: str) -> Kind:
+def annotatable(name: str, annotator: str | None = None) -> Kind:
     """The kind of a name, if its condition can be made from an image.
 
+    Args:
+        name: of the kind.
+        annotator: that is to make it; by default its first.
+
     Raises:
-        TetherError: when the kind is unknown, or its maps can only be given ready-made.
+        TetherError: when kind or annotator is unknown, the kind's maps can only be given ready-made, or the annotator
+            lacks its weights.
     """
     kind = kind_of(name)
     if not kind.annotators and not kind.is_image:
@@ -27,6 +32,8 @@ def annotatable(name: str) -> Kind:
             f"{name} has no annotator: choose one of {', '.join(annotator_names())}, or pass a ready-made map "
             "(--condition)"
         )
+    if kind.annotators:
+        kind.annotator(annotator).check_ready()
     return kind
 
 
@@ -40,7 +47,7 @@ def annotate(kind: str, image: Image.Image, /, annotator: str | None = None, **o
         options: the annotator's own options.
 
     Returns:
-        An RGB image of the same size.
+        An image of the same size: RGB, or for kinds such as depth gray of 16 bits, mode "I;16".
 
     Raises:
         TetherError: when the kind, the annotator or an option is unknown, or an option's value is out of range.
@@ -55,11 +62,13 @@ def make_map(kind: str, image: Image.Image, annotator: str | None, options: Mapp
 
     from tether.images import to_rgb
 
-    found = annotatable(kind)
+    found = kind_of(kind)
     if not found.annotators:
+        annotatable(kind)
         if options or annotator:
             raise TetherError(f"{kind} has no options: its condition is the image itself")
         return to_rgb(image)
     chosen = found.annotator(annotator)
     settings = chosen.settings(kind, options)
+    chosen.check_ready()
     return Image.fromarray(chosen.detect(np.asarray(to_rgb(image)), **settings))

@@ -26,7 +26,7 @@ __all__ = ["Annotator", "Detect", "Flip", "Kind", "Metric", "Resize", "Vary", "m
 
 Resize = Literal["smooth", "lines", "nearest"]
 Detect = Callable[..., "np.ndarray"]
-"""(uint8 `(H, W, 3)` RGB, **options) -> condition map, uint8 `(H, W, 3)`."""
+"""(uint8 `(H, W, 3)` RGB, **options) -> condition map, uint8 `(H, W, 3)`, or uint16 `(H, W)` for gray of 16 bits."""
 Flip = Callable[["np.ndarray"], "np.ndarray"]
 """Condition map, uint8 `(H, W, 3)` -> the map of the horizontally mirrored image."""
 Metric = Callable[["Image.Image", "Image.Image"], float]
@@ -45,12 +45,21 @@ class Annotator:
     """One way to make the condition map of an image.
 
     Attributes:
-        detect: uint8 `(H, W, 3)` RGB and the options -> condition map, uint8 `(H, W, 3)`. It may raise a `TetherError`.
+        detect: uint8 `(H, W, 3)` RGB and the options -> condition map, uint8 `(H, W, 3)` or uint16 `(H, W)`. It may
+            raise a `TetherError`.
         options: what `detect` takes, by name.
+        ready: raises a `TetherError` that says what to do when `detect` lacks something, such as weights; None when it
+            always runs.
     """
 
     detect: Detect
     options: Mapping[str, Option] = field(default_factory=dict)
+    ready: Callable[[], None] | None = None
+
+    def check_ready(self) -> None:
+        """Raises a TetherError that says what to do when `detect` lacks something."""
+        if self.ready is not None:
+            self.ready()
 
     def settings(self, kind: str, options: Mapping[str, Any]) -> dict[str, float]:
         """All options with their values: those given, and defaults for the rest.
@@ -96,6 +105,7 @@ class Kind:
         is_image: the condition is the image itself.
         pools_globally: the control averages its residuals over space (ControlNet 1.1 shuffle).
         needs_mask: the condition marks the pixels to inpaint with the lowest value of `value_range`.
+        aliases: other names of the kind, such as "pose" of "openpose".
 
     Raises:
         TetherError: for a name, `resize` or `names` that is not valid.
@@ -114,6 +124,7 @@ class Kind:
     is_image: bool = False
     pools_globally: bool = False
     needs_mask: bool = False
+    aliases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.name:

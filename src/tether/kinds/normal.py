@@ -1,16 +1,51 @@
-"""Surface normals: red, green and blue are (n + 1) / 2 of the x, y and z components. Maps are given ready-made."""
+"""Surface normals: red, green and blue are (n + 1) / 2 of x to the right, y up and z to the viewer.
+
+"depth" computes them from a depth map Z, near is 1, of any depth estimation model of transformers
+(`tether detectors use depth NAME`):
+
+    n = (-s dZ/dx, -s dZ/dy, 1) / |...|        x, y in shorter sides of the image, y up
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tether.kinds.kind import Kind, mirror
+from tether.kinds.kind import Annotator, Kind, mirror
 from tether.kinds.measures import NORMALS
+from tether.kinds.option import Option
+from tether.kinds.weights import needs
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["KIND", "flip"]
+__all__ = ["KIND", "detect", "flip", "normals_of"]
+
+OPTIONS = {"strength": Option(1, 0.01, 100, "how deep the nearest point is before the farthest, in shorter sides")}
+
+
+def normals_of(nearness: np.ndarray, strength: float = 1) -> np.ndarray:
+    """Normals of a depth map `(H, W)`, near is 1 and far is 0: uint8 `(H, W, 3)`."""
+    import numpy as np
+
+    scale = strength * min(nearness.shape)
+    down, right = (
+        np.gradient(nearness.astype(np.float32), axis=axis) if nearness.shape[axis] > 1 else np.zeros_like(nearness)
+        for axis in (0, 1)
+    )
+    normals = np.stack([-scale * right, scale * down, np.ones(nearness.shape, np.float32)], axis=2)
+    normals /= np.linalg.norm(normals, axis=2, keepdims=True)
+    return np.round((normals + 1) * 127.5).astype(np.uint8)
+
+
+def detect(pixels: np.ndarray, strength: float) -> np.ndarray:
+    """Normals of uint8 `(H, W, 3)` RGB: uint8 `(H, W, 3)`.
+
+    Raises:
+        TetherError: when there is no depth model.
+    """
+    from tether.detectors.depth import nearness
+
+    return normals_of(nearness(pixels), strength)
 
 
 def flip(pixels: np.ndarray) -> np.ndarray:
@@ -24,6 +59,7 @@ def flip(pixels: np.ndarray) -> np.ndarray:
 KIND = Kind(
     "normal",
     "surface normals",
+    annotators={"depth": Annotator(detect, OPTIONS, ready=needs("depth"))},
     flip=flip,
     measures=NORMALS,
     names=r"normal(bae|map)?",

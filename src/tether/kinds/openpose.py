@@ -88,4 +88,5 @@ KIND = Kind(
     flip=flip,
     measures=POSE,
     names=r"(open|dw)?pose",
+    aliases=("pose",),
 )

@@ -1,4 +1,7 @@
-"""Scribbles by XDoG: thick white lines on black, where an image is darker than its surroundings.
+"""Scribbles: thick white strokes on black.
+
+"auto" takes a doodle for what it is (`tether.kinds.doodle`), and draws everything else by "xdog", where an image is
+darker than its surroundings:
 
     D(x)    = G_5 * x - G_0.5 * x                        a difference of two Gaussians, of each color channel
     d       = min D + color (max D - min D)              over the three channels
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-__all__ = ["KIND", "detect", "fidelity", "scribble_map"]
+__all__ = ["KIND", "detect", "fidelity", "scribble_map", "without_specks"]
 
 OPTIONS = {
     "threshold": Option(32, 1, 255, "how much darker than its surroundings a line is"),
@@ -51,7 +54,7 @@ def scribble_map(pixels: np.ndarray, threshold: float = 32, thickness: float = 3
     coarse = cv2.GaussianBlur(values, (0, 0), COARSE * scale)
     difference = coarse - cv2.GaussianBlur(values, (0, 0), FINE * scale)
     darker = (1 - color) * difference.min(axis=2) + color * difference.max(axis=2)
-    lines = _without_specks(2 * darker > threshold, SPECK * darker.size)
+    lines = without_specks(2 * darker > threshold, SPECK * darker.size)
     side = round(thickness)
     pen = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
     return cv2.dilate(lines, pen) * np.uint8(255)
@@ -60,6 +63,27 @@ def scribble_map(pixels: np.ndarray, threshold: float = 32, thickness: float = 3
 def detect(pixels: np.ndarray, threshold: float, thickness: float, color: float) -> np.ndarray:
     """Strokes as a condition map, uint8 `(H, W, 3)`."""
     return scribble_map(pixels, threshold, thickness, color)[..., None].repeat(3, axis=2)
+
+
+def detect_auto(pixels: np.ndarray, threshold: float, thickness: float, color: float) -> np.ndarray:
+    """The strokes of a doodle, or else those of XDoG, as a condition map, uint8 `(H, W, 3)`.
+
+    The options are XDoG's: another value than the default of one of them chooses it.
+    """
+    from tether.kinds.doodle import doodle_map, looks_drawn
+
+    given = {"threshold": threshold, "thickness": thickness, "color": color}
+    is_default = all(value == OPTIONS[name].default for name, value in given.items())
+    if is_default and looks_drawn(pixels):
+        return doodle_map(pixels, thickness)[..., None].repeat(3, axis=2)
+    return detect(pixels, threshold, thickness, color)
+
+
+def detect_doodle(pixels: np.ndarray, thickness: float) -> np.ndarray:
+    """The strokes of a doodle as a condition map, uint8 `(H, W, 3)`."""
+    from tether.kinds.doodle import doodle_map
+
+    return doodle_map(pixels, thickness)[..., None].repeat(3, axis=2)
 
 
 def fidelity(image: Image.Image, condition: Image.Image) -> float:
@@ -75,7 +99,7 @@ def fidelity(image: Image.Image, condition: Image.Image) -> float:
     return edge_f1(middle_lines(found), middle_lines(white_pixels(condition, image.size)))
 
 
-def _without_specks(lines: np.ndarray, least: float) -> np.ndarray:
+def without_specks(lines: np.ndarray, least: float) -> np.ndarray:
     """Lines `(H, W)` as 0 and 1, without those of fewer than `least` pixels."""
     import cv2
     import numpy as np
@@ -89,7 +113,11 @@ def _without_specks(lines: np.ndarray, least: float) -> np.ndarray:
 KIND = Kind(
     "scribble",
     "thick white strokes on black",
-    annotators={"xdog": Annotator(detect, OPTIONS)},
+    annotators={
+        "auto": Annotator(detect_auto, OPTIONS),
+        "xdog": Annotator(detect, OPTIONS),
+        "doodle": Annotator(detect_doodle, {"thickness": OPTIONS["thickness"]}),
+    },
     resize="lines",
     metric=fidelity,
     measures=STROKES,

@@ -1,15 +1,89 @@
-"""Soft edges (HED 1504.06375, PiDiNet 2108.07009), gray on black. Maps are given ready-made."""
+"""Soft edges, gray on black, a few pixels wide, brighter where an edge is stronger.
+
+"gradient" needs no weights: an edge is what shows at every scale of a pyramid, so that texture, which a coarse scale
+does not see, stays dark, and the fine scale says where the edge is.
+
+    g_k = |∇ (image reduced by 2^k)|, the largest of the three channels, enlarged to the image's size
+    e   = 1 - exp(-max((g_0 g_1 g_2 g_3)^(1/4) - q, 0) / c)
+
+"hed" is the network of published controls (HED, arXiv:1504.06375): `tether detectors install hed`.
+"""
 
 from __future__ import annotations
 
-from tether.kinds.kind import Kind
-from tether.kinds.measures import SOFT_LINES
+from typing import TYPE_CHECKING
 
-__all__ = ["KIND"]
+from tether.kinds.kind import Annotator, Kind
+from tether.kinds.measures import SOFT_LINES
+from tether.kinds.option import Option
+from tether.kinds.weights import needs
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["KIND", "detect", "soft_edges"]
+
+OPTIONS = {
+    "contrast": Option(8, 0.5, 100, "levels a pixel at which an edge is bright; less shows weaker edges"),
+}
+LEVELS, SIDE = 4, 512
+"""Scales of the pyramid; above this shorter side it begins at a reduced image."""
+QUIET = 1.5
+"""q: levels a pixel that are noise."""
+
+
+def soft_edges(pixels: np.ndarray, contrast: float = 8) -> np.ndarray:
+    """Edge strength of uint8 `(H, W, 3)` RGB: float32 `(H, W)` in [0, 1]."""
+    import cv2
+    import numpy as np
+
+    height, width = pixels.shape[:2]
+    level = cv2.GaussianBlur(np.ascontiguousarray(pixels), (0, 0), 1.0)
+    first = max(0, round(np.log2(min(height, width) / SIDE)))
+    product = None
+    for k in range(first + LEVELS):
+        if k >= first:
+            strength = _gradient(level)
+            strength = cv2.resize(strength, (width, height), interpolation=cv2.INTER_LINEAR)
+            product = strength if product is None else cv2.multiply(product, strength)
+        half = max(1, level.shape[1] // 2), max(1, level.shape[0] // 2)
+        level = cv2.resize(level, half, interpolation=cv2.INTER_AREA)
+    mean = cv2.pow(product, 1 / LEVELS)  # type: ignore[arg-type]
+    return 1 - cv2.exp(np.maximum(mean - np.float32(QUIET), 0) * np.float32(-1 / contrast))
+
+
+def detect(pixels: np.ndarray, contrast: float) -> np.ndarray:
+    """Soft edges as a condition map, uint8 `(H, W, 3)`."""
+    import cv2
+
+    return cv2.cvtColor(cv2.convertScaleAbs(soft_edges(pixels, contrast), alpha=255), cv2.COLOR_GRAY2RGB)
+
+
+def detect_hed(pixels: np.ndarray) -> np.ndarray:
+    """HED's edges as a condition map, uint8 `(H, W, 3)`.
+
+    Raises:
+        TetherError: when the network is not installed.
+    """
+    from tether.detectors.hed import hed_map
+
+    return hed_map(pixels)[..., None].repeat(3, axis=2)
+
+
+def _gradient(pixels: np.ndarray) -> np.ndarray:
+    """The largest gradient of the channels of `(H, W, 3)`, in levels a pixel, float32 `(H, W)`."""
+    import cv2
+
+    dx = cv2.Sobel(pixels, cv2.CV_32F, 1, 0, scale=1 / 8)
+    dy = cv2.Sobel(pixels, cv2.CV_32F, 0, 1, scale=1 / 8)
+    red, green, blue = cv2.split(cv2.magnitude(dx, dy))
+    return cv2.max(cv2.max(red, green), blue)
+
 
 KIND = Kind(
     "softedge",
     "soft gray edges on black",
+    annotators={"gradient": Annotator(detect, OPTIONS), "hed": Annotator(detect_hed, ready=needs("hed"))},
     resize="lines",
     measures=SOFT_LINES,
     names=r"softedge|hed|pidi(net)?",

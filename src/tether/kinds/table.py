@@ -36,6 +36,9 @@ OWN = (
     "tile",
     "shuffle",
     "keypoints",
+    "recolor",
+    "blur",
+    "invert",
 )
 """The modules of the package's own kinds, each with a `KIND`, in the order in which names are guessed."""
 
@@ -46,17 +49,17 @@ def kinds() -> dict[str, Kind]:
 
 
 def kind_of(name: str) -> Kind:
-    """The kind of a name.
+    """The kind of a name, or of another name for it.
 
     Raises:
         TetherError: when the name is unknown.
     """
-    table = _table()
-    if name not in table:
+    table, known = _table(), _find(name)
+    if known is None:
         close = get_close_matches(name, table, n=1)
         meant = f"did you mean {close[0]}? " if close else ""
         raise TetherError(f"{name!r} is not a known kind of condition: {meant}choose one of {', '.join(table)}")
-    return table[name]
+    return known
 
 
 def find_kind(name: str | None) -> Kind:
@@ -64,7 +67,13 @@ def find_kind(name: str | None) -> Kind:
 
     For conditions that people name as they like, such as those of a dataset.
     """
-    return _table().get(name or "") or Kind(name or "unknown", resize="lines")
+    return _find(name or "") or Kind(name or "unknown", resize="lines")
+
+
+def _find(name: str) -> Kind | None:
+    """By name, then by alias: a kind that another package adds under what is an alias here is the one that is meant."""
+    table = _table()
+    return table.get(name) or next((kind for kind in table.values() if name in kind.aliases), None)
 
 
 def guess_kind(name: str) -> str | None:

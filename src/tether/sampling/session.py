@@ -94,7 +94,7 @@ class Session:
         check_device(request.device)
         for entry in request.controls:
             if entry.kind is not None:
-                annotatable(entry.kind)
+                annotatable(entry.kind, entry.annotator)
         with self._lock:
             return self._prepared(request)
 
