@@ -42,7 +42,9 @@ def test_strokes_are_where_they_were_drawn(paper: tuple[int, ...], ink: tuple[in
     assert (~strokes | near(truth, 3)).all()
     assert looks_drawn(image)
     annotator = kind_of("scribble").annotator()
-    assert np.array_equal(annotator.detect(image, **annotator.settings("scribble", {}))[..., 0] > 0, strokes)
+    by_default = annotator.detect(image, **annotator.settings("scribble", {}))[..., 0] > 0
+    assert (near(by_default, width) | ~truth).all()
+    assert (~by_default | near(truth, 6)).all()
 
 
 def test_shading_and_noise_of_a_photographed_sheet_are_no_strokes() -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["doodle_map", "looks_drawn"]
+__all__ = ["doodle_map", "has_light_ink", "looks_drawn"]
 
 SIDE, ROUNDS = 64, 6
 """Paper is fitted on an image of this side, in so many rounds."""
@@ -68,6 +68,18 @@ def looks_drawn(pixels: np.ndarray) -> bool:
     return bool(
         np.ptp(paper, axis=(0, 1)).max() <= EVEN and clean >= PAPER and ink >= INK and 1 - clean - ink <= BETWEEN * ink
     )
+
+
+def has_light_ink(pixels: np.ndarray) -> bool:
+    """Whether the ink of a drawing is lighter than its paper, mostly and in every channel: chalk on a blackboard."""
+    import cv2
+    import numpy as np
+
+    away, paper = _ink(pixels)
+    enlarged = cv2.resize(paper, (pixels.shape[1], pixels.shape[0]), interpolation=cv2.INTER_LINEAR)
+    darker = np.asarray(cv2.subtract(enlarged, np.ascontiguousarray(pixels))).max(axis=2)
+    ink = away > _threshold(away)
+    return bool(ink.any() and (darker[ink] < FAINTEST / 2).mean() > 0.5)
 
 
 def _ink(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,7 @@
 """Scribbles: thick white strokes on black.
 
-"auto" takes a doodle for what it is (`tether.kinds.doodle`), and draws everything else by "xdog", where an image is
-darker than its surroundings:
+"auto" takes a doodle in light ink on dark paper for what it is (`tether.kinds.doodle`), and draws everything else, dark
+ink on light paper too, by "xdog", where an image is darker than its surroundings:
 
     D(x)    = G_5 * x - G_0.5 * x                        a difference of two Gaussians, of each color channel
     d       = min D + color (max D - min D)              over the three channels
@@ -66,15 +66,15 @@ def detect(pixels: np.ndarray, threshold: float, thickness: float, color: float)
 
 
 def detect_auto(pixels: np.ndarray, threshold: float, thickness: float, color: float) -> np.ndarray:
-    """The strokes of a doodle, or else those of XDoG, as a condition map, uint8 `(H, W, 3)`.
+    """The strokes of a doodle in light ink, or else those of XDoG, as a condition map, uint8 `(H, W, 3)`.
 
     The options are XDoG's: another value than the default of one of them chooses it.
     """
-    from tether.kinds.doodle import doodle_map, looks_drawn
+    from tether.kinds.doodle import doodle_map, has_light_ink, looks_drawn
 
     given = {"threshold": threshold, "thickness": thickness, "color": color}
     is_default = all(value == OPTIONS[name].default for name, value in given.items())
-    if is_default and looks_drawn(pixels):
+    if is_default and looks_drawn(pixels) and has_light_ink(pixels):
         return doodle_map(pixels, thickness)[..., None].repeat(3, axis=2)
     return detect(pixels, threshold, thickness, color)
 
