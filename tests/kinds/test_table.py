@@ -39,8 +39,9 @@ def test_the_table_has_every_kind_that_published_controls_have() -> None:
         "recolor",
         "blur",
         "invert",
+        "mask",
     ]
-    without = {"openpose", "inpaint", "ip2p", "keypoints"}
+    without = {"inpaint", "ip2p", "keypoints"}
     assert annotator_names() == sorted(set(kinds()) - without)
     assert {kind.name for kind in kinds().values() if kind.is_image} == {"inpaint", "ip2p", "tile"}
     assert [kind.name for kind in kinds().values() if kind.pools_globally] == ["shuffle"]
@@ -54,7 +55,9 @@ def test_the_table_waits_for_neither_pytorch_nor_opencv_nor_numpy() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize(("alias", "name"), [("pose", "openpose"), ("lines", "mlsd"), ("segmentation", "seg")])
+@pytest.mark.parametrize(
+    ("alias", "name"), [("pose", "openpose"), ("lines", "mlsd"), ("segmentation", "seg"), ("cutout", "mask")]
+)
 def test_a_kind_is_found_by_its_everyday_name(alias: str, name: str) -> None:
     assert kind_of(alias) is kind_of(name) is find_kind(alias)
     assert alias not in kinds()

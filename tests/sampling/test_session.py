@@ -125,7 +125,7 @@ def test_a_mask_a_control_limits_where_it_acts(request_of: Any, control: str, ph
         ({"device": "gpu0"}, "no device 'gpu0'"),
         ({"device": "meta"}, "no device 'meta' here"),
         ({"controls": [ControlRequest(ref="canny", photo=Image.new("RGB", (8, 8)), kind="cany")]}, "canny"),
-        ({"controls": [ControlRequest(ref="x", photo=Image.new("RGB", (8, 8)), kind="normal")]}, "no annotator"),
+        ({"controls": [ControlRequest(ref="x", photo=Image.new("RGB", (8, 8)), kind="keypoints")]}, "no annotator"),
     ],
 )
 def test_errors_come_before_a_base_is_opened(values: dict[str, Any], message: str) -> None:

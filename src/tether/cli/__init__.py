@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tether.cli import annotate, convert, dataset, demo, generate, info, serve, train
+from tether.cli import annotate, convert, dataset, demo, detectors, generate, info, serve, train
 from tether.errors import TetherError
 
 __all__ = ["app", "main"]
@@ -83,6 +83,7 @@ def _options(
 
 app.command()(generate.generate)
 app.command()(annotate.annotate)
+app.add_typer(detectors.app, name="detectors")
 app.command()(train.train)
 app.add_typer(dataset.app, name="dataset")
 app.command()(convert.convert)

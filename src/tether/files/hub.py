@@ -53,7 +53,9 @@ CONNECT_SECONDS = 5
 NOT_NEEDED = ["safety_checker/*", "feature_extractor/*", "*onnx*", "*openvino*", "*flax*", "*non_ema*", "*.msgpack"]
 
 
-def find(ref: str | Path, what: str, revision: str | None = None, *, any_file: bool = False) -> Path:
+def find(
+    ref: str | Path, what: str, revision: str | None = None, *, any_file: bool = False, weights: str | None = None
+) -> Path:
     """The local path of a file or folder, which is downloaded if `ref` is a name on the hub.
 
     Args:
@@ -61,6 +63,7 @@ def find(ref: str | Path, what: str, revision: str | None = None, *, any_file: b
         what: "base" or "control", for messages.
         revision: a branch, tag or commit; takes precedence over one in `ref`.
         any_file: download weights of any name from a repository that is not a diffusers folder.
+        weights: the names of the weights without their suffix, a pattern, where they are not those of diffusers.
 
     Raises:
         TetherError: if it is neither, or the download fails.
@@ -76,7 +79,7 @@ def find(ref: str | Path, what: str, revision: str | None = None, *, any_file: b
             return Path(
                 hf_hub_download(name["repo"], name["file"].strip("/"), revision=revision, local_files_only=only_cache)
             )
-        return _folder(name["repo"], any_file, revision, only_cache)
+        return _folder(name["repo"], any_file, revision, only_cache, weights)
     except Exception as error:  # the HTTP library under huggingface_hub can raise anything
         reason = _reason(error, revision)
     raise TetherError(f"no {what} at {ref}: there is no such file or folder here, and {reason}")
@@ -106,14 +109,14 @@ def _reason(error: Exception, revision: str | None) -> str:
     return f"the hub does not answer ({str(error).splitlines()[0][:120] if str(error) else type(error).__name__})"
 
 
-def _folder(repo: str, any_file: bool, revision: str | None, only_cache: bool) -> Path:
+def _folder(repo: str, any_file: bool, revision: str | None, only_cache: bool, weights: str | None = None) -> Path:
     """A snapshot with configs and one format of the weights."""
     folder = _snapshot(repo, revision, SETTINGS, [], only_cache)
     if (folder / "model_index.json").is_file():
         # The weights of a base are in subfolders; the single files at the top of many repositories are another 10 GB.
         stem = "*/*"
     elif (folder / "config.json").is_file():
-        stem = "diffusion_pytorch_model*"
+        stem = weights or "diffusion_pytorch_model*"
     elif any_file:
         stem = "*"
     else:

@@ -74,7 +74,7 @@ def detect_mlsd(pixels: np.ndarray, score: float, length: float) -> np.ndarray:
 KIND = Kind(
     "mlsd",
     "straight white lines on black",
-    annotators={"lsd": Annotator(detect, OPTIONS)},
+    annotators={"lsd": Annotator(detect, OPTIONS), "mlsd": Annotator(detect_mlsd, OPTIONS_MLSD)},
     resize="lines",
     measures=LINES,
     names=r"mlsd|hough|lines",

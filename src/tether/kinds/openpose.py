@@ -1,21 +1,30 @@
-"""Poses of bodies as OpenPose (1812.08008) draws them, one color a limb. Maps are given ready-made.
+"""Poses of bodies as OpenPose (1812.08008) draws them, one color a limb, on black.
 
 The drawing is that of ControlNet 1.1 (`draw_bodypose`): 17 limbs, and on their ends the 18 joints of COCO, which have
-the same colors at full brightness. Each color says left or right.
+the same colors at full brightness. Each color says left or right. Fingers are lines of the colors of the rainbow with
+blue joints, faces are white points.
+
+"holistic" finds people by `tether.detectors.pose`, whose weights are shipped, and draws them (`tether.kinds.skeleton`).
+No people, no lines: the map is black. People of less than a tenth of the image's height are missed.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tether.kinds.kind import Kind, mirror
+from tether.kinds.kind import Annotator, Kind, mirror
 from tether.kinds.measures import POSE
+from tether.kinds.option import Option
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["JOINT_COLORS", "KIND", "LIMB_COLORS", "flip"]
+__all__ = ["JOINT_COLORS", "KIND", "LIMB_COLORS", "detect", "flip"]
 
+OPTIONS = {
+    "hands": Option(1, 0, 1, "1 draws hands, 0 does not"),
+    "face": Option(1, 0, 1, "1 draws faces, 0 does not"),
+}
 JOINT_COLORS = (
     (255, 0, 0),
     (255, 85, 0),
@@ -48,6 +57,14 @@ TOLERANCE = 16
 """Largest difference of a channel to a color of the table: of a map that was saved as JPEG, say."""
 REACH = 13
 """Pixels, the diameter in which a knee has a limb."""
+
+
+def detect(pixels: np.ndarray, hands: float, face: float) -> np.ndarray:
+    """The poses of the people in an image as a condition map, uint8 `(H, W, 3)`; black when there are none."""
+    from tether.detectors.pose import find_people
+    from tether.kinds.skeleton import draw_people
+
+    return draw_people(find_people(pixels, hands=hands >= 0.5, face=face >= 0.5), *pixels.shape[:2])
 
 
 def flip(pixels: np.ndarray) -> np.ndarray:
@@ -84,6 +101,7 @@ def _near(where: np.ndarray) -> np.ndarray:
 KIND = Kind(
     "openpose",
     "poses of bodies, one color a limb",
+    annotators={"holistic": Annotator(detect, OPTIONS)},
     resize="lines",
     flip=flip,
     measures=POSE,

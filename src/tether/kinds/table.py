@@ -39,6 +39,7 @@ OWN = (
     "recolor",
     "blur",
     "invert",
+    "mask",
 )
 """The modules of the package's own kinds, each with a `KIND`, in the order in which names are guessed."""
 
