@@ -94,3 +94,5 @@ def test_advice_names_what_opens(tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "v1.safetensors").touch()
     assert what_opens(tmp_path / "files") == "give one of its files: v1.safetensors"
+    (tmp_path / "files" / "config.json").write_text('{"_class_name": "ControlNetModel"}')
+    assert what_opens(tmp_path / "files") == "it is a control, for --control"

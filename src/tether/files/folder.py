@@ -47,6 +47,10 @@ def what_opens(folder: Path) -> str:
         return f"a base is in it: {inside[0]}"
     if is_base_folder(folder.parent):
         return f"it is a part of {folder.parent}: give that"
+    if (folder / "config.json").is_file():
+        name = read_json(folder / "config.json").get("_class_name")
+        if isinstance(name, str) and name.startswith("ControlNet"):
+            return "it is a control, for --control"
     files = sorted(path for path in folder.glob("*") if path.suffix in SUFFIXES and path.is_file())
     if files:
         return f"give one of its files: {', '.join(path.name for path in files[:3])}{', ...' if len(files) > 3 else ''}"

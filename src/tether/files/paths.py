@@ -37,7 +37,9 @@ def name_on_hub(ref: str | Path, what: str) -> re.Match[str]:
     """
     name = NAME.fullmatch(str(ref))
     if name is None or str(ref).startswith((".", "/", "~")) or (name["file"] or "").endswith("/"):
-        raise TetherError(f"no {what} at {ref}: {_nothing_here(ref)}, and it is not a name on the hub")
+        missing = _nothing_here(ref)
+        more = "" if missing.endswith("?") else ", and it is not a name on the hub"
+        raise TetherError(f"no {what} at {ref}: {missing}{more}")
     if _means_a_path(str(ref), name):
         raise TetherError(f"no {what} at {ref}: {_nothing_here(ref)}")
     return name
