@@ -10,10 +10,12 @@ stop those after it that do not need it. Seconds are those of one H200 with torc
 | latents | standardizes and encodes | 45 | vae |
 | denoiser | it and the text encoder are trained further, in the time that is left | 0.13 a step | unet, text_encoder |
 | control | the shipped canny control is moved to the new base and trained further | 0.12 a step | control |
+| union | the same with the shipped union, or else again the canny control | not tried: some 0.3 a step | union |
 | samples | a sheet of everyday prompts with four seeds each | 20 | samples.png |
 
-The control's latents and edges are made while the denoiser trains. The denoiser is compiled only if it has 6 minutes or
-more, as that takes two of them; the control never is: its compilation alone took longer than all of its training.
+The controls' latents, edges and images are made while the denoiser trains. The denoiser is compiled only if it has 6
+minutes or more, as that takes two of them; the control never is: its compilation alone took longer than all of its
+training. A step of the union waits for its conditions, which the CPU makes.
 
 Weights are written in pieces: vae.0 and so on. $OUT/log.txt has the output of all, at the end of each stage.
 recipes/gpu_results.py makes folders of the files.
@@ -23,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,10 +37,10 @@ from safetensors.torch import save_file
 from gpu_weights import split
 from tether.training.checkpoints import latest_checkpoint
 
-STAGES = ("prepare", "autoencoder", "latents", "denoiser", "control", "samples")
+STAGES = ("prepare", "autoencoder", "latents", "denoiser", "control", "union", "samples")
 SHIPPED = Path("src/tether/weights")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-VAE, BASE, CONTROL = Path("runs/autoencoder/vae"), Path("runs/base"), Path("runs/control/control")
+VAE, BASE = Path("runs/autoencoder/vae"), Path("runs/base")
 LOGS = Path("logs")
 WORTH_COMPILING = 6.0
 """Minutes of the denoiser from which on it is compiled."""
@@ -133,7 +136,10 @@ def prepare(run: Run) -> bool:
         return False
     more = ("recipes/render_scenes.py", "--count", round(a.scenes * a.scale), "--held-out", 0)
     more += ("--out", "data/scenes-all.npz")
-    for name, command in (("plan", plan), ("scenes", more)):
+    maps = ("recipes/render_scenes.py", "--count", round(8000 * a.scale), "--held-out", 0, "--maps")
+    maps += ("--out", "data/scenes-maps.npz")
+    background = {"plan": plan, "scenes": more} | ({"scenes-maps": maps} if a.union else {})
+    for name, command in background.items():
         run.background.append((name, run.begin(name, *command, background=True)))
     return run.run("pictures", "recipes/pictures.py", "--device", a.device)
 
@@ -155,7 +161,7 @@ def improved() -> bool:
 
 def latents(run: Run) -> bool:
     for name, process in run.background:
-        run.end(name, process, 120)
+        run.end(name, process, 150)
     if not Path("data/mixture.npz").exists():  # an earlier call was stopped before
         run.run("plan", "recipes/mixture.py", "--scale", run.arguments.scale)
     rendered = Path("data/scenes-all.npz")
@@ -173,8 +179,13 @@ def denoiser(run: Run) -> bool:
     a = run.arguments
     wide = ("--mixture", "data/mixture-wide.npz", "--out", "data/latents-wide.npz", "--edges", "--scenes", 20000)
     command = ("recipes/latents.py", "--vae", BASE / "vae", *wide, "--device", a.device)
-    edges = run.begin("latents-wide", *command, background=True)
-    later = 60 * (a.control + a.samples) + 35 * bool(a.control)
+    prepared = {"latents-wide": run.begin("latents-wide", *command, background=True)}
+    if a.union:
+        wide = ("--mixture", "data/mixture-wide.npz", "--scene-file", "data/scenes-maps.npz", "--images")
+        wide += ("--out", "data/latents-union.npz")
+        command = ("recipes/latents.py", "--vae", BASE / "vae", *wide, "--device", a.device)
+        prepared["latents-union"] = run.begin("latents-union", *command, background=True)
+    later = 60 * (a.control + a.union + a.samples) + 35 * (bool(a.control) + bool(a.union))
     minutes = a.denoiser or (run.left() - later - 32) / 60
     options = [*trained(a, minutes, a.batch, 1.5e-3, 150), "--seed", 12]
     if a.compile and minutes >= WORTH_COMPILING:
@@ -183,35 +194,54 @@ def denoiser(run: Run) -> bool:
     well = run.run("denoiser", *command, limit=60 * minutes + 40)
     run.give("unet", BASE / "unet" / WEIGHTS)
     run.give("text_encoder", BASE / "text_encoder/model.safetensors")
-    return run.end("latents-wide", edges, 30) and well
+    ended = [run.end(name, process, 40) for name, process in prepared.items()]  # each of them, also after a failure
+    return all(ended) and well
 
 
 def control(run: Run) -> bool:
     a = run.arguments
-    minutes = min(a.control, (run.left() - 45) / 60)
-    if minutes < 0.1 * a.control:
+    return train_control(run, "control", a.control, a.control_step, a.batch_control, SHIPPED / "control-canny")
+
+
+def union(run: Run) -> bool:
+    a, shipped = run.arguments, SHIPPED / "control-union"
+    start = shipped if shipped.exists() else SHIPPED / "control-canny"
+    return train_control(run, "union", a.union, a.union_step, a.batch_union, start)
+
+
+def train_control(run: Run, name: str, wanted: float, step: float, batch: int, start: Path) -> bool:
+    """Moves a shipped control to the new base and trains it further, in `wanted` minutes of steps of `step` seconds."""
+    a, out = run.arguments, Path("runs") / name
+    minutes = min(wanted, (run.left() - 45) / 60)
+    if minutes < 0.1 * wanted:
         return False
-    steps = max(1, round(60 * minutes / a.control_step))
-    command = ["-m", "tether", "train", "--config", "recipes/control-canny.yaml", "--base", BASE, "--steps", steps]
-    command += ["--batch-size", a.batch_control, "--learning-rate", 1e-3, "--seed", 13, "--checkpoint-every", 100]
+    steps = max(1, round(60 * minutes / step))
+    recipe = "recipes/control-canny.yaml" if name == "control" else "recipes/control-union.yaml"
+    command = ["-m", "tether", "train", "--config", recipe, "--base", BASE, "--steps", steps]
+    command += ["--batch-size", batch, "--learning-rate", 1e-3, "--seed", 13, "--checkpoint-every", 100]
     settings = {
         "device": "cpu" if a.device == "cpu" else "auto",
         "attention": "math" if a.device == "cpu" else "auto",
-        "start_from": SHIPPED / "control-canny",
+        "start_from": start,
         "start_base": SHIPPED / "base",
         "warmup_steps": 60,
         "ema_warmup": "true",  # a short round has to forget what it started from
+        "workers": 1 if name == "control" else 4,  # conditions of several kinds are made while it trains
         "trackers": "[]",
     }
-    command += [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
-    well = run.run("control", *command, limit=60 * minutes + 45)
-    run.give("control", CONTROL / WEIGHTS if well else unfinished_control())
+    command += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    well = run.run(name, *command, limit=60 * minutes + 45)
+    run.give(name, out / "control" / WEIGHTS if well else unfinished(out))
+    if name == "union":  # its kinds are the recipe's, which the shipped one need not have
+        configs = [*sorted(out.glob("checkpoints/step-*/config.json")), out / "control/config.json"]
+        for config in [config for config in configs if config.exists()][-1:]:
+            shutil.copy(config, run.out / "union-config.json")
     return well
 
 
-def unfinished_control() -> Path:
-    """The control's average so far as a file of weights: of its latest checkpoint, if there is one."""
-    path, prefix = Path("runs/control/unfinished.safetensors"), "control."
+def unfinished(out: Path) -> Path:
+    """A run's average so far as a file of weights: of its latest checkpoint, if there is one."""
+    path, prefix = out / "unfinished.safetensors", "control."
     if found := latest_checkpoint(path.parent / "checkpoints"):
         average = found.tensors["average"].items()
         save_file({name.removeprefix(prefix): tensor for name, tensor in average if name.startswith(prefix)}, path)
@@ -232,10 +262,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--denoiser", type=float, help="minutes; what the others leave by default")
     parser.add_argument("--control", type=float, default=1.0, help="minutes of its steps; 0: no control")
     parser.add_argument("--control-step", type=float, default=0.12, help="seconds of a step, to know their number")
+    parser.add_argument("--union", type=float, default=1.5, help="minutes of its steps; 0: no union")
+    parser.add_argument("--union-step", type=float, default=0.3, help="seconds of a step, to know their number")
     parser.add_argument("--samples", type=float, default=0.4, help="minutes that are kept for them")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--batch", type=int, default=1024, help="of the denoiser")
     parser.add_argument("--batch-control", type=int, default=384)
+    parser.add_argument("--batch-union", type=int, default=390, help="a multiple of how many kinds the recipe lists")
     parser.add_argument("--batch-autoencoder", type=int, default=96)
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of images, for a trial")
     parser.add_argument("--scenes", type=int, default=30_000)
@@ -249,7 +282,7 @@ def main() -> None:
     run, needed = Run(arguments), {"prepare", "latents"}
     for stage in arguments.stages:
         done = Path(f"done-{stage}")
-        if done.exists() or (stage == "control" and not arguments.control):
+        if done.exists() or getattr(arguments, stage, True) == 0:
             continue
         run.say(f"== {stage}, {run.left():.0f} s left")
         try:

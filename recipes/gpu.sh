@@ -1,5 +1,6 @@
 #!/bin/bash
-# Trains the next edition of the shipped base on a machine with one GPU and no network, from recipes/gpu_bundle.py's folder:
+# Trains the next edition of the shipped base and its controls on a machine with one GPU and no network, from
+# recipes/gpu_bundle.py's folder:
 #
 #   OUT=results bash recipes/gpu.sh [--limit 9.6 ...]        (options: python recipes/gpu.py --help)
 #

@@ -1,8 +1,9 @@
-"""Makes diffusers folders of what recipes/gpu.sh gave back: runs/gpu/base and runs/gpu/control-canny.
+"""Makes folders of what recipes/gpu.sh gave back: runs/gpu/base, runs/gpu/control-canny and runs/gpu/control-union.
 
     python recipes/gpu_results.py FOLDER
     python recipes/ship.py base runs/gpu/base
     python recipes/ship.py control-canny runs/gpu/control-canny
+    python recipes/ship.py control-union runs/gpu/control-union
 
 Configurations, tokenizer and schedule are those of the shipped weights, and so are tensors that did not come back.
 """
@@ -21,6 +22,7 @@ PARTS = {
     "unet": "base/unet/diffusion_pytorch_model.safetensors",
     "text_encoder": "base/text_encoder/model.safetensors",
     "control": "control-canny/diffusion_pytorch_model.safetensors",
+    "union": "control-union/diffusion_pytorch_model.safetensors",
 }
 
 
@@ -29,9 +31,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"))
     arguments = parser.parse_args()
-    for name in ("base", "control-canny"):
+    for name in ("base", "control-canny", "control-union"):
         ignored = shutil.ignore_patterns("*.png", "README.md")
-        shutil.copytree(SHIPPED / name, arguments.out / name, ignore=ignored, dirs_exist_ok=True)
+        if (SHIPPED / name).exists():
+            shutil.copytree(SHIPPED / name, arguments.out / name, ignore=ignored, dirs_exist_ok=True)
+        (arguments.out / name).mkdir(parents=True, exist_ok=True)
+    if (arguments.folder / "union-config.json").exists():
+        shutil.copy(arguments.folder / "union-config.json", arguments.out / "control-union/config.json")
     for part, path in PARTS.items():
         if list(arguments.folder.glob(f"{part}.*")):
             join(arguments.folder / part, arguments.out / path)
