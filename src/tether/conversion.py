@@ -42,6 +42,7 @@ from tether.formats.strays import unwrapped
 from tether.formats.text import clip_pairs, open_clip_pairs
 from tether.formats.unet import control_pairs, unet_pairs
 from tether.formats.vae import vae_pairs
+from tether.kinds import find_kind
 from tether.weights import shipped, shipped_control, split_kind
 
 __all__ = ["LAYOUTS", "Converted", "convert"]
@@ -151,7 +152,8 @@ def _find(source: str | Path) -> tuple[Path, str | None]:
     """Where it is, and the kind of control that `source` names, if it does."""
     if str(source) == SHIPPED:
         return shipped("base"), None
-    if shipped_control(str(source)) is not None or split_kind(source)[1] is not None:
+    names = (str(source), find_kind(str(source)).name)
+    if any(shipped_control(name) for name in names) or split_kind(source)[1] is not None:
         return find_control(source)
     path = find(source, "model")
     return path if is_base_folder(path) else trained(path), None  # a pipeline with a control in it is a base here

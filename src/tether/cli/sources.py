@@ -161,9 +161,10 @@ def check_control(ref: str) -> None:
     Raises:
         TetherError: naming the closest shipped control.
     """
+    from tether.kinds import find_kind
     from tether.weights import shipped_control, shipped_controls, split_kind
 
-    if shipped_control(ref) is not None or local_path(ref) is not None:
+    if shipped_control(ref) or shipped_control(find_kind(ref).name) or local_path(ref) is not None:
         return
     known, (ref, _) = shipped_controls(), split_kind(ref)
     if local_path(ref) is not None:

@@ -41,7 +41,15 @@ from tether.control.conditioning import Conditioning
 from tether.control.signal import Signal
 from tether.errors import TetherError
 
-__all__ = ["Control", "Steerable", "families", "family", "register"]
+__all__ = ["Control", "Steerable", "families", "family", "register", "several_kinds"]
+
+
+def several_kinds(control: Control) -> TetherError:
+    """The error where one kind of a control must be named."""
+    return TetherError(
+        f"control {control.name} is for several kinds ({', '.join(control.kinds)}): name one, as in "
+        f"{control.name}:{control.kinds[0]}"
+    )
 
 
 class Steerable(Protocol):

@@ -10,6 +10,7 @@ import torch
 from tether.control.control import Control, Steerable, families, family
 from tether.control.store import family_of_folder, share_equal, trained
 from tether.files.hub import find
+from tether.kinds import find_kind
 from tether.weights import shipped_control, shipped_controls, split_kind
 
 __all__ = ["find_control", "load_control"]
@@ -74,7 +75,7 @@ def find_control(ref: str | Path, revision: str | None = None) -> tuple[Path, st
     Raises:
         TetherError: when nothing is at `ref`.
     """
-    found = shipped_control(str(ref))
+    found = shipped_control(str(ref)) or shipped_control(find_kind(str(ref)).name)  # by another name of its kind
     if found is not None:
         return found
     ref, kind = split_kind(ref)

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from tether.control.architecture import ENCODER_PARTS, assemble, build, complete
 from tether.control.conditioning import Conditioning
-from tether.control.control import Steerable, register
+from tether.control.control import Steerable, register, several_kinds
 from tether.control.controlnet import ControlNet
 from tether.control.files import ControlPart
 from tether.control.hint import HintEncoder, check_condition
@@ -284,13 +284,11 @@ class UnionControlNet(ControlNet):
 
     def _chosen(self) -> tuple[int, ...]:
         if self._rows is None:
-            raise TetherError(
-                f"control {self.name} is for several kinds ({', '.join(self.kinds)}): name one, as in "
-                f"{self.name}:{self.kinds[0]}"
-            )
+            raise several_kinds(self)
         return self._rows
 
     def _number(self, kind: str) -> int:
+        kind = kind if kind in self.kinds else find_kind(kind).name
         if kind not in self.kinds:
             raise TetherError(f"control {self.name} has no kind {kind!r}: choose one of {', '.join(self.kinds)}")
         return self.kinds.index(kind)

@@ -17,7 +17,7 @@ from torch import nn
 
 from tether.base import Base, load_base
 from tether.base.memory import reduce_memory
-from tether.control.control import Control
+from tether.control.control import Control, several_kinds
 from tether.control.load import load_control
 from tether.errors import TetherError
 from tether.sampling.request import Request, parse_lora
@@ -138,6 +138,8 @@ class Opener:
     def _load_control(self, ref: str, base: Base, device: torch.device) -> Control:
         control = load_control(self.locate("controls", ref), base=base, dtype=base.dtype, device=device)
         control.name = ref
+        if len(control.kinds) > 1:
+            raise several_kinds(control)
         return control
 
     def _opened(self, key: BaseKey) -> Opened:
