@@ -62,6 +62,7 @@ def test_two_kinds_of_one_union_draw_as_the_two_controls_that_they_are(
 
 
 def test_a_union_whose_kind_is_not_named_says_which_there_are(request_of: Any, union: str) -> None:
-    for how in ({"photo": image((220, 60, 60))}, {"condition": image((220, 60, 60))}):
+    for what in ("photo", "condition"):
+        how: dict[str, Any] = {what: image((220, 60, 60))}
         with pytest.raises(TetherError, match=r"several kinds \(canny, depth\): name one, as in .*union:canny"):
             Session().prepare(request_of(ControlRequest(ref=union, **how)))
