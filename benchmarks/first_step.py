@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tether.base import load_base
 from tether.datasets.build import build_dataset
-from tether.datasets.latents.cache import build_cache
+from tether.datasets.latents.cache import build_cache, plan_cache
 from tether.datasets.sources import open_source
 
 SETS = {"circles": "canny", "emoji3d": "canny", "scenes": "depth"}
@@ -46,7 +46,7 @@ def whole_set(name: str, kind: str, samples: int, out: Path) -> float:
     base, size = load_base(), load_base().sample_size * 9 // 8
     started = time.perf_counter()
     build_dataset(name, out / "data", kind, size=size, count=samples)
-    build_cache(out / "data", base, out / "cache", crops=CROPS)
+    build_cache(plan_cache(out / "data", base, out / "cache", crops=CROPS))
     return (time.perf_counter() - started) * len(open_source(name, size=size)) / samples
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from tether.cli import app
@@ -51,6 +52,21 @@ def test_a_run_is_trained_resumed_and_found_finished(tiny_folder: Path, tmp_path
     assert (out / "result.json").stat().st_mtime_ns == written
 
 
+def test_a_dry_run_says_the_buckets(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for k, (width, height) in enumerate([(96, 96), (160, 75), (160, 75), (75, 160)]):
+        Image.new("RGB", (width, height), (40 * k, 99, 99)).save(folder / f"{k}.png")
+        (folder / f"{k}.txt").write_text(f"number {k}")
+    flags = ("--base", str(tiny_folder), "--batch-size", "2", "--set", "device=cpu", "--set", "precision=no")
+    yaml = tmp_path / "buckets.yaml"
+    yaml.write_text("resolution: 64x64\nbuckets: true\nout: run\n")
+    for words in (("--buckets", "--resolution", "64"), ("--config", str(yaml))):
+        printed = run("--data", str(folder), *flags, *words, "--dry-run").stdout
+        assert "are used (40x96: 1, 64x64: 1, 96x40: 2)" in printed
+    assert "buckets" not in run("--data", str(folder), *flags, "--resolution", "96x64", "--dry-run").stdout
+
+
 def test_every_setting_is_listed_with_its_default_and_description() -> None:
     printed = run("--list-settings").stdout
     for name, field in TrainConfig.model_fields.items():
@@ -76,6 +92,9 @@ def test_every_option_that_is_a_setting_has_its_name() -> None:
         (("--set", "ema=[", "--out", "run"), "the value is not valid YAML"),
         (("--set", "stepz=3", "--out", "run"), "unknown training setting 'stepz': did you mean steps?"),
         (("--steps", "0", "--out", "run"), "training setting steps: .* greater than or equal to 1"),
+        (("--resolution", "96by64", "--out", "run"), "training setting resolution: give a side in pixels, or WIDTH"),
+        (("--resolution", "96x4", "--out", "run"), "training setting resolution: sides must be 8 pixels or more"),
+        (("--set", "bucket_step=8", "--out", "run"), "training settings: bucket_step needs buckets: true"),
         (("--config", "none.yaml"), "cannot read the training config none.yaml"),
         (("--set", "watch_every=1", "--set", "validation_every=2", "--out", "run"), "are the same training setting"),
     ],

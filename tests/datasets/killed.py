@@ -20,7 +20,7 @@ import torch
 
 from tether.base import load_base
 from tether.datasets.build import build_dataset
-from tether.datasets.latents.cache import build_cache
+from tether.datasets.latents.cache import build_cache, plan_cache
 from tether.files.hashing import hash_file
 
 
@@ -69,7 +69,7 @@ def main() -> None:
         if base is None:
             build_dataset(source, folder, "canny", shard_size=4, workers=0)
         else:
-            build_cache(source, base, folder, resolution=64, crops=2, batch_size=3)
+            build_cache(plan_cache(source, base, folder, resolution=64, crops=2), batch_size=3)
 
     forked(lambda: run(out / "reference"))
     expected = hashes(out / "reference")

@@ -12,7 +12,7 @@ from PIL import Image
 from tether.base import Base
 from tether.datasets.build import build_dataset
 from tether.datasets.holes import fit_holes, given_holes, random_holes, with_holes
-from tether.datasets.latents.cache import build_cache
+from tether.datasets.latents.cache import build_cache, plan_cache
 from tether.datasets.latents.samples import CachedSamples
 from tether.datasets.prepare import Preparation, prepare
 from tether.datasets.source import Rejected, Sample
@@ -79,7 +79,9 @@ def test_the_black_of_a_hole_does_not_bleed() -> None:
 
 def test_training_sees_the_lowest_value_in_the_holes_of_photos(photos: Path, tiny_base: Base, tmp_path: Path) -> None:
     build_dataset(photos, tmp_path / "data", "inpaint", workers=0)
-    cache = build_cache(tmp_path / "data", tiny_base, tmp_path / "cache", resolution=64, crops=2, flips=True)
+    cache = build_cache(
+        plan_cache(tmp_path / "data", tiny_base, tmp_path / "cache", resolution=64, crops=2, flips=True)
+    )
     samples = CachedSamples(cache)
     for index in range(len(samples)):
         for epoch in range(2):

@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 from tether.base import Base
 from tether.datasets.build import build_dataset
-from tether.datasets.latents.cache import build_cache
+from tether.datasets.latents.cache import build_cache, plan_cache
 from tether.datasets.latents.samples import CachedSamples
 from tether.datasets.manifest import digest
 from tether.datasets.sources import open_source
@@ -71,7 +71,7 @@ def test_a_cache_has_the_recorded_key_crops_and_conditions(kind: str, tiny_base:
         (source / f"{k}.txt").write_text(f"number {k % 4}")
     assert build_dataset(source, tmp_path / "data", kind, workers=0).content == recorded["dataset"]
     cache = build_cache(
-        tmp_path / "data", tiny_base, tmp_path / "cache", resolution=64, crops=3, batch_size=4, flips=True
+        plan_cache(tmp_path / "data", tiny_base, tmp_path / "cache", resolution=64, crops=3, flips=True), batch_size=4
     )
     settings = json.loads((cache.latents / "manifest.json").read_text(encoding="utf-8"))["settings"]
     assert {name: value for name, value in settings.items() if name != "encoder"} == recorded["settings"]

@@ -82,7 +82,7 @@ print(json.dumps({{
     "own": fidelity("slopes", image, map_),
     "other": fidelity("slopes", mirrored, map_),
     "flip": flip_map(map_, "slopes").tobytes() == annotate("slopes", mirrored).tobytes(),
-    "crop": Crop(0, 0, 16, True).of_condition(map_, "slopes", 16).tobytes()
+    "crop": Crop(0, 0, 16, True).of_condition(map_, "slopes", (16, 16)).tobytes()
         == annotate("slopes", image.crop((0, 0, 17, 16)).transpose(Image.Transpose.FLIP_LEFT_RIGHT)).crop(
             (1, 0, 17, 16)).tobytes(),
     "may_flip": may_flip("slopes", "a bar"),

@@ -117,3 +117,30 @@ def test_the_shipped_controls_recipe_is_a_valid_config() -> None:
     config = TrainConfig.load(Path(__file__).parents[2] / "recipes" / "control-canny.yaml")
     assert (config.optimizer, config.randomness, config.stratified_timesteps) == ("muon", "batch", True)
     assert [loss.loss for loss in config.auxiliary_losses] == ["recipes/grounding.py:SceneGrounding"]
+
+
+@pytest.mark.parametrize(
+    ("given", "kept", "size"),
+    [
+        (64, 64, 64),
+        ("64", 64, 64),
+        ("64x64", 64, 64),
+        ("96x64", "96x64", (96, 64)),
+        (" 96X64 ", "96x64", (96, 64)),
+        ([96, 64], "96x64", (96, 64)),
+        (None, None, None),
+    ],
+)
+def test_a_resolution_is_a_side_or_width_and_height(given: object, kept: object, size: object, tmp_path: Path) -> None:
+    config = TrainConfig.of({"out": tmp_path, "resolution": given})
+    assert config.resolution == kept
+    assert config.image_size == size
+    config.save(tmp_path / "config.yaml")
+    assert TrainConfig.load(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize("given", ["96x64x3", "wide", "", 64.5, True, [1, 2, 3], [], -64, "64x", {"a": 1}, 7])
+def test_other_resolutions_are_refused_in_one_line(given: object, tmp_path: Path) -> None:
+    with pytest.raises(TetherError, match="training setting resolution") as error:
+        TrainConfig.of({"out": tmp_path, "resolution": given})
+    assert "\n" not in str(error.value)

@@ -18,7 +18,7 @@ from PIL import Image
 from tether.files.hashing import hash_file
 
 PICTURES, STEPS, KILLS, SHARE = 24, 12, 20, 3
-PHASES = ("data", "cache", "step", "checkpoint")
+PHASES = ("cache", "step", "checkpoint")
 
 
 def pictures(folder: Path) -> Path:
@@ -54,9 +54,7 @@ def phase(out: Path) -> str | None:
         return "checkpoint"
     if any(checkpoints.glob("step-*")):
         return "step"
-    if (out / "cache").exists():
-        return "cache"
-    return "data" if (out / "data").exists() else None
+    return "cache" if (out / "cache").exists() else None
 
 
 def results(out: Path) -> dict[str, str]:
@@ -79,7 +77,7 @@ def test_a_command_killed_twenty_times_ends_with_the_bits_of_one_left_alone(tiny
         run = start(source, tiny_folder, out)
         while run.poll() is None and phase(out) != wanted:
             time.sleep(0.0005)
-        time.sleep(rng.uniform(0, 2.0 if wanted == "data" else 0.1))  # the processes that annotate start slowly
+        time.sleep(rng.uniform(0, 0.1))
         seen = phase(out)
         run.send_signal(signal.SIGKILL)
         killed = run.wait() == -signal.SIGKILL

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from tether.base import Base
 from tether.control import ControlNet
+from tether.sampling import Pipeline
 from tether.training.validation import ImageValidator, ValidationSample
 
 SIZE = (64, 64)
@@ -62,3 +64,34 @@ def test_without_a_metric_images_are_drawn_and_fidelity_is_none(
     assert (validation.step, validation.fidelity, validation.without_prompt) == (5, None, None)
     with Image.open(tmp_path / "with-prompt.png") as sheet:
         assert sheet.height == 2 * (64 + 2)
+
+
+def test_images_that_are_drawn_together_are_those_of_their_own_prompts_seeds_and_sizes(
+    tiny_base: Base, control: ControlNet, tmp_path: Path
+) -> None:
+    """As they would be drawn alone, but for rounding."""
+    with torch.no_grad():
+        for zero in (*control.controlnet_down_blocks, control.controlnet_mid_block):
+            torch.nn.init.normal_(zero.weight, std=0.3)
+    noise = torch.Generator().manual_seed(0)
+    sizes = [SIZE, SIZE, (96, 64), SIZE, (96, 64)]
+    maps = [torch.randint(256, (height, width, 3), generator=noise, dtype=torch.uint8) for width, height in sizes]
+    chosen = [
+        ValidationSample(f"number {k}, " + "and more " * 15 * (k == 1), Image.fromarray(pixels.numpy()))
+        for k, pixels in enumerate(maps)
+    ]
+    drawn: list[Image.Image] = []
+    validator = ImageValidator(
+        tiny_base, chosen, lambda image, _: drawn.append(image) or 0.0, tmp_path, steps=2, seed=5
+    )
+    validator(0, control)
+    assert len(drawn) == 10
+    pipe = Pipeline(tiny_base, [control])
+    for index, sample in enumerate(chosen):
+        for prompt, scale, found in ((sample.prompt, 5.0, drawn[index]), ("", 1.0, drawn[5 + index])):
+            (alone,) = pipe(
+                prompt, [sample.condition], seed=5 + index, steps=2, guidance_scale=scale, size=sample.condition.size
+            )
+            assert isinstance(alone, Image.Image)
+            assert found.size == sample.condition.size
+            assert np.abs(np.asarray(found, np.int16) - np.asarray(alone, np.int16)).max() <= 2

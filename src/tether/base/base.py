@@ -7,6 +7,7 @@ under the names that diffusers and transformers give them, and the operations th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -156,9 +157,24 @@ class Base:
 
         They are the means of the autoencoder's posterior; with a generator, a sample of it.
         """
+        posterior = self._posterior(pixels)
+        return self._scaled(posterior.mode() if generator is None else posterior.sample(generator))
+
+    @torch.no_grad()
+    def encode_moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels as for `encode_images` -> mean and log-variance of the posterior of the scaled latents.
+
+        A sample of it is mean + exp(log-variance / 2) ε for ε of the standard normal distribution.
+        """
+        posterior = self._posterior(pixels)
+        log_variance = posterior.logvar + 2 * math.log(self.vae.config["scaling_factor"])
+        return self._scaled(posterior.mode()), log_variance.to(self.dtype)
+
+    def _posterior(self, pixels: Tensor) -> DiagonalGaussianDistribution:
         moments = self._autoencoder(lambda vae, x: vae.encode(x).latent_dist.parameters, pixels)
-        posterior = DiagonalGaussianDistribution(moments)
-        latents = posterior.mode() if generator is None else posterior.sample(generator)
+        return DiagonalGaussianDistribution(moments)
+
+    def _scaled(self, latents: Tensor) -> Tensor:
         shift = self.vae.config.get("shift_factor") or 0.0
         return ((latents - shift) * self.vae.config["scaling_factor"]).to(self.dtype)
 

@@ -40,6 +40,12 @@ def train(
         int | None, typer.Option(help="Samples per process and forward pass.", show_default=False)
     ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Learning rate.", show_default=False)] = None,
+    resolution: Annotated[
+        str | None, typer.Option(help="Side of the training images in pixels, or WIDTHxHEIGHT.", show_default=False)
+    ] = None,
+    buckets: Annotated[
+        bool, typer.Option("--buckets", help="Train each image in a size of its own shape and nearly the same area.")
+    ] = False,
     checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.", show_default=False)] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.", show_default=False)] = None,
     only_middle: Annotated[bool, typer.Option("--only-middle", help="Control the middle block only.")] = False,
@@ -79,6 +85,8 @@ def train(
         "steps": steps,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
+        "resolution": resolution,
+        "buckets": buckets or None,
         "checkpoint_every": checkpoint_every,
         "seed": seed,
         "only_middle": only_middle or None,
@@ -160,6 +168,8 @@ def _print_plan(config: TrainConfig) -> None:
     if plan.data is not None:
         print(f"data                {plan.data.samples} samples of {config.data}")
         print(f"conditions          {plan.data.conditions}")
+        if plan.data.buckets:
+            print(f"buckets             {plan.data.buckets}")
     print(f"steps               {plan.steps} ({plan.samples} samples)")
     print(f"memory, estimated   {plan.total_memory / 1e9:.2f} GB")
     for what, size in plan.memory.items():

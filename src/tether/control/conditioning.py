@@ -6,7 +6,7 @@ once per run, so that no step concatenates text again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -59,11 +59,14 @@ class Conditioning:
             raise TetherError("guidance needs pooled states on both CFG branches, or on neither")
         if unconditional.extras.keys() != conditional.extras.keys():
             raise TetherError("guidance needs the same extras on both CFG branches")
-        pooled = None
-        if unconditional.pooled is not None and conditional.pooled is not None:
-            pooled = torch.cat([unconditional.pooled, conditional.pooled])
-        extras = {name: torch.cat([tensor, conditional.extras[name]]) for name, tensor in unconditional.extras.items()}
-        return Conditioning(torch.cat([unconditional.tokens, conditional.tokens]), pooled, extras)
+        return Conditioning.joined([unconditional, conditional])
+
+    @staticmethod
+    def joined(parts: Sequence[Conditioning]) -> Conditioning:
+        """One batch of several, which have the same length, pooled states and extras."""
+        pooled = [part.pooled for part in parts if part.pooled is not None]
+        extras = {name: torch.cat([part.extras[name] for part in parts]) for name in parts[0].extras}
+        return Conditioning(torch.cat([part.tokens for part in parts]), torch.cat(pooled) if pooled else None, extras)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Conditioning:
         """Tokens and pooled states on a device and in a dtype; extras on the device, in their own dtype."""

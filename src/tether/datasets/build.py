@@ -48,7 +48,7 @@ from tether.errors import TetherError
 from tether.files.atomic import atomic_write, write_text
 from tether.files.hashing import hash_file
 
-__all__ = ["QUARANTINE", "Progress", "build_dataset", "describe_conditions"]
+__all__ = ["QUARANTINE", "Progress", "build_dataset", "describe_conditions", "prepare_sample"]
 
 FORMAT = 1
 CHUNK = 8
@@ -274,7 +274,8 @@ def _reporter(on_progress: Progress | None, start: int, total: int) -> Callable[
     return report
 
 
-def _work(source: Source, how: Preparation, index: int) -> Prepared | Rejected:
+def prepare_sample(source: Source, how: Preparation, index: int) -> Prepared | Rejected:
+    """A sample of a source, or why it cannot be used."""
     try:
         return prepare(source.sample(index, how.condition), how)
     except Rejected as fault:
@@ -290,7 +291,7 @@ def _results(source: Source, how: Preparation, workers: int | None) -> Iterator[
     """A function from sample numbers to results in the same order, in this process or in `workers` processes."""
     count = (os.cpu_count() or 1) if workers is None else workers
     if count == 0:
-        yield lambda indices: (_work(source, how, index) for index in indices)
+        yield lambda indices: (prepare_sample(source, how, index) for index in indices)
         return
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     with ProcessPoolExecutor(count, context, _start_worker, (source, how)) as pool:
@@ -319,4 +320,4 @@ def _start_worker(source: Source, how: Preparation) -> None:
 
 
 def _work_here(index: int) -> Prepared | Rejected:
-    return _work(*_JOB.get(), index)
+    return prepare_sample(*_JOB.get(), index)

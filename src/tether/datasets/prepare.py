@@ -17,12 +17,12 @@ from PIL import Image
 from tether import kinds
 from tether.datasets.holes import fit_holes, given_holes, random_holes, with_holes
 from tether.datasets.names import Captions
-from tether.datasets.source import ImageData, Rejected, Sample, Source
+from tether.datasets.source import ImageData, Rejected, Sample, Source, image_data_size
 from tether.errors import TetherError
 from tether.images import fit, open_image, open_map, to_rgb
 from tether.images.read import Background
 
-__all__ = ["Preparation", "Prepared", "encode", "prepare"]
+__all__ = ["Preparation", "Prepared", "check_sample", "encode", "prepare"]
 
 IMAGE_MODES = {"L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
 """PIL modes of photos and drawings. Masks (1 bit) and measurements (16 bits, float, Lab) are not training images."""
@@ -127,6 +127,22 @@ def prepare(sample: Sample, how: Preparation) -> Prepared:
     )
 
 
+def check_sample(sample: Sample, how: Preparation) -> None:
+    """What can be told of a sample without decoding it.
+
+    Raises:
+        Rejected: if it cannot be used.
+    """
+    _captions(sample, how.captions)
+    size = image_data_size(sample.image)
+    if size is None:
+        raise Rejected("unreadable", "it is no image that can be read")
+    _check_side(size, min(how.min_side, how.size))
+    given = None if sample.condition is None else image_data_size(sample.condition)
+    if given is not None and given != size:
+        raise _other_size(given, size)
+
+
 def _captions(sample: Sample, wanted: Captions) -> tuple[str, ...]:
     """The captions that are kept, one line each; at least one."""
     if wanted == "none":
@@ -184,9 +200,13 @@ def _decode_condition(data: ImageData, size: tuple[int, int], background: Backgr
     except (TetherError, OSError) as error:
         raise Rejected("condition unreadable", str(error)) from None
     if condition.size != size:
-        sizes = f"{condition.width}x{condition.height} pixels, the image {size[0]}x{size[1]}"
-        raise Rejected("condition size", f"the condition has {sizes}")
+        raise _other_size(condition.size, size)
     return condition
+
+
+def _other_size(condition: tuple[int, int], image: tuple[int, int]) -> Rejected:
+    sizes = f"{condition[0]}x{condition[1]} pixels, the image {image[0]}x{image[1]}"
+    return Rejected("condition size", f"the condition has {sizes}")
 
 
 def _annotate(

@@ -5,6 +5,7 @@ A fault of one sample is raised (`Rejected`) when that sample is read, never whe
 
 from __future__ import annotations
 
+import io
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ from PIL import Image
 
 from tether.datasets.manifest import digest
 from tether.files.hashing import hash_file
+from tether.images import image_size
 
-__all__ = ["ImageData", "Reason", "Rejected", "Sample", "Source"]
+__all__ = ["ImageData", "Reason", "Rejected", "Sample", "Source", "image_data_size"]
 
 ImageData = bytes | Path | Image.Image
 """An encoded image, the path of an image file, or pixels."""
@@ -85,9 +87,11 @@ class Source(ABC):
         exact_conditions: kinds of condition that the source can compute for a sample without an annotator.
         conditions_from: where its conditions were found, in words, "column 'guide'"; empty if nowhere.
         left_out: what it has and does not read: description -> number.
+        random_access: whether reading a sample costs little more than reading its own files.
     """
 
     layout: str
+    random_access: bool = True
     has_conditions: bool = False
     exact_conditions: frozenset[str] = frozenset()
     conditions_from: str = ""
@@ -117,6 +121,17 @@ class Source(ABC):
         """The samples of which it is known, without reading them, that they can be used for a kind of condition."""
         return range(len(self))
 
+    def size(self, index: int) -> tuple[int, int] | None:
+        """Width and height of a sample's image, without decoding it; None if it cannot be read."""
+        try:
+            return image_data_size(self.sample(index).image)
+        except (Rejected, OSError):
+            return None
+
+    def file_sizes(self, index: int) -> tuple[int, ...] | None:
+        """Bytes of a sample's image and condition files, without reading them; None if that is not known."""
+        return None
+
     @abstractmethod
     def listing(self) -> list[Any]:
         """JSON values that change when the samples do: captions, names and sizes, not the images' bytes."""
@@ -143,6 +158,13 @@ class Source(ABC):
     def fingerprint(self) -> str:
         """SHA-256 that identifies the source's content."""
         return digest([self.layout, self.listing()])
+
+
+def image_data_size(data: ImageData) -> tuple[int, int] | None:
+    """Width and height of an image, from its header; None if it has none."""
+    if isinstance(data, Image.Image):
+        return data.size
+    return image_size(io.BytesIO(data) if isinstance(data, bytes) else data)
 
 
 def _hash_or_none(path: Path) -> str | None:

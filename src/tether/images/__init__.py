@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tether.images.fit import FitRule, fit, inner_size
 from tether.images.maps import fit_condition, open_map
 from tether.images.mask import to_mask
-from tether.images.read import is_transparent, open_image, read_metadata, to_rgb
+from tether.images.read import image_size, is_transparent, open_image, read_metadata, to_rgb
 from tether.images.sheet import contact_sheet
 from tether.images.write import save_image, save_png
 
@@ -24,6 +24,7 @@ __all__ = [
     "fit",
     "fit_condition",
     "from_pixels",
+    "image_size",
     "inner_size",
     "is_transparent",
     "open_image",

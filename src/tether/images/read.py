@@ -27,6 +27,7 @@ from tether.errors import TetherError
 __all__ = [
     "MAX_TEXT",
     "Background",
+    "image_size",
     "is_transparent",
     "open_image",
     "read_metadata",
@@ -96,6 +97,16 @@ def open_image(
             upright = _read(image, background, whole)
             upright.info.clear()  # a profile or comment would be written into every PNG made of it
             return upright
+
+
+def image_size(source: Path | IO[bytes]) -> tuple[int, int] | None:
+    """Width and height of an image, upright, from its header; None if it has none."""
+    try:
+        with Image.open(source) as image:
+            width, height = image.size
+            return (height, width) if _orientation(image) >= 5 else (width, height)
+    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError):
+        return None
 
 
 def _check_file(path: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -32,6 +33,14 @@ class Guidance:
         if self.unconditional is None:
             return self.conditional
         return Conditioning.guided(self.unconditional, self.conditional)
+
+    @staticmethod
+    def joined(parts: Sequence[Guidance]) -> Guidance:
+        """The guidance of a batch whose images have prompts of their own; scale and rescaling are the first one's."""
+        conditional = Conditioning.joined([part.conditional for part in parts])
+        unconditional = [part.unconditional for part in parts if part.unconditional is not None]
+        both = Conditioning.joined(unconditional) if unconditional else None
+        return replace(parts[0], conditional=conditional, unconditional=both)
 
 
 def classifier_free_guidance(prediction: Tensor, scale: float) -> Tensor:

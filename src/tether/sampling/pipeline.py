@@ -172,6 +172,18 @@ class Pipeline:
                 raise TetherError(f"control {entry.ref} has a photo, not a condition: prepare the request first")
             conditions.append(entry.condition)
         injections = [entry.injection(request.rules < 3) for entry in request.controls]
+        return self.draw(request, conditions, injections, on_step, guidance=guidance)
+
+    def draw(
+        self,
+        request: Request,
+        conditions: Sequence[Map | Sequence[Map]],
+        injections: Sequence[Injection] | None = None,
+        on_step: Callable[[Step], None] | None = None,
+        *,
+        guidance: Guidance | None = None,
+    ) -> list[Image.Image]:
+        """The images of a request's batch; arguments as for `latents`."""
         return self._images(request, self.latents(request, conditions, injections, on_step, guidance=guidance))
 
     def _images(self, request: Request, latents: Tensor) -> list[Image.Image]:

@@ -10,11 +10,9 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-import torch
 from PIL import Image
 
 from tether.base import Base
-from tether.control.conditioning import Conditioning
 from tether.sampling.guidance import Guidance
 from tether.sampling.prompts import guidance_of
 from tether.sampling.request import Request
@@ -70,18 +68,4 @@ def guidance_together(requests: Sequence[Request], base: Base, size: tuple[int, 
     each = [guidance_of(request, base, size) for request in requests]
     if len({one.conditional.tokens.shape[1] for one in each}) > 1:
         return None
-    negative = [one.unconditional for one in each if one.unconditional is not None]
-    first = each[0]
-    return Guidance(
-        _stacked([one.conditional for one in each]),
-        _stacked(negative) if negative else None,
-        first.scale,
-        first.rescale,
-    )
-
-
-def _stacked(rows: Sequence[Conditioning]) -> Conditioning:
-    first = rows[0]
-    pooled = None if first.pooled is None else torch.cat([one.pooled for one in rows if one.pooled is not None])
-    extras = {name: torch.cat([one.extras[name] for one in rows]) for name in first.extras}
-    return Conditioning(torch.cat([one.tokens for one in rows]), pooled, extras)
+    return Guidance.joined(each)

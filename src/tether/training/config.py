@@ -7,6 +7,7 @@ setting never trains for a night with the default. Only `out` is required.
 from __future__ import annotations
 
 import logging
+import re
 import reprlib
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
@@ -117,8 +118,21 @@ class TrainConfig(BaseModel):
         description="mirror half of the crops, unless the caption names a side or writing; by default if the kind of "
         "condition is known and may be mirrored; true: unknown kinds too",
     )
-    resolution: int | None = Field(
-        None, ge=8, description="side of the training images in pixels; the base's own by default"
+    resolution: int | str | None = Field(
+        None, description="size of the training images in pixels: a side, or WIDTHxHEIGHT; the base's own by default"
+    )
+    buckets: bool = Field(
+        False,
+        description="aspect buckets: each image is trained on in the size of nearly the area of `resolution` whose "
+        "aspect ratio is nearest to its own; all images of a step have one size",
+    )
+    bucket_step: int | None = Field(
+        None, ge=1, description="what the sides of buckets are multiples of; by default up to 64 pixels, by resolution"
+    )
+    latents: Literal["mean", "sample"] = Field(
+        "mean",
+        description="of the autoencoder's posterior: its mean, or a sample drawn each time an image is shown, as the "
+        "original code does",
     )
     shares: dict[str, float] | None = Field(
         None, description="share of the samples that each group of a packed latents file gets; by size by default"
@@ -243,6 +257,11 @@ class TrainConfig(BaseModel):
     def _listed(cls, value: Any) -> Any:
         return tuple(value.split(",")) if isinstance(value, str) and "," in value else value
 
+    @field_validator("resolution", mode="before")
+    @classmethod
+    def _read_resolution(cls, value: Any) -> int | str | None:
+        return None if value is None else _resolution(value)
+
     @field_validator("precision", mode="before")
     @classmethod
     def _no_is_a_word(cls, value: Any) -> Any:
@@ -258,6 +277,8 @@ class TrainConfig(BaseModel):
             raise ValueError("betas must be from 0 to below 1")
         if self.stratified_timesteps and self.randomness != "batch":
             raise ValueError("stratified_timesteps needs randomness: batch")
+        if self.bucket_step is not None and not self.buckets:
+            raise ValueError("bucket_step needs buckets: true")
         if self.start_base is not None and self.start_from is None:
             raise ValueError("start_base needs start_from")
         if self.shares is not None and not (
@@ -282,9 +303,10 @@ class TrainConfig(BaseModel):
                 raise TetherError(
                     f"unknown training setting {where!r}: {_suggestion(where, cls.model_fields)}"
                 ) from None
-            raise TetherError(
-                f"training setting {where}: {first['msg']} (got {reprlib.repr(first['input'])[:80]})"
-            ) from None
+            problem, value = first["msg"].removeprefix("Value error, "), reprlib.repr(first["input"])[:80]
+            if not first["loc"]:  # of several settings together
+                raise TetherError(f"training settings: {problem}") from None
+            raise TetherError(f"training setting {where}: {problem} (got {value})") from None
 
     @classmethod
     def load(cls, path: Path | str, **overrides: Any) -> TrainConfig:
@@ -352,6 +374,14 @@ class TrainConfig(BaseModel):
         )
 
     @property
+    def image_size(self) -> int | tuple[int, int] | None:
+        """`resolution` as a side, or as width and height."""
+        if isinstance(self.resolution, str):
+            width, height = self.resolution.split("x")
+            return int(width), int(height)
+        return self.resolution
+
+    @property
     def samples_a_step(self) -> int:
         """Samples that one process sees in a step."""
         return self.batch_size * self.gradient_accumulation
@@ -377,6 +407,22 @@ def _current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
             raise TetherError(f"{name} and {current} are the same training setting: give one of them")
         renamed[current] = value
     return renamed
+
+
+def _resolution(value: Any) -> int | str:
+    """A side in pixels, or "WIDTHxHEIGHT", of a number, a text or two numbers.
+
+    Raises:
+        ValueError: for anything else, and for sides below 8.
+    """
+    sides = value if isinstance(value, list | tuple) else re.split("[x×]", str(value).strip().lower())
+    whole = [side for side in sides if str(side).strip().isascii() and str(side).strip().isdigit()]
+    if isinstance(value, bool) or len(whole) != len(sides) or len(sides) not in (1, 2):
+        raise ValueError("give a side in pixels, or WIDTHxHEIGHT, such as 768x512")
+    width, height = int(sides[0]), int(sides[-1])
+    if min(width, height) < 8:
+        raise ValueError("sides must be 8 pixels or more")
+    return width if width == height else f"{width}x{height}"
 
 
 def _suggestion(name: str, known: Mapping[str, Any]) -> str:

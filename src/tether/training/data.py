@@ -1,16 +1,15 @@
 """From a data set to batches: built if necessary, cached, ordered, with a few samples held back for validation.
 
 Of the N cached samples V are held back, a fixed pseudo-random subset; training never sees them (unless there are fewer
-than 4V). Sample n of a run is entry π_e(n mod M) of the other M = N - V, e = n div M, with a new random order π_e for
-every epoch. Its prompt is replaced by the empty one with the probability `prompt_dropout` (section 3.4 of
-arXiv:2302.05543). All of this is a function of the seed and n.
+than 4V). Which of the other N - V sample n of a run is, `tether.training.order` says. Its prompt is replaced by the
+empty one with the probability `prompt_dropout` (section 3.4 of arXiv:2302.05543). If latents are sampled, its are
+mean + exp(log-variance / 2) ε. All of this is a function of the seed and n.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +22,36 @@ from tether.base import Base
 from tether.control.conditioning import Conditioning
 from tether.datasets.build import build_dataset
 from tether.datasets.latents.cache import plan_cache
-from tether.datasets.latents.ondemand import DatasetView, OnDemandSamples, SourceView, View, encoders_of
+from tether.datasets.latents.encode import as_prompts
+from tether.datasets.latents.ondemand import OnDemandSamples, encoders_of
+from tether.datasets.latents.resolution import Resolution, Size
 from tether.datasets.latents.samples import CachedSamples, Samples
+from tether.datasets.latents.views import DatasetView, SourceView, View
 from tether.datasets.manifest import digest
-from tether.datasets.prepare import Preparation
-from tether.datasets.sources.open import BUILTIN, open_source
 from tether.errors import TetherError
 from tether.images import from_pixels
 from tether.training.batch import Batch, Batches, sample_generators
 from tether.training.batch import stacked as stacked_conditions
 from tether.training.config import TrainConfig
-from tether.training.inspection import built_size, find_built, least_side
+from tether.training.inspection import find_built
 from tether.training.objective import drop_prompts
+from tether.training.order import Order
 from tether.training.packed import PackedBatches, is_packed
 from tether.training.rota import Rota
+from tether.training.source import (
+    gone_view,
+    is_read_on_demand,
+    open_run_source,
+    preparation_of,
+    resolution_of,
+    source_identity,
+    source_view,
+)
 from tether.training.validation import ValidationSample
 
 __all__ = ["CachedBatches", "Data", "KindBatches", "open_data", "validation_subset"]
 
-_PROMPTS, _ORDER = 1, 2  # streams of random numbers; 0 is the noise's
+_PROMPTS, _POSTERIOR = 1, 6  # streams of random numbers; others are in `batch`, `order`, `packed` and `rota`
 
 OnStage = Callable[[str, int, int], None]
 """Called with what is being made, how much of it is done, and how much there is."""
@@ -72,25 +82,27 @@ class CachedBatches:
         entries: which of them to train on.
         prompt_dropout: share of prompts that are replaced by the empty one.
         seed: the run's.
+        block: samples of a step, over all processes; those of a block have images of one size.
     """
 
-    def __init__(self, samples: Samples, entries: list[int], prompt_dropout: float, seed: int) -> None:
+    def __init__(self, samples: Samples, entries: list[int], prompt_dropout: float, seed: int, block: int = 1) -> None:
         self.samples, self.entries, self.prompt_dropout, self.seed = samples, entries, prompt_dropout, seed
-        self._order = lru_cache(maxsize=2)(self._draw_order)
-
-    def _draw_order(self, epoch: int) -> list[int]:
-        (generator,) = sample_generators(self.seed, range(epoch, epoch + 1), _ORDER)
-        return torch.randperm(len(self.entries), generator=generator).tolist()
+        by_size: dict[Size, list[int]] = {}
+        for entry in entries:
+            by_size.setdefault(samples.size_of(entry), []).append(entry)
+        self.order = Order([by_size[size] for size in sorted(by_size)], block, seed)
 
     def __call__(self, numbers: range) -> Batch:
-        """The samples with these numbers."""
+        """The samples with these numbers.
+
+        Raises:
+            TetherError: when they are of several sizes: of several blocks.
+        """
         return as_batch([self.sample(number) for number in numbers], numbers, self.seed, self.prompt_dropout)
 
     def sample(self, number: int) -> dict[str, Any]:
-        """One sample, as `Samples.sample` returns it."""
-        epoch, place = divmod(number, len(self.entries))
-        # A sample shows another of its crops in every epoch.
-        return self.samples.sample(self.entries[self._order(epoch)[place]], epoch)
+        """One sample, as `Samples.sample` returns it. It shows another of its crops in every pass."""
+        return self.samples.sample(*self.order(number))
 
 
 class KindBatches:
@@ -113,7 +125,13 @@ class KindBatches:
 
 
 def as_batch(found: list[dict[str, Any]], numbers: range, seed: int, prompt_dropout: float) -> Batch:
-    """The batch of samples with these numbers, of which a share loses its prompt."""
+    """The batch of samples with these numbers, of which a share loses its prompt.
+
+    Raises:
+        TetherError: when they have several sizes: they are of several steps.
+    """
+    if len({sample["latents"].shape for sample in found}) > 1:
+        raise TetherError(f"samples {numbers.start} to {numbers.stop - 1} have several sizes: ask for those of a step")
 
     def stacked(name: str) -> Tensor:
         return torch.stack([sample[name] for sample in found])
@@ -125,8 +143,11 @@ def as_batch(found: list[dict[str, Any]], numbers: range, seed: int, prompt_drop
     conditioning = Conditioning(dropped("text_states"))
     if "pooled" in found[0]:
         conditioning = Conditioning(dropped("text_states"), dropped("pooled"), {"time_ids": stacked("time_ids")})
+    latents = stacked("latents")
+    if "log_variance" in found[0]:
+        latents = _sampled(latents, stacked("log_variance"), sample_generators(seed, numbers, _POSTERIOR))
     names = [sample["name"] for sample in found]
-    return Batch(stacked("latents"), stacked_conditions([sample["condition"] for sample in found]), conditioning, names)
+    return Batch(latents, stacked_conditions([sample["condition"] for sample in found]), conditioning, names)
 
 
 def open_data(config: TrainConfig, base: Base, on_stage: OnStage | None = None) -> Data:
@@ -142,12 +163,13 @@ def open_data(config: TrainConfig, base: Base, on_stage: OnStage | None = None) 
     """
     if is_packed(config.data):
         return _open_packed(config, base)
+    resolution = resolution_of(config, base)
     if config.shares is not None:
         raise TetherError(f"shares are for a packed latents file (.npz), not for {config.data}")
     if config.trains_union:
         return _open_kinds(config, base, on_stage)
     with PartialState().main_process_first():
-        samples, content = _samples(config, base, on_stage)
+        samples, content = _samples(config, base, resolution, on_stage)
     batches, held_back = _batches(config, samples, config.validation_images)
     shown = []
     for number, index in enumerate(held_back, 1):
@@ -164,7 +186,8 @@ def _batches(config: TrainConfig, samples: Samples, images: int) -> tuple[Cached
     entries = list(range(count))
     if count >= 4 * len(held_back):
         entries = sorted({*entries} - {*held_back})
-    return CachedBatches(samples, entries, config.prompt_dropout, config.seed), held_back
+    block = config.samples_a_step * PartialState().num_processes
+    return CachedBatches(samples, entries, config.prompt_dropout, config.seed, block), held_back
 
 
 def _open_kinds(config: TrainConfig, base: Base, on_stage: OnStage | None) -> Data:
@@ -174,24 +197,24 @@ def _open_kinds(config: TrainConfig, base: Base, on_stage: OnStage | None) -> Da
     """
     if find_built(config, base) is not None:
         raise TetherError(f"{config.data} was built for one kind of condition: give the source that it was built from")
-    source = open_source(config.data, size=built_size(config, base), reading=config.reading)
+    if config.buckets:
+        raise TetherError("buckets are for one kind of condition: leave them out, or train one kind")
+    source = open_run_source(config, base)
     if source.has_conditions:
         raise TetherError(f"{config.data} has conditions of one kind: leave them out with condition_column: none")
+    identity = source_identity(config, source)
     found: dict[str, CachedBatches] = {}
     shown, contents, encoders = [], [], encoders_of(base)
     for place, kind in enumerate(config.kinds):
-        how = Preparation(
-            kind, size=built_size(config, base), min_side=least_side(config, base), captions=config.captions
-        )
-        how.check_condition(source)
-        view = SourceView(source, how, config.mirror)
+        view = SourceView(source, preparation_of(config, base, kind), config.mirror, identity)
         samples = OnDemandSamples(
             view,
             encoders,
             config.cache or config.out / "cache",
-            resolution=config.resolution,
+            resolution=resolution_of(config, base),
             crops=config.crops,
             seed=config.seed,
+            moments=config.latents == "sample",
         )
         images = len(range(place, config.validation_images, len(config.kinds)))
         found[kind], held_back = _batches(config, samples, images)
@@ -202,40 +225,51 @@ def _open_kinds(config: TrainConfig, base: Base, on_stage: OnStage | None) -> Da
     return Data(KindBatches(found, Rota(config.turns, config.seed), config.prompt_dropout), shown, digest(contents))
 
 
-def _samples(config: TrainConfig, base: Base, on_stage: OnStage | None) -> tuple[Samples, str]:
+def _samples(config: TrainConfig, base: Base, resolution: Resolution, on_stage: OnStage | None) -> tuple[Samples, str]:
     """The samples, and a hash of what determines them: of the data and the encoders.
 
     A cache that an earlier run has finished is used; else crops are encoded when they are needed.
     """
-    out = config.cache or config.out / "cache"
-    view: View
-    if config.data in BUILTIN and find_built(config, base) is None:
-        source = open_source(config.data, size=built_size(config, base), reading=config.reading)
-        how = Preparation(config.kinds[0], size=built_size(config, base), min_side=least_side(config, base))
-        how.check_condition(source)
-        view = SourceView(source, how, config.mirror)
-    else:
+    out, moments = config.cache or config.out / "cache", config.latents == "sample"
+    view = _unbuilt(config, base)
+    if view is None:
         plan = plan_cache(
             _built(config, base, on_stage),
             base,
             out,
-            resolution=config.resolution,
+            resolution=resolution,
             crops=config.crops,
             flips=config.mirror,
+            moments=moments,
         )
         view, cache = DatasetView(plan), plan.finished()
         if cache is not None:
             return CachedSamples(cache, config.seed), view.content
     samples = OnDemandSamples(
-        view, encoders_of(base), out, resolution=config.resolution, crops=config.crops, seed=config.seed
+        view, encoders_of(base), out, resolution=resolution, crops=config.crops, seed=config.seed, moments=moments
     )
     return samples, view.content
+
+
+def _unbuilt(config: TrainConfig, base: Base) -> View | None:
+    """The samples of a source that is read on demand; None if there is a built data set, or one is to be built."""
+    if find_built(config, base) is not None:
+        return None
+    gone = gone_view(config, base)
+    if gone is not None:
+        return gone
+    source = open_run_source(config, base)
+    return source_view(config, base, source) if is_read_on_demand(config, source) else None
 
 
 def _open_packed(config: TrainConfig, base: Base) -> Data:
     """A packed latents file, all of which is trained on."""
     if config.validation_every:
         raise TetherError(f"{config.data} is a packed latents file, without validation images: set validation_every=0")
+    if config.buckets or config.latents != "mean":
+        raise TetherError(
+            f"{config.data} is a packed latents file, of one size and of means: leave buckets and latents out"
+        )
     batches = PackedBatches(
         Path(config.data),
         base,
@@ -247,6 +281,12 @@ def _open_packed(config: TrainConfig, base: Base) -> Data:
         tell_kinds=config.trains_union,
     )
     return Data(batches, content=batches.content, encodes_prompts=True)
+
+
+def _sampled(means: Tensor, log_variances: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """Samples of the posterior of latents, `(B, C, h, w)`; one generator each."""
+    noise = [torch.randn(mean.shape, generator=each) for mean, each in zip(means, generators, strict=True)]
+    return means + (0.5 * log_variances).exp() * torch.stack(noise)
 
 
 def validation_subset(count: int, kept: int) -> list[int]:
@@ -262,13 +302,13 @@ def _built(config: TrainConfig, base: Base, on_stage: OnStage | None) -> Path:
     found = find_built(config, base)
     if found is not None:
         return found
-    folder = config.out / "data"
+    folder, how = config.out / "data", preparation_of(config, base)
     manifest = build_dataset(
         config.data,
         folder,
         config.kinds[0],
-        size=built_size(config, base),
-        min_side=least_side(config, base),
+        size=how.size,
+        min_side=how.min_side,
         reading=config.reading,
         on_progress=_reporting(on_stage, "building"),
     )
@@ -283,11 +323,12 @@ def _reporting(on_stage: OnStage | None, stage: str) -> Callable[[int, int], Non
 
 def _validation_sample(sample: dict[str, Any], base: Base, kind: str | None = None) -> ValidationSample:
     condition: Tensor = sample["condition"]
+    (prompt,) = as_prompts(base, [sample["caption"]])  # cut as training cuts it
     (image,) = from_pixels(base.decode_latents(sample["latents"][None]))
     if not condition.is_floating_point():
-        return ValidationSample(sample["caption"], _image(condition), image, kind=kind)
+        return ValidationSample(prompt, _image(condition), image, kind=kind)
     mask = Image.fromarray((255 * (condition < 0).any(dim=0)).to(torch.uint8).numpy())
-    return ValidationSample(sample["caption"], _image((255 * condition).clamp(min=0).round().byte()), image, mask, kind)
+    return ValidationSample(prompt, _image((255 * condition).clamp(min=0).round().byte()), image, mask, kind)
 
 
 def _image(pixels: Tensor) -> Image.Image:

@@ -5,28 +5,31 @@
 
 from __future__ import annotations
 
-import io
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from tether.base import Base
 from tether.control.control import Control
 from tether.datasets.build import describe_conditions
 from tether.datasets.check import open_dataset
+from tether.datasets.latents.resolution import Resolution, Size
+from tether.datasets.latents.views import GoneView
 from tether.datasets.manifest import Manifest, read_manifest
-from tether.datasets.prepare import Preparation
+from tether.datasets.prepare import Preparation, check_sample
 from tether.datasets.shards import TarReader
-from tether.datasets.source import ImageData, Rejected, Sample, Source
-from tether.datasets.sources.open import BUILTIN, open_source
+from tether.datasets.source import Rejected, Sample, Source, image_data_size
+from tether.datasets.sources.open import BUILTIN
+from tether.datasets.twins import repeated_files
 from tether.errors import TetherError
 from tether.training.config import TrainConfig
 from tether.training.packed import is_packed
+from tether.training.source import gone_view, is_read_on_demand, open_run_source, preparation_of, resolution_of
 
-__all__ = ["Inspection", "built_size", "check_channels", "find_built", "inspect_data", "least_side"]
+__all__ = ["Inspection", "check_channels", "find_built", "inspect_data"]
 
 _LOOKED_AT = 64
 """Samples, at even distances, whose captions and sizes are looked at."""
@@ -41,11 +44,18 @@ class Inspection:
         samples: how many there are; of a source that is not built yet, before unusable ones are left out.
         conditions: where the conditions come from: "given (column 'guide')", "annotated (canny)", "exact (scenes)".
         notes: what the user should know, a line each.
+        buckets: with aspect buckets, how many images each size gets, of all or of those looked at, in words.
     """
 
     samples: int
     conditions: str
     notes: tuple[str, ...] = ()
+    buckets: str = ""
+
+    def lines(self) -> list[str]:
+        """All of it but the number of samples, a line each."""
+        found = [f"conditions: {self.conditions}", *([f"buckets: {self.buckets}"] if self.buckets else [])]
+        return [*found, *self.notes]
 
 
 def inspect_data(config: TrainConfig, base: Base) -> Inspection:
@@ -58,12 +68,15 @@ def inspect_data(config: TrainConfig, base: Base) -> Inspection:
         return Inspection(0, "exact (packed latents)")
     folder = find_built(config, base)
     if folder is None:
-        return _of_source(config, base)
+        gone = gone_view(config, base)
+        return _of_source(config, base) if gone is None else _of_gone(config, gone)
     manifest, reader = open_dataset(folder)
     _check_count(config, manifest.samples)
     notes = [*_left_out(manifest.left_out | manifest.quarantined), *_validation_notes(config, manifest.samples)]
-    notes += _sample_notes(config, base, _some(reader), manifest.samples)
-    return Inspection(manifest.samples, describe_conditions(manifest), tuple(notes))
+    looked_at = list(_some(reader))
+    notes += _sample_notes(config, base, looked_at, manifest.samples)
+    buckets = _buckets(resolution_of(config, base), map(_size, looked_at), manifest.samples)
+    return Inspection(manifest.samples, describe_conditions(manifest), tuple(notes), buckets)
 
 
 def find_built(config: TrainConfig, base: Base) -> Path | None:
@@ -86,7 +99,7 @@ def find_built(config: TrainConfig, base: Base) -> Path | None:
     if given.exists() and config.data not in BUILTIN:
         return None
     kept = read_manifest(own)
-    if kept is None or kept.settings.get("size") != built_size(config, base):
+    if kept is None or kept.settings.get("size") != resolution_of(config, base).built_size:
         return None
     _check_built(own, kept, config, base)
     return own
@@ -97,22 +110,13 @@ def _check_built(folder: Path, manifest: Manifest, config: TrainConfig, base: Ba
     if (kind,) != config.kinds:
         wanted = ", ".join(config.kinds)
         raise TetherError(f"{folder} was built for the condition {kind!r}, but the condition is {wanted!r}")
-    side = config.resolution or base.sample_size
-    if size < side:
+    resolution = resolution_of(config, base)
+    if size < resolution.shorter:
+        fitting = size // base.latent_factor * base.latent_factor
         raise TetherError(
-            f"{folder} was built with images of {size} pixels, and the training images have {side}: build it with "
-            f"--size {built_size(config, base)}, or set resolution={size // base.latent_factor * base.latent_factor}"
+            f"{folder} was built with images of {size} pixels, and the training images have {resolution.shorter}: "
+            f"build it with --size {resolution.built_size}, or set resolution={fitting}"
         )
-
-
-def built_size(config: TrainConfig, base: Base) -> int:
-    """The size with which a run builds its data set, so that crops of the training resolution can differ."""
-    return (config.resolution or base.sample_size) * 9 // 8
-
-
-def least_side(config: TrainConfig, base: Base) -> int:
-    """Images with a shorter side than this are left out: they would be enlarged more than twice."""
-    return max(8, (config.resolution or base.sample_size) // 2)
 
 
 def check_channels(control: Control) -> None:
@@ -125,17 +129,55 @@ def check_channels(control: Control) -> None:
         )
 
 
+def _of_gone(config: TrainConfig, view: GoneView) -> Inspection:
+    note = f"{config.data} is gone: the run goes on with the samples that it has shown before"
+    return Inspection(len(view), "as before", (note,))
+
+
 def _of_source(config: TrainConfig, base: Base) -> Inspection:
-    source = open_source(config.data, size=built_size(config, base), reading=config.reading)
-    for kind in config.kinds:
-        Preparation(kind, size=built_size(config, base)).check_condition(source)
-    count = min(len(source.usable(kind)) for kind in config.kinds)
+    source, resolution = open_run_source(config, base), resolution_of(config, base)
+    usable = min((source.usable(kind) for kind in config.kinds), key=len)
+    repeated = len(repeated_files(source, usable)) if is_read_on_demand(config, source) else 0
+    count = len(usable) - repeated
+    conditions = ", ".join(dict.fromkeys(_conditions(source, kind) for kind in config.kinds))
     _check_count(config, count)
     notes = [*_left_out(source.left_out), *_validation_notes(config, count)]
-    if source.layout not in BUILTIN:
-        notes += _sample_notes(config, base, _some(source), count)
-    conditions = ", ".join(dict.fromkeys(_conditions(source, kind) for kind in config.kinds))
-    return Inspection(count, conditions, tuple(notes))
+    if repeated:
+        notes.append(f"{repeated} left out: samples whose files are the same as others'")
+    if source.layout in BUILTIN:
+        return Inspection(count, conditions, tuple(notes), _buckets(resolution, [source.size(0)], count))
+    looked_at = list(_some(source))
+    notes += _fault_notes(config, preparation_of(config, base), source, count)
+    notes += _sample_notes(config, base, looked_at, count)
+    buckets = _buckets(resolution, map(_size, looked_at), count)
+    return Inspection(count, conditions, tuple(notes), buckets)
+
+
+def _fault_notes(config: TrainConfig, how: Preparation, source: Source, count: int) -> Iterator[str]:
+    """How many samples cannot be used, as far as that can be told without decoding images, by some of them.
+
+    Raises:
+        TetherError: when none of those that are looked at can be used.
+    """
+    places, reasons, first = _places(len(source)), Counter[str](), ""
+    for index in places:
+        try:
+            check_sample(source.sample(index), how)
+        except Rejected as fault:
+            reasons[fault.reason] += 1
+            first = first or f"{source.key(index)}: {fault.detail}"
+        except OSError as error:
+            reasons["unreadable"] += 1
+            first = first or f"{source.key(index)}: {error.strerror}"
+    counts = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common())
+    if reasons.total() == len(places):
+        raise TetherError(
+            f"{config.data} has no usable sample (of {len(places)} looked at, {counts}); the first, {first}"
+        )
+    if reasons:
+        about = "" if len(places) == count else "about "
+        number = round(reasons.total() / len(places) * count)
+        yield f"{about}{number} of {count} samples cannot be used ({counts}); the first, {first}"
 
 
 def _conditions(source: Source, kind: str) -> str:
@@ -167,11 +209,16 @@ def _validation_notes(config: TrainConfig, samples: int) -> Iterator[str]:
         )
 
 
+def _places(count: int) -> list[int]:
+    """A few numbers below `count`, at even distances."""
+    return np.unique(np.linspace(0, count - 1, min(_LOOKED_AT, count)).round().astype(int)).tolist()
+
+
 def _some(samples: Source | TarReader) -> Iterator[Sample]:
     """A few samples, at even distances; those that cannot be read are left out."""
-    for index in np.unique(np.linspace(0, len(samples) - 1, min(_LOOKED_AT, len(samples))).round().astype(int)):
+    for index in _places(len(samples)):
         try:
-            yield samples.sample(int(index))
+            yield samples.sample(index)
         except (Rejected, OSError):
             continue
 
@@ -179,28 +226,40 @@ def _some(samples: Source | TarReader) -> Iterator[Sample]:
 def _sample_notes(config: TrainConfig, base: Base, samples: Iterable[Sample], count: int) -> list[str]:
     """What the captions and sizes of a few samples say of all."""
     seen, long, small, window = 0, 0, 0, base.text.window
-    side = config.resolution or base.sample_size
+    resolution = resolution_of(config, base)
     for sample in samples:
         seen += 1
-        size = _size(sample.image)
-        small += size is not None and min(size) < side
+        size = _size(sample)
+        small += size is not None and _is_small(size, resolution)
         tokens = (len(base.tokenizer(caption, verbose=False).input_ids) for caption in sample.captions)
         long += max(tokens, default=0) > window
     about = "" if seen == count else "about "
     notes = []
     if small:
-        notes.append(f"{about}{round(small / seen * count)} of {count} images are smaller than {side} pixels: enlarged")
+        notes.append(
+            f"{about}{round(small / seen * count)} of {count} images are smaller than {resolution.said}: enlarged"
+        )
     if long:
         notes.append(f"{about}{round(long / seen * count)} of {count} captions have more than {window} tokens: cut")
     return notes
 
 
-def _size(data: ImageData) -> tuple[int, int] | None:
-    """Width and height, from the header."""
-    if isinstance(data, Image.Image):
-        return data.size
-    try:
-        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
-            return image.size
-    except (OSError, ValueError):
-        return None
+def _is_small(image: Size, resolution: Resolution) -> bool:
+    """Whether the crops of an image are enlarged."""
+    width, height = resolution.nearest(image)
+    return image[0] < width or image[1] < height
+
+
+def _buckets(resolution: Resolution, images: Iterable[Size | None], count: int) -> str:
+    """How many of `count` images each bucket gets, by the sizes of some of them."""
+    if len(resolution.sizes) == 1:
+        return ""
+    found = Counter(resolution.nearest(size) for size in images if size is not None)
+    seen = found.total()
+    about = "" if seen in (1, count) else "about "  # a set that is drawn has images of one size
+    shares = [f"{w}x{h}: {about}{round(found[w, h] / seen * count)}" for w, h in resolution.sizes if found[w, h]]
+    return f"{len(found)} of {len(resolution.sizes)} are used ({', '.join(shares)})"
+
+
+def _size(sample: Sample) -> Size | None:
+    return image_data_size(sample.image)

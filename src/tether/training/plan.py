@@ -25,6 +25,7 @@ from tether.training.objective import ControlObjective
 from tether.training.optimizer import backward_and_step, make_optimizer, steps_while_backward
 from tether.training.performance.memory import layout, retained_memory
 from tether.training.performance.precision import attention_kernel, autocast, resolve_precision
+from tether.training.source import resolution_of
 from tether.training.trainer import make_objective, set_gradient_checkpointing
 
 __all__ = ["Plan", "measure"]
@@ -143,17 +144,18 @@ def _update(
 
 
 def _random_batch(base: Base, control: Control, config: TrainConfig) -> Batch:
-    size, side, spec = config.batch_size, config.resolution or base.sample_size, base.denoiser.spec
-    random, small = torch.Generator().manual_seed(config.seed), side // base.latent_factor
+    size, spec, resolution = config.batch_size, base.denoiser.spec, resolution_of(config, base)
+    width, height = resolution.width, resolution.height  # no bucket has a larger area
+    random, factor = torch.Generator().manual_seed(config.seed), base.latent_factor
     pooled, extras = None, dict[str, Tensor]()
     if spec.pooled_width is not None:
         pooled = torch.randn(size, spec.pooled_width, generator=random)
     if spec.uses_sizes:
-        extras["time_ids"] = torch.tensor([[side, side, 0, 0, side, side]], dtype=torch.float32).repeat(size, 1)
+        extras["time_ids"] = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32).repeat(size, 1)
     tokens = torch.randn(size, base.text.window, spec.text_width, generator=random)
     return Batch(
-        torch.randn(size, spec.latent_channels, small, small, generator=random),
-        torch.rand(size, control.condition_channels, side, side, generator=random),
+        torch.randn(size, spec.latent_channels, height // factor, width // factor, generator=random),
+        torch.rand(size, control.condition_channels, height, width, generator=random),
         Conditioning(tokens, pooled, extras),
         kinds=[config.turns[k % len(config.turns)] for k in range(size)] if config.trains_union else (),
     )

@@ -1,7 +1,9 @@
 """A whole run: from a config to a trained control in a folder.
 
     OUT/config.yaml          every setting
-    OUT/data/, OUT/cache/    the built data set and its latents and text states, unless they are elsewhere
+    OUT/cache/               prepared samples, their latents and text states, unless they are elsewhere
+    OUT/source.json          which source they are of, see `tether.training.source`
+    OUT/data/                the data set, if its source is built first
     OUT/checkpoints/         see `tether.training.checkpoints`
     OUT/samples/             contact sheets of the validation images
     OUT/logs/                of the trackers
@@ -93,7 +95,7 @@ def train(
     check_channels(control)
     if main:
         found = inspect_data(config, base)
-        for line in (f"conditions: {found.conditions}", *found.notes):
+        for line in found.lines():
             (on_note or logger.info)(line)
     with locked(config.out, wanted=main):  # nothing is written before
         return _train(config, base, control, main, on_progress, on_stage)

@@ -8,7 +8,7 @@ import pytest
 
 from tether.base import Base
 from tether.datasets.build import build_dataset
-from tether.datasets.latents.cache import Cache, build_cache
+from tether.datasets.latents.cache import Cache, build_cache, plan_cache
 
 CROPS = 3
 
@@ -21,4 +21,4 @@ def data(mirrored: Path, tmp_path: Path) -> Path:
 
 
 def cached(data: Path, base: Base, out: Path, seed: int = 0) -> Cache:
-    return build_cache(data, base, out, resolution=64, crops=CROPS, batch_size=4, seed=seed, flips=True)
+    return build_cache(plan_cache(data, base, out, resolution=64, crops=CROPS, seed=seed, flips=True), batch_size=4)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from tether.base import Base
 from tether.datasets.build import build_dataset
-from tether.datasets.latents.cache import build_cache, check_cache
+from tether.datasets.latents.cache import build_cache, check_cache, plan_cache
 from tether.datasets.latents.samples import CachedSamples
 from tether.errors import TetherError
 
@@ -114,7 +114,7 @@ def test_samples_that_are_no_longer_mirrored_have_another_cache(
     for kind in ("canny", "landmarks"):
         build_dataset(mirrored, tmp_path / kind, kind, workers=0)
     caches = [
-        build_cache(tmp_path / kind, tiny_base, tmp_path / "cache", resolution=64, crops=6, flips=flips)
+        build_cache(plan_cache(tmp_path / kind, tiny_base, tmp_path / "cache", resolution=64, crops=6, flips=flips))
         for kind, flips in (("canny", None), ("landmarks", None), ("landmarks", True))
     ]
     assert len({cache.latents for cache in caches}) == 3

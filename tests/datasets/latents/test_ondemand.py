@@ -13,8 +13,10 @@ from PIL import Image
 from tether.base import Base
 from tether.base.base import cast_quietly
 from tether.datasets.latents.cache import plan_cache
-from tether.datasets.latents.ondemand import DatasetView, OnDemandSamples, SourceView, encoders_of
+from tether.datasets.latents.ondemand import OnDemandSamples, encoders_of
+from tether.datasets.latents.resolution import Resolution
 from tether.datasets.latents.samples import CachedSamples
+from tether.datasets.latents.views import DatasetView, SourceView
 from tether.datasets.prepare import Preparation
 from tether.datasets.source import Rejected, Sample, Source
 from tether.datasets.sources import open_source
@@ -32,7 +34,7 @@ def same(one: dict[str, object], other: dict[str, object]) -> bool:
 
 def opened(data: Path, base: Base, out: Path, seed: int = 0) -> OnDemandSamples:
     view = DatasetView(plan_cache(data, base, out, resolution=64, crops=CROPS, flips=True))
-    return OnDemandSamples(view, encoders_of(base), out, resolution=64, crops=CROPS, seed=seed)
+    return OnDemandSamples(view, encoders_of(base), out, resolution=Resolution(64, 64), crops=CROPS, seed=seed)
 
 
 def test_samples_on_demand_are_those_of_the_cache(data: Path, tiny_base: Base, tmp_path: Path) -> None:
@@ -67,7 +69,7 @@ def test_what_was_encoded_is_not_encoded_again(
 def test_only_what_is_shown_is_prepared(tiny_base: Base, tmp_path: Path) -> None:
     source = open_source("circles", size=72)
     view = SourceView(source, Preparation("canny", size=72))
-    samples = OnDemandSamples(view, encoders_of(tiny_base), tmp_path, resolution=64, crops=4)
+    samples = OnDemandSamples(view, encoders_of(tiny_base), tmp_path, resolution=Resolution(64, 64), crops=4)
     assert len(samples) == 5000
     assert samples.sample(4321)["name"] == "circle-004321"
     assert len(samples.store) == 4  # what is known of the sample, its crop, its caption, and the empty one

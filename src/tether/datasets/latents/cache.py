@@ -1,10 +1,10 @@
 """Latents and text states of a dataset, computed once: training never runs the autoencoder or the text encoders.
 
     OUT/latents-KEY/shard-00000.safetensors ...   for each of n samples and k crops of it:
-        latents     float16 `(n, k, 4, R/8, R/8)`: the posterior's mean, scaled (LDM, 2112.10752)
+        latents     float16 `(n, k, 4, H/8, W/8)`: the posterior's mean, scaled (LDM, 2112.10752)
         conditions  uint8 `(bytes,)`: the crops' conditions, PNG, concatenated
         ends        int64 `(n, k)`: the end of each of them
-        crops       int32 `(n, k, 6)`: left, top, side, flip, and the image's width and height
+        crops       int32 `(n, k, 6)`: left, top, width, flip, and the image's width and height
     OUT/latents-KEY/samples.jsonl                 a line {"name", "caption"} a sample; "captions" if it has several
     OUT/text-KEY/shard-00000.safetensors ...      for each caption, the empty prompt first:
         states      float16 `(n, T, D)`; for SDXL also pooled, float16 `(n, P)`
@@ -32,6 +32,7 @@ from tether.datasets.check import open_dataset
 from tether.datasets.latents.crops import formerly_mirrored, may_flip
 from tether.datasets.latents.encode import Cut, cut, encode_captions, encode_samples
 from tether.datasets.latents.encoders import hash_text_encoders, hash_vae
+from tether.datasets.latents.resolution import Resolution
 from tether.datasets.manifest import (
     Manifest,
     Parts,
@@ -46,7 +47,7 @@ from tether.errors import TetherError
 from tether.files.atomic import atomic_write, make_folder, write_text
 from tether.files.hashing import hash_file
 
-__all__ = ["SAMPLES", "Cache", "CachePlan", "build_cache", "check_cache", "check_side", "plan_cache"]
+__all__ = ["SAMPLES", "Cache", "CachePlan", "build_cache", "check_cache", "plan_cache"]
 
 FORMAT = 2
 SAMPLES = "samples.jsonl"
@@ -62,45 +63,28 @@ class Cache:
     text: Path
 
 
-def build_cache(
-    data: Path | str,
-    base: Base,
-    out: Path | str,
-    *,
-    resolution: int | None = None,
-    crops: int = 4,
-    flips: bool | None = None,
-    seed: int = 0,
-    batch_size: int = 16,
-    on_progress: Progress | None = None,
-) -> Cache:
-    """Builds the cache of a dataset for a base, continues an unfinished one, or returns a finished one.
+def build_cache(plan: CachePlan, *, batch_size: int = 16, on_progress: Progress | None = None) -> Cache:
+    """Builds a cache, continues an unfinished one, or returns a finished one.
 
     Damaged shards are rebuilt. With the same arguments, an interrupted run ends with the same bytes as any other.
 
     Args:
-        data: a finished dataset.
-        base: the model whose encoders are used, on its current device and in its current dtype.
-        out: the folder for caches.
-        resolution: side of the training images in pixels; by default the base's own.
-        crops: crops of each sample, k: the largest in the middle, and k - 1 random ones.
-        flips: mirror half of the random ones, unless the caption names a side or writing. None asks the kind, which
-            says no if it is unknown; True mirrors unknown kinds too, False none.
-        seed: of the crops.
+        plan: what it contains, and for which base.
         batch_size: images (or captions) that are encoded at once.
         on_progress: called after each shard with the number of samples and captions done, and their total.
 
     Raises:
-        TetherError: if there is no finished dataset, an argument is out of range, an encoder gives NaN, or the disk is
-            full.
+        TetherError: if an argument is out of range, an encoder gives NaN, or the disk is full.
     """
-    plan = plan_cache(data, base, out, resolution=resolution, crops=crops, flips=flips, seed=seed)
     if batch_size < 1:
         raise TetherError(f"batch_size is {batch_size}: give at least 1")
-    prompts, count = plan.prompts, len(plan.names)
+    if len(plan.resolution.sizes) > 1 or plan.moments:
+        raise TetherError("a whole cache has images of one size, and no moments: encode samples on demand")
+    prompts, count, base, crops = plan.prompts, len(plan.names), plan.base, plan.crops
 
     def cuts(index: int) -> list[Cut]:
-        return cut(plan.reader, index, plan.kind, plan.side, crops, plan.mirrored[index], seed)
+        size = plan.resolution.sizes[0]
+        return cut(plan.reader, index, plan.kind, size, crops, plan.mirrored[index], plan.seed)
 
     total = count + len(prompts)
     latents, text = _Shards(plan.latents, plan.latent_settings), _Shards(plan.text, plan.text_settings)
@@ -117,16 +101,24 @@ class CachePlan:
     """What a cache of a dataset contains, before any of it is computed.
 
     Attributes:
+        base: the model whose encoders are used, on its current device and in its current dtype.
         reader: the dataset's samples.
-        kind, side: kind of the conditions, and side of the training images.
+        kind: of the conditions.
+        resolution: the sizes of the training images.
+        crops, seed: crops of each sample, k, and the seed of the random ones.
+        moments: whether latents come with their posterior's variance.
         names, captions, mirrored: of each sample; whether it may be mirrored.
         latents, text: folders of the cache; their names identify what is in them.
         latent_settings, text_settings: what determines the content of each folder.
     """
 
+    base: Base
     reader: TarReader
     kind: str
-    side: int
+    resolution: Resolution
+    crops: int
+    seed: int
+    moments: bool
     names: list[str]
     captions: list[tuple[str, ...]]
     mirrored: list[bool]
@@ -154,49 +146,72 @@ def plan_cache(
     base: Base,
     out: Path | str,
     *,
-    resolution: int | None = None,
+    resolution: Resolution | int | None = None,
     crops: int = 4,
     flips: bool | None = None,
     seed: int = 0,
+    moments: bool = False,
 ) -> CachePlan:
-    """What the cache of a dataset contains; arguments and errors as for `build_cache`."""
+    """What the cache of a dataset contains.
+
+    Args:
+        data: a finished dataset.
+        base: the model whose encoders are used, on its current device and in its current dtype.
+        out: the folder for caches.
+        resolution: the sizes of the training images, or the side of square ones; by default the base's own.
+        crops: crops of each sample, k: the largest in the middle, and k - 1 random ones.
+        flips: mirror half of the random ones, unless the caption names a side or writing. None asks the kind, which
+            says no if it is unknown; True mirrors unknown kinds too, False none.
+        seed: of the crops.
+        moments: whether latents come with their posterior's variance, so that they can be sampled.
+
+    Raises:
+        TetherError: if there is no finished dataset, or an argument is out of range.
+    """
     manifest, reader = open_dataset(data)
     if crops < 1 or seed < 0:
         raise TetherError(f"crops is {crops}, seed {seed}: give at least 1 and 0")
+    if not isinstance(resolution, Resolution):
+        resolution = Resolution.of(base, resolution)
     names, captions = _names_and_captions(reader)
-    kind, side = str(manifest.settings["condition"]), check_side(base, resolution)
+    kind = str(manifest.settings["condition"])
     settings = {
         "format": FORMAT,
         "data": manifest.content,
         "condition": kind,
         "encoder": hash_vae(base),
-        "resolution": side,
+        "resolution": resolution.described,
         "crops": crops,
         "flips": flips is not False,
         "seed": seed,
     }
     mirrored = [all(may_flip(kind, caption, flips) for caption in one) for one in captions]
+    if moments:
+        settings["moments"] = True
     if flips is not False and mirrored != [formerly_mirrored(kind, one) for one in captions]:
         settings["mirrored"] = digest(mirrored)  # caches that mirrored more are not used, the others stay valid
     for_text = {"format": FORMAT, "captions": digest(_prompts(captions)), "encoder": hash_text_encoders(base)}
     latents, text = (Path(out) / f"{w}-{digest(of)[:16]}" for w, of in (("latents", settings), ("text", for_text)))
-    return CachePlan(reader, kind, side, names, captions, mirrored, latents, text, settings, for_text)
+    return CachePlan(
+        base,
+        reader,
+        kind,
+        resolution,
+        crops,
+        seed,
+        moments,
+        names,
+        captions,
+        mirrored,
+        latents,
+        text,
+        settings,
+        for_text,
+    )
 
 
 def _prompts(captions: list[tuple[str, ...]]) -> list[str]:
     return list(dict.fromkeys(["", *chain.from_iterable(captions)]))
-
-
-def check_side(base: Base, resolution: int | None) -> int:
-    """The side of the training images in pixels; the base's own by default.
-
-    Raises:
-        TetherError: when it is not a multiple of the autoencoder's factor.
-    """
-    side = base.sample_size if resolution is None else resolution
-    if side < 1 or side % base.latent_factor:
-        raise TetherError(f"resolution is {side}: give a multiple of {base.latent_factor}")
-    return side
 
 
 def _names_and_captions(reader: TarReader) -> tuple[list[str], list[tuple[str, ...]]]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tether.base import Base
 from tether.datasets.latents.crops import random_crops
+from tether.datasets.latents.resolution import Size
 from tether.datasets.prepare import encode
 from tether.datasets.shards import TarReader
 from tether.datasets.source import Rejected
@@ -29,6 +30,7 @@ __all__ = [
     "cut",
     "cut_stored",
     "encode_captions",
+    "encode_moments",
     "encode_pixels",
     "encode_samples",
     "stored_sample",
@@ -41,7 +43,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 Cut = tuple[np.ndarray, bytes, list[int]]
-"""A crop: pixels uint8 `(R, R, 3)`; its condition as PNG; left, top, side, flip, and the image's width and height."""
+"""A crop: pixels uint8 `(H, W, 3)`; its condition as PNG; left, top, width, flip, and the image's width and height."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,13 @@ class Stored:
     content: str
 
 
-def cut(reader: TarReader, index: int, kind: str, resolution: int, count: int, flips: bool, seed: int) -> list[Cut]:
+def cut(reader: TarReader, index: int, kind: str, size: Size, count: int, flips: bool, seed: int) -> list[Cut]:
     """`count` crops of a sample of a dataset.
 
     Raises:
         TetherError: if the sample cannot be read.
     """
-    return cut_stored(stored_sample(reader, index), kind, resolution, count, flips, seed)
+    return cut_stored(stored_sample(reader, index), kind, size, count, flips, seed)
 
 
 def stored_sample(reader: TarReader, index: int) -> Stored:
@@ -79,7 +81,7 @@ def stored_sample(reader: TarReader, index: int) -> Stored:
 
 
 def cut_stored(
-    stored: Stored, kind: str, resolution: int, count: int, flips: bool, seed: int, only: int | None = None
+    stored: Stored, kind: str, size: Size, count: int, flips: bool, seed: int, only: int | None = None
 ) -> list[Cut]:
     """The `count` crops of a sample, or only one of them.
 
@@ -91,12 +93,12 @@ def cut_stored(
     except (TetherError, OSError) as fault:
         raise TetherError(f"a sample is damaged ({fault}): run `tether dataset check`") from None
     rng = np.random.default_rng([seed, int(stored.content[:16], 16)])
-    crops = random_crops(image.width, image.height, resolution, count, flips, rng)
+    crops = random_crops(image.width, image.height, size, count, flips, rng)
     return [
         (
-            np.asarray(crop.of_image(image, resolution)),
-            encode(crop.of_condition(condition, kind, resolution), "png"),
-            [crop.left, crop.top, crop.side, int(crop.flip), image.width, image.height],
+            np.asarray(crop.of_image(image, size)),
+            encode(crop.of_condition(condition, kind, size), "png"),
+            [crop.left, crop.top, crop.width, int(crop.flip), image.width, image.height],
         )
         for number, crop in enumerate(crops)
         if only in (None, number)
@@ -147,12 +149,24 @@ def encode_samples(
 
 
 def encode_pixels(base: Base, pixels: Tensor) -> Tensor:
-    """uint8 `(B, 3, R, R)` -> latents float16 `(B, C, R/8, R/8)`, on the CPU.
+    """uint8 `(B, 3, H, W)` -> latents float16 `(B, C, H/8, W/8)`, on the CPU.
 
     Raises:
         TetherError: when they are NaN or infinite.
     """
     return _half(base.encode_images(pixels.float().div_(127.5).sub_(1)), "the autoencoder")
+
+
+def encode_moments(base: Base, pixels: Tensor) -> dict[str, Tensor]:
+    """Mean and log-variance of the latents' posterior, both of the scaled latents; shapes as for `encode_pixels`.
+
+    Raises:
+        TetherError: when they are NaN or infinite.
+    """
+    mean, log_variance = base.encode_moments(pixels.float().div_(127.5).sub_(1))
+    return {
+        name: _half(tensor, "the autoencoder") for name, tensor in (("latents", mean), ("log_variance", log_variance))
+    }
 
 
 def encode_captions(base: Base, captions: list[str], batch_size: int) -> dict[str, Tensor]:

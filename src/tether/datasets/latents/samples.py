@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tether.datasets.latents.cache import SAMPLES, Cache
+from tether.datasets.latents.resolution import Size
 from tether.datasets.manifest import Manifest, read_manifest
 from tether.errors import TetherError
 
@@ -31,11 +32,19 @@ _CROP, _CAPTION = 1, 2
 
 
 class EncodedCrop(NamedTuple):
-    """A crop: latents float16 `(C, h, w)`, condition `(3, R, R)`, and left, top, side, flip, width, height."""
+    """A crop of an image, encoded.
+
+    Attributes:
+        latents: the posterior's mean, float16 `(C, h, w)`, scaled.
+        condition: `(3, H, W)`.
+        place: the crop's left, top, width and flip, and the image's width and height.
+        log_variance: of the scaled latents, float16 `(C, h, w)`; None if only means are known.
+    """
 
     latents: Tensor
     condition: Tensor
     place: list[int]
+    log_variance: Tensor | None = None
 
 
 class TextStates(NamedTuple):
@@ -52,14 +61,12 @@ class Samples(ABC):
         seed: of the order in which a sample shows its crops, and of its captions.
 
     Attributes:
-        resolution: side of the images in pixels.
         crops: the number of crops of a sample, k.
 
     Raises:
         TetherError: for a negative seed.
     """
 
-    resolution: int
     crops: int
 
     def __init__(self, seed: int = 0) -> None:
@@ -79,6 +86,10 @@ class Samples(ABC):
         """A sample's captions: at least one, which may be empty."""
 
     @abstractmethod
+    def size_of(self, index: int) -> Size:
+        """Width and height in pixels in which a sample is trained on."""
+
+    @abstractmethod
     def encoded(self, index: int, crop: int) -> EncodedCrop:
         """A crop of a sample, encoded."""
 
@@ -90,15 +101,16 @@ class Samples(ABC):
         """One sample as an epoch shows it.
 
         Returns:
-            latents float32 `(4, R/8, R/8)`, condition uint8 `(3, R, R)` (float32 with -1 in holes to inpaint),
+            latents float32 `(4, H/8, W/8)`, condition uint8 `(3, H, W)` (float32 with -1 in holes to inpaint),
             text_states and empty_text_states float32 `(T, D)`, name, caption, crop (which of the k), and time_ids
             float32 `(6,)`: SDXL's (2307.01952) height and width of the image, top and left of the crop, and target
-            size. For SDXL also pooled and empty_pooled, float32 `(P,)`.
+            size. For SDXL also pooled and empty_pooled, float32 `(P,)`; if latents are to be sampled, log_variance.
         """
         crop, caption = self.crop_of(index, epoch), self.caption_of(index, epoch)
-        latents, condition, (left, top, side, flip, width, height) = self.encoded(index, crop)
-        left = width - side - left if flip else left  # as SDXL was trained: the image is mirrored, then cropped
-        scale, size = self.resolution / side, self.resolution
+        latents, condition, (left, top, wide, flip, width, height), log_variance = self.encoded(index, crop)
+        left = width - wide - left if flip else left  # as SDXL was trained: the image is mirrored, then cropped
+        size = self.size_of(index)
+        scale = size[0] / wide
         text, empty = self.text_states(caption), self.text_states("")
         sample: dict[str, Any] = {
             "latents": latents.float(),
@@ -108,8 +120,12 @@ class Samples(ABC):
             "name": self.name_of(index),
             "caption": caption,
             "crop": crop,
-            "time_ids": torch.tensor([height, width, round(top * scale), round(left * scale), size, size]).float(),
+            "time_ids": torch.tensor(
+                [height, width, round(top * scale), round(left * scale), size[1], size[0]]
+            ).float(),
         }
+        if log_variance is not None:
+            sample["log_variance"] = log_variance.float()
         if text.pooled is not None and empty.pooled is not None:
             sample |= {"pooled": text.pooled.float(), "empty_pooled": empty.pooled.float()}
         return sample
@@ -145,7 +161,9 @@ class CachedSamples(Samples):
         super().__init__(seed)
         self._latents, self._text = _Shards(cache.latents), _Shards(cache.text)
         settings = self._latents.manifest.settings
-        self.resolution, self.crops = int(settings["resolution"]), int(settings["crops"])
+        self.crops = int(settings["crops"])
+        width, _, height = str(settings["resolution"]).partition("x")
+        self._size = int(width), int(height or width)
         lines = (cache.latents / SAMPLES).read_text(encoding="utf-8").split("\n")
         listed = [json.loads(line) for line in lines if line]
         self.names: list[str] = [line["name"] for line in listed]
@@ -163,6 +181,9 @@ class CachedSamples(Samples):
 
     def captions_of(self, index: int) -> Sequence[str]:
         return self._alternatives[index]
+
+    def size_of(self, index: int) -> Size:
+        return self._size
 
     def encoded(self, index: int, crop: int) -> EncodedCrop:
         place = self._latents.read("crops", index)[crop].tolist()
@@ -185,7 +206,7 @@ class CachedSamples(Samples):
 
 
 def condition_pixels(png: bytes) -> Tensor:
-    """A condition as uint8 `(3, R, R)`; float32 in [-1, 1] if it has holes to inpaint, which are -1."""
+    """A condition as uint8 `(3, H, W)`; float32 in [-1, 1] if it has holes to inpaint, which are -1."""
     with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
         pixels = torch.from_numpy(np.asarray(image.convert("RGB")).transpose(2, 0, 1).copy())
         if image.mode != "RGBA":

@@ -13,6 +13,7 @@ from tether.datasets.shards import decode_caption
 from tether.datasets.source import Rejected, Sample, Source
 from tether.datasets.sources.pairs import pair_conditions
 from tether.datasets.sources.splits import choose_split, split_of
+from tether.datasets.twins import sizes_of
 from tether.files.hashing import hash_file
 
 __all__ = ["FolderSource", "is_image"]
@@ -102,6 +103,10 @@ class FolderSource(Source):
         inner = path.relative_to(self.folder).parts
         for folder in _CAPTION_FOLDERS:  # images/a.png, captions/a.txt
             yield self.folder.joinpath(folder, *inner[1:]).with_suffix(".txt")
+
+    def file_sizes(self, index: int) -> tuple[int, ...] | None:
+        path = self.images[index]
+        return sizes_of([path, self.conditions.get(path)])
 
     def files(self) -> Iterator[Path]:
         yield from self.images

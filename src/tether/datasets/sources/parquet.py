@@ -65,6 +65,7 @@ class ParquetSource(Source):
         self.has_conditions = self.condition is not None
         self.conditions_from = f"column {self.condition!r}" if self.condition else ""
         self._loaded: tuple[int, Any] = (-1, None)
+        self.random_access = False  # a row is read with all others of its group
         self.samples = merge_captions(self._images_and_captions())
 
     def _columns(self, columns: dict[str, bool]) -> tuple[str, str | None, str | None]:

@@ -24,6 +24,7 @@ from tether.datasets.names import (
 from tether.datasets.source import Rejected, Sample, Source
 from tether.datasets.sources.merged import merge_captions
 from tether.datasets.sources.splits import choose_split, split_name, split_of
+from tether.datasets.twins import sizes_of
 from tether.errors import TetherError
 
 __all__ = ["RECORD_FILES", "RecordSource", "file_of", "names_images", "record_source"]
@@ -126,6 +127,13 @@ class RecordSource(Source):
             raise Rejected("condition unreadable", f"the record has no {self.condition[0]!r}")
         given = file_of(folder, condition) if condition else None
         return Sample(self.key(index), file_of(folder, image), captions[0] if captions else "", given, captions[1:])
+
+    def file_sizes(self, index: int) -> tuple[int, ...] | None:
+        try:
+            sample = self.sample(index)
+        except Rejected:
+            return None
+        return sizes_of([sample.image, sample.condition])
 
     def files(self) -> Iterator[Path]:
         for folder, record in self.records:

@@ -115,6 +115,10 @@ class TarSource(Source):
         captions = captions_of(self.reader.meta(index).get(column)) if beside is None else (decode_caption(beside),)
         return Sample(sample.key, sample.image, captions[0] if captions else "", sample.condition, captions[1:])
 
+    def file_sizes(self, index: int) -> tuple[int, ...] | None:
+        files = self.reader.members[index].files
+        return tuple(files[name][1] for name in (*self.images, *self.conditions) if name in files)
+
     def files(self) -> list[Path]:
         return self.paths
 

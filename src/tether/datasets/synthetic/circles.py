@@ -69,7 +69,7 @@ class Circles(Source):
     has_conditions = True
 
     def __init__(self, size: int, count: int) -> None:
-        self.size, self.count = size, count
+        self.side, self.count = size, count
 
     def __len__(self) -> int:
         return self.count
@@ -78,8 +78,11 @@ class Circles(Source):
         return f"circle-{index:06d}"
 
     def sample(self, index: int, kind: str | None = None) -> Sample:
-        image, outline, caption = draw_circle(self.size, np.random.default_rng([0x0C1C, index]))
+        image, outline, caption = draw_circle(self.side, np.random.default_rng([0x0C1C, index]))
         return Sample(self.key(index), Image.fromarray(image), caption, Image.fromarray(outline))
 
+    def size(self, index: int) -> tuple[int, int]:
+        return self.side, self.side
+
     def listing(self) -> list[Any]:
-        return [self.size, self.count]
+        return [self.side, self.count]

@@ -51,12 +51,12 @@ class Emoji3D(Source):
     layout = "emoji3d"
 
     def __init__(self, size: int, count: int | None) -> None:
-        self.size = size
+        self.side = size
         self.drawings = [drawing for drawing in load_emoji3d() if not is_held_out(drawing.name)]
         self.count = PLACEMENTS * len(self.drawings) if count is None else count
 
     def __reduce__(self) -> tuple[type, tuple[int, int]]:
-        return type(self), (self.size, self.count)  # worker processes load the drawings themselves
+        return type(self), (self.side, self.count)  # worker processes load the drawings themselves
 
     def __len__(self) -> int:
         return self.count
@@ -68,8 +68,11 @@ class Emoji3D(Source):
     def sample(self, index: int, kind: str | None = None) -> Sample:
         rng = np.random.default_rng([0x3D, index])
         drawing = self.drawings[index % len(self.drawings)]
-        pixels, background = compose(drawing, self.size, rng)
+        pixels, background = compose(drawing, self.side, rng)
         return Sample(self.key(index), Image.fromarray(pixels), caption(drawing, background, rng))
 
+    def size(self, index: int) -> tuple[int, int]:
+        return self.side, self.side
+
     def listing(self) -> list[Any]:
-        return [self.size, self.count, [drawing.name for drawing in self.drawings]]
+        return [self.side, self.count, [drawing.name for drawing in self.drawings]]

@@ -185,7 +185,7 @@ def test_the_flip_rule_of_poses_exchanges_left_and_right(seed: int) -> None:
 def test_a_flipped_crop_has_the_normals_of_the_mirrored_image(ball: Scene) -> None:
     condition = Image.fromarray(normal_map(ball))
     plain, flipped = (
-        np.asarray(Crop(20, 20, 96, flip).of_condition(condition, "normal", 96)) for flip in (False, True)
+        np.asarray(Crop(20, 20, 96, flip).of_condition(condition, "normal", (96, 96))) for flip in (False, True)
     )
     assert np.array_equal(flipped[..., 0], 255 - plain[:, ::-1, 0])
     assert np.array_equal(flipped[..., 1:], plain[:, ::-1, 1:])
@@ -194,7 +194,7 @@ def test_a_flipped_crop_has_the_normals_of_the_mirrored_image(ball: Scene) -> No
 def test_a_resized_crop_of_classes_has_no_new_colors() -> None:
     scene = render(sample_scene(5), 96, samples=1)
     condition = Image.fromarray(seg_map(scene))
-    cut = np.asarray(Crop(3, 5, 83, True).of_condition(condition, "seg", 64))
+    cut = np.asarray(Crop(3, 5, 83, True).of_condition(condition, "seg", (64, 64)))
     assert {tuple(color) for color in cut.reshape(-1, 3)} <= set(CLASS_COLORS.values())
 
 

@@ -29,7 +29,7 @@ class Scenes(Source):
     def __init__(self, size: int, count: int) -> None:
         if count > HELD_OUT_SCENES.start:
             raise TetherError(f"count is {count}, but scenes has {HELD_OUT_SCENES.start} for training: ask for fewer")
-        self.size, self.count = size, count
+        self.side, self.count = size, count
 
     def __len__(self) -> int:
         return self.count
@@ -42,7 +42,7 @@ class Scenes(Source):
         if kind == "openpose" and not spec.mannequins:
             raise Rejected("empty condition", "the scene has no mannequin")
         words = caption(spec, np.random.default_rng([1, index]))
-        scene = render(spec, self.size)
+        scene = render(spec, self.side)
         condition = Image.fromarray(MAPS[kind](scene)) if kind in MAPS else None
         return Sample(self.key(index), Image.fromarray(scene.image), words, condition)
 
@@ -51,5 +51,8 @@ class Scenes(Source):
             return range(self.count)
         return [index for index in range(self.count) if sample_scene(index).mannequins]
 
+    def size(self, index: int) -> tuple[int, int]:
+        return self.side, self.side
+
     def listing(self) -> list[Any]:
-        return [self.size, self.count]
+        return [self.side, self.count]
