@@ -7,10 +7,8 @@ setting never trains for a night with the default. Only `out` is required.
 from __future__ import annotations
 
 import logging
-import re
 import reprlib
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -20,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from tether.datasets.names import Reading
 from tether.errors import TetherError
 from tether.files.atomic import atomic_write
+from tether.training.settings import current_names, plain, read_resolution, suggestion
 
 __all__ = ["CONFIG", "AuxiliaryLossConfig", "TrainConfig"]
 
@@ -27,16 +26,6 @@ logger = logging.getLogger(__name__)
 
 CONFIG = "config.yaml"
 """Name of the settings file in a run's folder."""
-
-_FORMER_NAMES = {
-    "empty_prompts": "prompt_dropout",
-    "watch_every": "validation_every",
-    "watch_pictures": "validation_images",
-    "watch_steps": "validation_steps",
-    "watch_guidance": "validation_guidance",
-    "explosion": "divergence_factor",
-}
-"""Former name of a setting -> its name; both are read, in files and on the command line."""
 
 # Settings that may change when an unfinished run is resumed: how long, how often, how a step's samples are split.
 # Base and data are compared by content (`tether.training.terms`), as they may be moved.
@@ -245,7 +234,7 @@ class TrainConfig(BaseModel):
     def _fill_in(cls, settings: Any) -> Any:
         if not isinstance(settings, dict):
             return settings
-        settings = _current_names(settings)
+        settings = current_names(settings)
         condition = settings.get("condition", "")
         if not isinstance(condition, str) or "," in condition:
             settings = {"family": "union"} | settings
@@ -260,7 +249,7 @@ class TrainConfig(BaseModel):
     @field_validator("resolution", mode="before")
     @classmethod
     def _read_resolution(cls, value: Any) -> int | str | None:
-        return None if value is None else _resolution(value)
+        return None if value is None else read_resolution(value)
 
     @field_validator("precision", mode="before")
     @classmethod
@@ -301,7 +290,7 @@ class TrainConfig(BaseModel):
             where = ".".join(map(str, first["loc"])) or "the training config"
             if first["type"] == "extra_forbidden":
                 raise TetherError(
-                    f"unknown training setting {where!r}: {_suggestion(where, cls.model_fields)}"
+                    f"unknown training setting {where!r}: {suggestion(where, cls.model_fields)}"
                 ) from None
             problem, value = first["msg"].removeprefix("Value error, "), reprlib.repr(first["input"])[:80]
             if not first["loc"]:  # of several settings together
@@ -322,7 +311,7 @@ class TrainConfig(BaseModel):
             raise TetherError(f"cannot read the training config {path}: {line}") from None
         if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
             raise TetherError(f"{path} is not a training config: expected lines of 'setting: value'")
-        return cls.of(_current_names(settings) | _current_names(overrides))
+        return cls.of(current_names(settings) | current_names(overrides))
 
     def save(self, path: Path) -> None:
         """Writes the config as YAML, with every setting, atomically.
@@ -390,45 +379,5 @@ class TrainConfig(BaseModel):
     def describe(cls) -> Iterator[tuple[str, str, str]]:
         """Name, default and description of each setting, for help and documentation."""
         for name, field in cls.model_fields.items():
-            default = "required" if field.is_required() else yaml.safe_dump(_plain(field.default)).splitlines()[0]
+            default = "required" if field.is_required() else yaml.safe_dump(plain(field.default)).splitlines()[0]
             yield name, default, field.description or ""
-
-
-def _current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings under their current names.
-
-    Raises:
-        TetherError: when a setting is given under its former name and its name.
-    """
-    renamed: dict[str, Any] = {}
-    for name, value in settings.items():
-        current = _FORMER_NAMES.get(name, name)
-        if current in renamed:
-            raise TetherError(f"{name} and {current} are the same training setting: give one of them")
-        renamed[current] = value
-    return renamed
-
-
-def _resolution(value: Any) -> int | str:
-    """A side in pixels, or "WIDTHxHEIGHT", of a number, a text or two numbers.
-
-    Raises:
-        ValueError: for anything else, and for sides below 8.
-    """
-    sides = value if isinstance(value, list | tuple) else re.split("[x×]", str(value).strip().lower())
-    whole = [side for side in sides if str(side).strip().isascii() and str(side).strip().isdigit()]
-    if isinstance(value, bool) or len(whole) != len(sides) or len(sides) not in (1, 2):
-        raise ValueError("give a side in pixels, or WIDTHxHEIGHT, such as 768x512")
-    width, height = int(sides[0]), int(sides[-1])
-    if min(width, height) < 8:
-        raise ValueError("sides must be 8 pixels or more")
-    return width if width == height else f"{width}x{height}"
-
-
-def _suggestion(name: str, known: Mapping[str, Any]) -> str:
-    close = get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]}?" if close else f"the settings are {', '.join(known)}"
-
-
-def _plain(default: Any) -> Any:
-    return list(default) if isinstance(default, tuple) else default
