@@ -144,3 +144,17 @@ def test_other_resolutions_are_refused_in_one_line(given: object, tmp_path: Path
     with pytest.raises(TetherError, match="training setting resolution") as error:
         TrainConfig.of({"out": tmp_path, "resolution": given})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"bucket_step": 8}, "bucket_step needs buckets: true"),
+        ({"buckets": True, "condition": ["canny", "depth"]}, "buckets are for one kind of condition"),
+        ({"buckets": True, "data": "x.npz"}, "a packed latents file has one size"),
+        ({"latents": "sample", "data": "x.npz"}, "and means of latents"),
+    ],
+)
+def test_sizes_that_the_data_cannot_have_are_refused(settings: dict[str, object], message: str, tmp_path: Path) -> None:
+    with pytest.raises(TetherError, match=message):
+        TrainConfig.of({"out": tmp_path} | settings)

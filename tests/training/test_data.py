@@ -194,11 +194,3 @@ def test_latents_may_be_samples_of_the_posterior(tiny_folder: Path, circles: Pat
     scale = base.vae.config["scaling_factor"]
     torch.testing.assert_close(found, expected.mean * scale)
     torch.testing.assert_close((0.5 * log_variance).exp(), expected.std * scale)
-
-
-def test_a_packed_file_has_neither_buckets_nor_moments(tiny_folder: Path, tmp_path: Path) -> None:
-    for settings in ({"buckets": True}, {"latents": "sample"}):
-        with pytest.raises(TetherError, match="packed latents file, of one size and of means"):
-            open_data(
-                config(tmp_path, tiny_folder, Path("x.npz"), validation_every=0, **settings), load_base(tiny_folder)
-            )

@@ -266,8 +266,7 @@ class TrainConfig(BaseModel):
             raise ValueError("betas must be from 0 to below 1")
         if self.stratified_timesteps and self.randomness != "batch":
             raise ValueError("stratified_timesteps needs randomness: batch")
-        if self.bucket_step is not None and not self.buckets:
-            raise ValueError("bucket_step needs buckets: true")
+        self._check_sizes()
         if self.start_base is not None and self.start_from is None:
             raise ValueError("start_base needs start_from")
         if self.shares is not None and not (
@@ -275,6 +274,14 @@ class TrainConfig(BaseModel):
         ):
             raise ValueError("shares must be 0 or more each, and above 0 together")
         return self
+
+    def _check_sizes(self) -> None:
+        if self.bucket_step is not None and not self.buckets:
+            raise ValueError("bucket_step needs buckets: true")
+        if self.buckets and len(self.kinds) > 1:
+            raise ValueError("buckets are for one kind of condition: leave them out, or train one kind")
+        if self.data.endswith(".npz") and (self.buckets or self.latents != "mean"):
+            raise ValueError("a packed latents file has one size and means of latents: leave buckets and latents out")
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> TrainConfig:

@@ -197,8 +197,6 @@ def _open_kinds(config: TrainConfig, base: Base, on_stage: OnStage | None) -> Da
     """
     if find_built(config, base) is not None:
         raise TetherError(f"{config.data} was built for one kind of condition: give the source that it was built from")
-    if config.buckets:
-        raise TetherError("buckets are for one kind of condition: leave them out, or train one kind")
     source = open_run_source(config, base)
     if source.has_conditions:
         raise TetherError(f"{config.data} has conditions of one kind: leave them out with condition_column: none")
@@ -266,10 +264,6 @@ def _open_packed(config: TrainConfig, base: Base) -> Data:
     """A packed latents file, all of which is trained on."""
     if config.validation_every:
         raise TetherError(f"{config.data} is a packed latents file, without validation images: set validation_every=0")
-    if config.buckets or config.latents != "mean":
-        raise TetherError(
-            f"{config.data} is a packed latents file, of one size and of means: leave buckets and latents out"
-        )
     batches = PackedBatches(
         Path(config.data),
         base,
