@@ -24,7 +24,7 @@ from tether.kinds.weights import needs
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["ANNOTATORS", "KIND", "detect", "line_art"]
+__all__ = ["ANNOTATORS", "KIND", "detect", "line_art", "random_line_art"]
 
 OPTIONS = {
     "threshold": Option(6, 1, 100, "how much darker than its surroundings the faintest line is, in levels"),
@@ -56,6 +56,11 @@ def detect(pixels: np.ndarray, threshold: float, contrast: float, contours: floa
 
     lines = cv2.convertScaleAbs(line_art(pixels, threshold, contrast, contours), alpha=255)
     return cv2.cvtColor(lines, cv2.COLOR_GRAY2RGB)
+
+
+def random_line_art(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Line art of random options, uint8 `(H, W, 3)`: a control trained on it works with any."""
+    return detect(pixels, rng.uniform(4, 12), rng.uniform(12, 40), rng.uniform(0.4, 1))
 
 
 def detect_sketch(pixels: np.ndarray) -> np.ndarray:
@@ -98,6 +103,7 @@ KIND = Kind(
     "white line art on black",
     annotators=ANNOTATORS,
     resize="lines",
+    vary=random_line_art,
     measures=SOFT_LINES,
     names=r"lineart",
 )

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-__all__ = ["KIND", "detect", "fidelity", "scribble_map", "without_specks"]
+__all__ = ["KIND", "detect", "fidelity", "random_scribble", "scribble_map", "without_specks"]
 
 OPTIONS = {
     "threshold": Option(32, 1, 255, "how much darker than its surroundings a line is"),
@@ -39,6 +39,8 @@ OPTIONS = {
 }
 FINE, COARSE, SIDE = 0.5, 5.0, 512
 """Standard deviations of the two Gaussians in pixels of an image whose shorter side is `SIDE`."""
+WAVER = 4.0
+"""Standard deviation in pixels, at `SIDE`, of how far a wavering hand is off."""
 SPECK = 3e-5
 """Lines of a smaller share of the image's pixels are noise."""
 
@@ -63,6 +65,31 @@ def scribble_map(pixels: np.ndarray, threshold: float = 32, thickness: float = 3
 def detect(pixels: np.ndarray, threshold: float, thickness: float, color: float) -> np.ndarray:
     """Strokes as a condition map, uint8 `(H, W, 3)`."""
     return scribble_map(pixels, threshold, thickness, color)[..., None].repeat(3, axis=2)
+
+
+def random_scribble(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A scribble by a pen of random width, uint8 `(H, W, 3)`, half of them outlines in a hand that wavers.
+
+    So a control trained on them keeps to a drawing's outlines, not to its every pixel.
+    """
+    import cv2
+    import numpy as np
+
+    pen = int(rng.integers(1, 5))
+    if rng.random() < 0.5:
+        return detect(pixels, 20 * 3 ** rng.uniform(), pen, 1)
+    height, width = pixels.shape[:2]
+    scale = min(height, width) / SIDE
+    by = [
+        cv2.resize(rng.normal(0, WAVER * scale, (9, 9)), (width, height), interpolation=cv2.INTER_CUBIC) for _ in "xy"
+    ]
+    y, x = np.mgrid[:height, :width]
+    places = [(at + moved).astype(np.float32) for at, moved in zip((x, y), by, strict=True)]
+    blurred = cv2.GaussianBlur(np.ascontiguousarray(pixels), (0, 0), COARSE * scale * rng.uniform(0.8, 1.6))
+    moved = cv2.remap(blurred, *places, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    low = rng.uniform(12, 40)
+    lines = cv2.dilate(cv2.Canny(moved, low, 2.5 * low), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (pen, pen)))
+    return lines[..., None].repeat(3, axis=2)
 
 
 def detect_auto(pixels: np.ndarray, threshold: float, thickness: float, color: float) -> np.ndarray:
@@ -119,6 +146,7 @@ KIND = Kind(
         "doodle": Annotator(detect_doodle, {"thickness": OPTIONS["thickness"]}),
     },
     resize="lines",
+    vary=random_scribble,
     metric=fidelity,
     measures=STROKES,
     names=r"(fake)?scribble|sketch|doodle",

@@ -20,7 +20,7 @@ from tether.kinds.weights import needs
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["KIND", "detect", "regions"]
+__all__ = ["KIND", "detect", "random_regions", "regions"]
 
 OPTIONS = {
     "colors": Option(8, 2, 32, "at most so many colors"),
@@ -57,6 +57,11 @@ def detect(pixels: np.ndarray, colors: float, smallest: float) -> np.ndarray:
         where = labels == label
         painted[where] = np.round(pixels[where].mean(axis=0)).astype(np.uint8)
     return painted
+
+
+def random_regions(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Areas of a random number of colors, uint8 `(H, W, 3)`: a control trained on them works with any."""
+    return detect(pixels, int(rng.integers(4, 14)), rng.uniform(0.1, 1))
 
 
 def detect_ade20k(pixels: np.ndarray) -> np.ndarray:
@@ -128,6 +133,7 @@ KIND = Kind(
     "segmentation, one color a class",
     annotators={"regions": Annotator(detect, OPTIONS), "ade20k": Annotator(detect_ade20k, ready=needs("seg"))},
     resize="nearest",
+    vary=random_regions,
     measures=CLASSES,
     names=r"seg(mentation)?|ade20k",
     aliases=("segmentation",),

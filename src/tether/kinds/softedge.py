@@ -21,7 +21,7 @@ from tether.kinds.weights import needs
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["KIND", "detect", "soft_edges"]
+__all__ = ["KIND", "detect", "random_soft_edges", "soft_edges"]
 
 OPTIONS = {
     "contrast": Option(8, 0.5, 100, "levels a pixel at which an edge is bright; less shows weaker edges"),
@@ -59,6 +59,11 @@ def detect(pixels: np.ndarray, contrast: float) -> np.ndarray:
     return cv2.cvtColor(cv2.convertScaleAbs(soft_edges(pixels, contrast), alpha=255), cv2.COLOR_GRAY2RGB)
 
 
+def random_soft_edges(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Soft edges of a random contrast, uint8 `(H, W, 3)`: a control trained on them works with any."""
+    return detect(pixels, 4.0 * 4.0 ** rng.uniform())
+
+
 def detect_hed(pixels: np.ndarray) -> np.ndarray:
     """HED's edges as a condition map, uint8 `(H, W, 3)`.
 
@@ -85,6 +90,7 @@ KIND = Kind(
     "soft gray edges on black",
     annotators={"gradient": Annotator(detect, OPTIONS), "hed": Annotator(detect_hed, ready=needs("hed"))},
     resize="lines",
+    vary=random_soft_edges,
     measures=SOFT_LINES,
     names=r"softedge|hed|pidi(net)?",
 )
