@@ -70,8 +70,8 @@ def test_a_generator_varies_the_map_where_the_kind_can_and_no_options_are_given(
     plain = annotate("canny", photo).tobytes()
     assert varied.tobytes() != plain
     assert prepare(photo, "canny", photo.size, options={}, rng=np.random.default_rng(3)).condition.tobytes() == plain
-    lines = prepare(photo, "mlsd", photo.size, rng=np.random.default_rng(3)).condition
-    assert lines.tobytes() == annotate("mlsd", photo).tobytes()
+    scribble = prepare(photo, "scribble", photo.size, rng=np.random.default_rng(3)).condition
+    assert scribble.tobytes() == annotate("scribble", photo).tobytes()
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -19,10 +19,13 @@ from tether import kinds
 from tether.datasets.holes import random_holes
 from tether.errors import TetherError
 from tether.images import to_rgb
+from tether.kinds.scribble import random_scribble
 
 __all__ = ["PackedConditions"]
 
 MAPS = "maps_"
+VARIED = {"scribble": random_scribble}
+"""Random variations of kinds that data sets are built of without any."""
 
 
 class PackedConditions:
@@ -79,6 +82,8 @@ class PackedConditions:
         if kinds.find_kind(kind).needs_mask:
             holes = torch.from_numpy(random_holes(image.shape[1], image.shape[0], rng))
             return (_planes(image).float() / 255).masked_fill(holes, kinds.find_kind(kind).value_range[0])
+        if kind in VARIED:
+            return _planes(VARIED[kind](image, rng))
         size = image.shape[1], image.shape[0]
         made = kinds.prepare(Image.fromarray(image), kind, size, fit="stretch", rng=rng)
         return _planes(np.asarray(to_rgb(made.condition)))
