@@ -70,8 +70,8 @@ def detect(pixels: np.ndarray, threshold: float, thickness: float, color: float)
 def random_scribble(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A scribble by a pen of random width, uint8 `(H, W, 3)`, half of them outlines in a hand that wavers.
 
-    So a control trained on them keeps to a drawing's outlines, not to its every pixel. It is not the kind's `vary`: data
-    sets of scribbles are built by the annotator at its default options, and stay what they were.
+    So a control trained on them keeps to a drawing's outlines, not to its every pixel. It is not the kind's `vary`:
+    data sets of scribbles are built by the annotator at its default options, and stay what they were.
     """
     import cv2
     import numpy as np
