@@ -95,3 +95,27 @@ def test_images_that_are_drawn_together_are_those_of_their_own_prompts_seeds_and
             assert isinstance(alone, Image.Image)
             assert found.size == sample.condition.size
             assert np.abs(np.asarray(found, np.int16) - np.asarray(alone, np.int16)).max() <= 2
+
+
+def test_a_control_that_has_learned_nothing_is_not_run_and_the_images_are_the_same(
+    tiny_base: Base, control: ControlNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[int] = []
+    plain = ControlNet.forward
+    monkeypatch.setattr(ControlNet, "forward", lambda *of, **how: runs.append(0) or plain(*of, **how))
+    drawn: list[bytes] = []
+    chosen = [ValidationSample("words", Image.new("RGB", SIZE, "gray"))]
+    validator = ImageValidator(
+        tiny_base, chosen, lambda image, _: drawn.append(image.tobytes()) or 0.0, tmp_path, steps=2
+    )
+    validator(0, control)
+    assert runs == []
+    monkeypatch.setattr("tether.training.validation._is_silent", lambda _: False)
+    validator(0, control)
+    assert runs
+    assert drawn[:2] == drawn[2:]
+    monkeypatch.undo()
+    with torch.no_grad():
+        control.controlnet_mid_block.weight[0, 0] = 1.0
+    validator(0, control)
+    assert drawn[4:] != drawn[:2]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
+from torch import nn
 
 from tether.base import Base
 from tether.control.control import Control
@@ -91,7 +92,7 @@ class ImageValidator:
         return Validation(step, *found)
 
     def _pipeline(self, control: Control) -> Pipeline:
-        return Pipeline(self.base, [control])  # type: ignore[list-item]
+        return Pipeline(self.base, [] if _is_silent(control) else [control])
 
     def _draw(self, pipes: Mapping[str | None, Pipeline], prompted: bool) -> list[Image.Image]:
         """All samples, with their prompts or without."""
@@ -104,7 +105,8 @@ class ImageValidator:
             seeds = [self.seed + index for index in batch]
             request = requests[start].model_copy(update={"count": len(batch), "seed": seeds})
             guidance = Guidance.joined([guidances[index] for index in batch])
-            drawn += pipes[self.samples[start].kind].draw(request, [conditions], guidance=guidance)
+            pipe = pipes[self.samples[start].kind]
+            drawn += pipe.draw(request, [conditions] if pipe.controls else [], guidance=guidance)
         return drawn
 
     def _fitting(self, start: int, guidances: Sequence[Guidance]) -> int:
@@ -160,6 +162,14 @@ class ImageValidator:
             whole.paste(strip, (0, top))
             top += strip.height
         _write(self.folder / f"{sheet}.png", whole)
+
+
+def _is_silent(control: Control) -> bool:
+    """Whether a control is known to give no signal: nothing of its zero convolutions has been learned yet."""
+    zeros = [getattr(control, name, None) for name in ("controlnet_down_blocks", "controlnet_mid_block")]
+    return all(
+        isinstance(zero, nn.Module) and not any(bool(tensor.any()) for tensor in zero.parameters()) for zero in zeros
+    )
 
 
 def _strip(images: Sequence[Image.Image], label: str) -> Image.Image:
