@@ -75,8 +75,8 @@ def test_too_few_samples_and_validation_on_trained_images_are_said(
 
 def test_a_kind_that_nothing_can_make_is_refused_by_a_dry_run(tiny_folder: Path, tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos")
-    with pytest.raises(TetherError, match="depth has no annotator"):
-        dry_run(config(tmp_path, tiny_folder, folder, condition="depth", resolution=64))
+    with pytest.raises(TetherError, match="keypoints has no annotator"):
+        dry_run(config(tmp_path, tiny_folder, folder, condition="keypoints", resolution=64))
     assert not (tmp_path / "run").exists()
 
 
