@@ -77,6 +77,7 @@ def test_spaces_and_order_do_not_matter() -> None:
         ("0.2@0-1.5", "0 <= START < END <= 1"),
         ("0.2@0.6-0.1", "0 <= START < END <= 1"),
         ("9" * 400, "is not a finite number"),
+        ("9" * 1_000_000 + "x", "has 1,000,001 characters: at most 2,000"),
     ],
 )
 def test_what_is_not_a_strength_is_refused_in_one_line(text: str, message: str) -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tether
 import torch
 from PIL import Image
+
+import tether
 
 EXAMPLES = Path(tether.__file__).parent / "examples"
 

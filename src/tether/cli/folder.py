@@ -74,7 +74,8 @@ class _Lines:
     def notify(self, line: str) -> None:
         """A line about the image that is drawn; one that is about none in particular is told once."""
         if self.task is not None:
-            print(f"{self.task.input}: {line}", file=sys.stderr)
+            named = line.startswith(f"{Path(self.task.input).name}: ")
+            print(line if named else f"{self.task.input}: {line}", file=sys.stderr)
         elif line not in self.said:
             self.said.add(line)
             print(line, file=sys.stderr)

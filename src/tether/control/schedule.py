@@ -25,6 +25,8 @@ _PART = rf"{_VALUE}@{_NUMBER}-{_NUMBER}"
 SCHEDULE_PATTERN = rf"{_PART}(?:,{_PART})*|{_VALUE}"
 """A regular expression of the texts of strengths, without spaces."""
 _READ = re.compile(rf"(?P<first>{_NUMBER})(?:-(?P<last>{_NUMBER}))?(?:@(?P<start>{_NUMBER})-(?P<end>{_NUMBER}))?")
+_LONGEST = 2000
+"""Characters: requests come from files and over networks too."""
 _FORM = "write a number, or parts such as 0.2@0-0.3,0.6@0.3-1 or 0.2-0.8@0-0.5"
 
 
@@ -80,15 +82,17 @@ def parse_strength(text: str) -> float | Schedule:
     Raises:
         TetherError: when the text has another form, a part does not lie in 0 to 1 or has no length, or parts overlap.
     """
+    if len(text) > _LONGEST:
+        raise TetherError(f"strength {text[:40]!r}... has {len(text):,} characters: at most {_LONGEST:,}")
     read = [(_part(one, text), one) for one in re.sub(r"\s", "", text).split(",")]
     if len(read) > 1 and any("@" not in one for _, one in read):
-        raise TetherError(f"strength {text!r}: each of several parts needs its @START-END")
+        raise TetherError(f"strength {text[:60]!r}: each of several parts needs its @START-END")
     if "@" not in text and "-" not in text:
         return read[0][0].first
     read.sort(key=lambda one: one[0].start)
     for (part, one), (after, other) in pairwise(read):
         if after.start < part.end:
-            raise TetherError(f"strength {text!r}: {one} and {other} overlap; parts may touch, or leave gaps of 0")
+            raise TetherError(f"strength {text[:60]!r}: {one} and {other} overlap; parts may touch, or leave gaps of 0")
     return Schedule(",".join(one for _, one in read), tuple(part for part, _ in read))
 
 
