@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageOps
 
-from tether.kinds.polarity import inverted, is_dark_on_light
+from tether.kinds.polarity import from_paper, inverted, is_dark_on_light
 
 LINES = Image.new("RGB", (64, 64))
 ImageDraw.Draw(LINES).ellipse((10, 10, 50, 50), outline="white")
@@ -24,6 +24,20 @@ def test_dark_lines_on_light_are_found(kind: str) -> None:
     for image in (PAPER, PAPER.convert("L"), PAPER.convert("1"), on_nothing("black")):
         assert is_dark_on_light(image, kind)
         assert np.array_equal(np.asarray(inverted(image).convert("L")), np.asarray(LINES.convert("L")))
+
+
+@pytest.mark.parametrize("ink", [0, 60, 100, 130, 165])
+@pytest.mark.parametrize("paper", [255, 235])
+def test_a_pencil_may_be_light_and_paper_a_little_gray(ink: int, paper: int) -> None:
+    image = Image.new("L", (64, 64), paper)
+    ImageDraw.Draw(image).ellipse((10, 10, 50, 50), outline=ink, width=2)
+    assert is_dark_on_light(image, "canny")
+    found, drawn = np.asarray(from_paper(image).convert("L")), np.asarray(image) == ink
+    if ink <= 100:
+        assert np.array_equal(found, np.asarray(inverted(image).convert("L")))
+    else:
+        assert (found[drawn] == 255).all()
+        assert (found[~drawn] == 0).all()
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,12 @@ from tether.kinds.table import find_kind, kinds
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["inverted", "is_dark_on_light"]
+__all__ = ["from_paper", "inverted", "is_dark_on_light"]
 
 _COLORED = 24
 """Levels between the channels of a pixel from which it is a color; lines on paper have few such pixels."""
-_PAPER, _INK = 200, 100
-"""Levels of gray: at least, at most."""
+_PAPER, _INK, _DARK = 200, 170, 100
+"""Levels of gray: paper has at least, ink at most; a pencil may be light, ink up to the last level is dark."""
 _LEAST_PAPER, _LEAST_INK = 0.6, 0.0005
 """Shares of the pixels. White lines on black cover far less than half of a map, and paper has some ink."""
 _COLOR_KINDS = ("openpose", "keypoints")
@@ -41,6 +41,20 @@ def is_dark_on_light(image: Image.Image, kind: str | None) -> bool:
         return False
     # White lines on nothing are white on white; only what is dark on white can be meant.
     return bool(paper > ink)
+
+
+def from_paper(image: Image.Image) -> Image.Image:
+    """The negative of a drawing on paper, RGB. Light ink becomes white lines too, and paper black."""
+    import numpy as np
+    from PIL import Image
+
+    negative = inverted(image)
+    levels = np.asarray(negative, np.float32)
+    gray = levels.mean(axis=2)
+    paper, ink = np.median(gray), np.quantile(gray, 1 - _LEAST_INK)
+    if ink >= 255 - _DARK:
+        return negative
+    return Image.fromarray(((levels - paper) * (255 / (ink - paper))).clip(0, 255).round().astype(np.uint8))
 
 
 def inverted(image: Image.Image) -> Image.Image:

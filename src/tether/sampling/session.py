@@ -21,7 +21,7 @@ from PIL import Image
 from tether.errors import TetherError
 from tether.images import fit, to_rgb
 from tether.kinds import annotatable, fit_map, prepare
-from tether.kinds.polarity import inverted, is_dark_on_light
+from tether.kinds.polarity import from_paper, inverted, is_dark_on_light
 from tether.sampling.checks import check_mask, check_size
 from tether.sampling.engines import Engine, engine
 from tether.sampling.loop import Step
@@ -206,6 +206,7 @@ class Session:
             if entry.invert is None:
                 name = entry.source or "the condition"
                 self._notify(f"{name}: dark lines on a light ground are inverted; --no-invert keeps them")
+                return from_paper(condition)
             return inverted(condition)
         return condition
 
