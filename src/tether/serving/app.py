@@ -20,6 +20,7 @@ from tether.serving.annotations import Annotation
 from tether.serving.api import REQUEST_SCHEMA, router
 from tether.serving.errors import Refused, invalid
 from tether.serving.guard import Guard, error_response
+from tether.serving.images_api import router as images
 from tether.serving.log import log
 from tether.serving.service import Service
 from tether.serving.settings import Settings
@@ -52,6 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(title=TITLE, version=VERSION, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
     app.include_router(router)
+    app.include_router(images)
     app.include_router(webui)
     _add_health(app, service)
     app.add_exception_handler(Refused, _refused)

@@ -40,6 +40,11 @@ class Entry:
     ref: str
     kind: str | None = None
 
+    @property
+    def shipped(self) -> bool:
+        """Whether it is of the package; the operator's are paths."""
+        return self.ref == self.name
+
 
 class Catalog:
     """The models of a server. Folders are read at each call, so that a model that is added is there.

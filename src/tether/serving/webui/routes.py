@@ -18,10 +18,11 @@ from starlette.concurrency import run_in_threadpool
 
 from tether.sampling.parameters import PARAMETERS_KEY
 from tether.serving.bodies import read_values
-from tether.serving.errors import Refused, invalid, not_found
+from tether.serving.errors import invalid, not_found
 from tether.serving.service import Service
-from tether.serving.store import ENDED, Job
+from tether.serving.store import Job
 from tether.serving.uploads import image_bytes, parse_json, read_image
+from tether.serving.waiting import ended
 from tether.serving.webui.names import SAMPLERS, SCHEDULES, find_module, module_table
 from tether.serving.webui.payload import Options, Wanted, wanted
 from tether.serving.webui.units import as_png, detected, number
@@ -31,8 +32,6 @@ __all__ = ["router"]
 router = APIRouter(tags=["webui"])
 EXTENSION = 2
 """The version of the ControlNet extension whose API this is."""
-LOOK = 5.0
-"""Seconds after which a job that is waited for is looked at, even if nothing was heard of it."""
 
 
 def _service(request: Request) -> Service:
@@ -66,15 +65,7 @@ async def _drawn(request: Request, *, from_image: bool) -> JSONResponse:
         return service.submit(read.values)[0], read
 
     job, read = await run_in_threadpool(submit)
-    with service.hub.listen(job.id, preview=True) as listener:
-        while (found := await run_in_threadpool(service.store.get, job.id)) is not None and found.state not in ENDED:
-            if service.hub.closed:
-                raise Refused(503, "busy", f"the server is stopping: job {job.id} is drawn later", retry_after=30)
-            await listener.wait(LOOK)
-    if found is None:
-        raise not_found(f"job {job.id} is not kept any more")
-    if found.state == "failed":
-        raise invalid(None, found.error or "the job failed")
+    found = await ended(service, job.id)
     return JSONResponse(await run_in_threadpool(_answer, service, found, payload, read))
 
 
