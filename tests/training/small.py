@@ -10,7 +10,9 @@ import torch
 from tether.control import Control, Signal
 from tether.training.config import TrainConfig
 
-__all__ = ["Brightness", "config"]
+from ..datasets.conftest import picture
+
+__all__ = ["Brightness", "config", "photos"]
 
 
 def config(folder: Path, base: Path, data: Path, **settings: Any) -> TrainConfig:
@@ -30,6 +32,15 @@ def config(folder: Path, base: Path, data: Path, **settings: Any) -> TrainConfig
         "ema": 0.9,
     }
     return TrainConfig.of(small | {"out": folder / "run", "base": str(base), "data": str(data)} | settings)
+
+
+def photos(folder: Path, count: int = 6, side: int = 96, suffix: str = "png") -> Path:
+    """A folder of different images with captions."""
+    folder.mkdir()
+    for k in range(count):
+        picture(k, side, side).save(folder / f"{k}.{suffix}")
+        (folder / f"{k}.txt").write_text(f"number {k}")
+    return folder
 
 
 class Brightness(Control):

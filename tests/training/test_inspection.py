@@ -13,15 +13,7 @@ from tether.training.inspection import check_channels, inspect_data
 from tether.training.run import dry_run, train
 
 from ..datasets.conftest import picture
-from .small import config
-
-
-def photos(folder: Path, count: int = 6, side: int = 96) -> Path:
-    folder.mkdir()
-    for k in range(count):
-        picture(k, side, side).save(folder / f"{k}.png")
-        (folder / f"{k}.txt").write_text(f"number {k}")
-    return folder
+from .small import config, photos
 
 
 @pytest.mark.parametrize("channels", [1, 4, 6])

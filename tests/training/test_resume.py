@@ -15,8 +15,7 @@ from tether.training.config import CONFIG, TrainConfig
 from tether.training.resume import find_run
 from tether.training.run import train
 
-from ..datasets.conftest import picture
-from .small import config
+from .small import config, photos
 
 
 def make_run(folder: Path, steps: tuple[int, ...] = (2, 4)) -> Path:
@@ -50,18 +49,10 @@ def test_latest_is_the_run_in_out_or_the_last_one_below(tmp_path: Path, monkeypa
     assert find_run("latest", first) == first
 
 
-def photos(folder: Path) -> Path:
-    folder.mkdir()
-    for k in range(4):
-        picture(k, 80, 80).save(folder / f"{k}.png")
-        (folder / f"{k}.txt").write_text(f"number {k}")
-    return folder
-
-
 def test_a_run_goes_on_where_its_data_have_moved_or_are_gone(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = photos(tmp_path / "photos")
+    data = photos(tmp_path / "photos", 4, 80)
     shared = {"validation_every": 0, "resolution": 64}
     whole = train(config(tmp_path / "whole", tiny_folder, data, **shared)).control
     train(config(tmp_path / "parts", tiny_folder, data, **shared, steps=2))
@@ -81,7 +72,7 @@ def test_a_run_goes_on_where_its_data_have_moved_or_are_gone(
 
 def test_a_run_does_not_go_on_with_other_data(tiny_folder: Path, circles: Path, tmp_path: Path) -> None:
     train(config(tmp_path, tiny_folder, circles, validation_every=0, steps=2))
-    other = config(tmp_path, tiny_folder, photos(tmp_path / "photos"), validation_every=0, resolution=64)
+    other = config(tmp_path, tiny_folder, photos(tmp_path / "photos", 4, 80), validation_every=0, resolution=64)
     with pytest.raises(TetherError, match=r"another data|resolution was|has changed"):
         train(other)
 

@@ -17,17 +17,9 @@ from tether.training.inspection import inspect_data
 from tether.training.run import train
 
 from ..datasets.conftest import picture, png
-from .small import config
+from .small import config, photos
 
 SHARED = {"validation_every": 0, "resolution": 64}
-
-
-def photos(folder: Path, count: int = 4, suffix: str = "png") -> Path:
-    folder.mkdir()
-    for k in range(count):
-        picture(k, 80, 80).save(folder / f"{k}.{suffix}")
-        (folder / f"{k}.txt").write_text(f"number {k}")
-    return folder
 
 
 def test_a_run_prepares_only_the_samples_that_it_shows(
@@ -36,7 +28,7 @@ def test_a_run_prepares_only_the_samples_that_it_shows(
     prepared: list[int] = []
     plain = views.prepare_sample
     monkeypatch.setattr(views, "prepare_sample", lambda *of: prepared.append(of[2]) or plain(*of))
-    settings = config(tmp_path, tiny_folder, photos(tmp_path / "photos", 40), **SHARED, steps=2, workers=0)
+    settings = config(tmp_path, tiny_folder, photos(tmp_path / "photos", 40, 80), **SHARED, steps=2, workers=0)
     assert train(settings).outcome.step == 2
     assert len(prepared) == len(set(prepared)) == 4
     assert not (settings.out / "data").exists()
@@ -50,7 +42,7 @@ def test_a_run_prepares_only_the_samples_that_it_shows(
 def test_a_run_whose_source_is_gone_goes_on_until_it_needs_a_sample_that_it_has_never_shown(
     tiny_folder: Path, tiny_base: Base, tmp_path: Path
 ) -> None:
-    data = photos(tmp_path / "photos", 6)
+    data = photos(tmp_path / "photos", 6, 80)
     settings = config(tmp_path, tiny_folder, data, **SHARED, steps=2, workers=0)
     train(settings)
     shutil.rmtree(data)
@@ -59,14 +51,14 @@ def test_a_run_whose_source_is_gone_goes_on_until_it_needs_a_sample_that_it_has_
     assert "is gone" in found.notes[0]
     with pytest.raises(TetherError, match=r"is gone, and sample \d was never shown: put it back"):
         train(settings.model_copy(update={"steps": 3}))
-    photos(data, 6)
+    photos(data, 6, 80)
     assert train(settings.model_copy(update={"steps": 3})).outcome.step == 3
     shutil.rmtree(data)
     assert train(settings.model_copy(update={"steps": 12})).outcome.step == 12
 
 
 def test_a_source_whose_image_was_edited_to_as_many_bytes_is_another_one(tiny_folder: Path, tmp_path: Path) -> None:
-    data = photos(tmp_path / "bmp", suffix="bmp")
+    data = photos(tmp_path / "bmp", 4, 80, "bmp")
     settings = config(tmp_path, tiny_folder, data, **SHARED, steps=1)
     train(settings)
     ImageOps.invert(picture(0, 80, 80)).save(data / "0.bmp")
@@ -76,7 +68,7 @@ def test_a_source_whose_image_was_edited_to_as_many_bytes_is_another_one(tiny_fo
 
 def test_a_run_that_has_begun_to_build_its_data_goes_on_so(tiny_folder: Path, tmp_path: Path) -> None:
     """As earlier versions did."""
-    data = photos(tmp_path / "photos")
+    data = photos(tmp_path / "photos", 4, 80)
     settings = config(tmp_path, tiny_folder, data, **SHARED)
     build_dataset(data, settings.out / "data", "canny", size=72, min_side=32, workers=0)
     train(settings)
@@ -102,7 +94,7 @@ def test_rows_of_parquet_files_are_built_first(tiny_folder: Path, tmp_path: Path
 
 
 def test_repeated_files_and_unusable_samples_are_told(tiny_folder: Path, tiny_base: Base, tmp_path: Path) -> None:
-    data = photos(tmp_path / "photos", 9)
+    data = photos(tmp_path / "photos", 9, 80)
     shutil.copy(data / "0.png", data / "7.png")
     (data / "8.txt").unlink()
     picture(1, 24, 24).save(data / "6.png")
