@@ -9,7 +9,7 @@ import typer
 
 from tether.cli.sources import check_model
 from tether.errors import TetherError
-from tether.weights import shipped_controls
+from tether.weights import shipped_control, split_kind
 
 __all__ = ["convert"]
 
@@ -46,8 +46,8 @@ def convert(
     _check_choice("--to", to, (*LAYOUTS, *ALIASES), LAYOUTS)
     _check_choice("--dtype", dtype, DTYPES)
     _check_choice("--prediction-type", prediction_type, PREDICTION_TYPES)
-    if source not in shipped_controls():
-        check_model(source, "model")
+    if shipped_control(source) is None:
+        check_model(split_kind(source)[0], "model")
     for ref in (base, transfer_from, transfer_to):
         if ref is not None:
             check_model(ref, "base")

@@ -85,9 +85,9 @@ def random_scribble(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         cv2.resize(rng.normal(0, WAVER * scale, (9, 9)), (width, height), interpolation=cv2.INTER_CUBIC) for _ in "xy"
     ]
     y, x = np.mgrid[:height, :width]
-    places = [(at + moved).astype(np.float32) for at, moved in zip((x, y), by, strict=True)]
+    across, down = ((at + moved).astype(np.float32) for at, moved in zip((x, y), by, strict=True))
     blurred = cv2.GaussianBlur(np.ascontiguousarray(pixels), (0, 0), COARSE * scale * rng.uniform(0.8, 1.6))
-    moved = cv2.remap(blurred, *places, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    moved = cv2.remap(blurred, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     low = rng.uniform(12, 40)
     lines = cv2.dilate(cv2.Canny(moved, low, 2.5 * low), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (pen, pen)))
     return lines[..., None].repeat(3, axis=2)
