@@ -302,6 +302,8 @@ def union_part(path: Path, kind: str | None) -> ControlPart:
     """
     stored = read_folder(path)
     kinds = kinds_of_config(stored.config)
+    if kind is not None and kind not in kinds:
+        kind = kind if find_kind(kind).name not in kinds else find_kind(kind).name
     if kind not in kinds:
         said = "it is for several kinds" if kind is None else f"it has no kind {kind!r}"
         raise TetherError(f"{path}: {said}; name one of {', '.join(kinds)}, as in {path}:{kinds[0]}")
