@@ -1,7 +1,46 @@
-"""Does an image follow its condition? The measures themselves belong to the kinds, `tether.kinds`."""
+"""How well controls are followed: `tether evaluate`. The measures themselves belong to the kinds, `tether.kinds`.
+
+Names are imported when they are first used: `fidelity` needs neither PyTorch nor the judge.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from tether.evaluation.fidelity import fidelity, metric_of
 
-__all__ = ["fidelity", "metric_of"]
+if TYPE_CHECKING:
+    from tether.evaluation.cases import Case, held_out_cases, open_held_out
+    from tether.evaluation.drawing import Arm, Artist, Steering
+    from tether.evaluation.run import Evaluation, evaluate
+
+__all__ = [
+    "Arm",
+    "Artist",
+    "Case",
+    "Evaluation",
+    "Steering",
+    "evaluate",
+    "fidelity",
+    "held_out_cases",
+    "metric_of",
+    "open_held_out",
+]
+
+_HOMES = {
+    "Arm": "drawing",
+    "Artist": "drawing",
+    "Case": "cases",
+    "Evaluation": "run",
+    "Steering": "drawing",
+    "evaluate": "run",
+    "held_out_cases": "cases",
+    "open_held_out": "cases",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"tether.evaluation.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'tether.evaluation' has no attribute {name!r}")

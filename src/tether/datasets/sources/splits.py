@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from tether.errors import TetherError
 
-__all__ = ["choose_split", "split_name", "split_of"]
+__all__ = ["NoSuchSplit", "choose_split", "split_name", "split_of"]
 
 ALL = "all"
 _NAMES = {
@@ -22,6 +22,11 @@ _NAMES = {
     "val": "validation", "valid": "validation", "validation": "validation", "dev": "validation", "eval": "validation",
 }  # fmt: skip
 _BEGINNING = re.compile(rf"({'|'.join(sorted(_NAMES, key=len, reverse=True))})(?=[-_.\d]|$)", re.IGNORECASE)
+
+
+class NoSuchSplit(TetherError):
+    """The source does not have the split that was asked for."""
+
 
 Item = TypeVar("Item", bound=Hashable)
 
@@ -51,7 +56,7 @@ def choose_split(
         wanted: a split's name, or "all"; by default "train" if any item is of it, and else all.
 
     Raises:
-        TetherError: when there is no such split.
+        NoSuchSplit: when there is no such split.
     """
     found = {item: split(item) for item in items}
     names = {name for name in found.values() if name}
@@ -59,7 +64,7 @@ def choose_split(
         return list(items), Counter()
     chosen = "train" if wanted is None else split_name(wanted)
     if chosen not in names:
-        raise TetherError(f"there is no split {wanted!r}: the source has {_listed(names)}; --split all reads all")
+        raise NoSuchSplit(f"there is no split {wanted!r}: the source has {_listed(names)}; --split all reads all")
     wanted_here = {chosen, None} if wanted is None else {chosen}
     kept = [item for item in items if found[item] in wanted_here]
     return kept, Counter(name for name in found.values() if name and name != chosen)

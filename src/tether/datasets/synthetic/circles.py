@@ -63,13 +63,13 @@ def draw_circle(size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.nda
 
 
 class Circles(Source):
-    """`count` discs; disc n is a function of n and `size`."""
+    """`count` discs; disc n is a function of n and `size`. Those that are held out are drawn from other numbers."""
 
     layout = "circles"
     has_conditions = True
 
-    def __init__(self, size: int, count: int) -> None:
-        self.side, self.count = size, count
+    def __init__(self, size: int, count: int, held_out: bool = False) -> None:
+        self.side, self.count, self.stream = size, count, 0x0C1D if held_out else 0x0C1C
 
     def __len__(self) -> int:
         return self.count
@@ -78,11 +78,11 @@ class Circles(Source):
         return f"circle-{index:06d}"
 
     def sample(self, index: int, kind: str | None = None) -> Sample:
-        image, outline, caption = draw_circle(self.side, np.random.default_rng([0x0C1C, index]))
+        image, outline, caption = draw_circle(self.side, np.random.default_rng([self.stream, index]))
         return Sample(self.key(index), Image.fromarray(image), caption, Image.fromarray(outline))
 
     def size(self, index: int) -> tuple[int, int]:
         return self.side, self.side
 
     def listing(self) -> list[Any]:
-        return [self.side, self.count]
+        return [self.side, self.count, *(["held out"] if self.stream != 0x0C1C else [])]

@@ -46,17 +46,17 @@ def _decode(webp: bytes) -> np.ndarray:
 
 
 class Emoji3D(Source):
-    """The drawings on plain backgrounds, randomly placed. Held-out names never appear."""
+    """The drawings on plain backgrounds, randomly placed: of all names but the held-out ones, or of those alone."""
 
     layout = "emoji3d"
 
-    def __init__(self, size: int, count: int | None) -> None:
-        self.side = size
-        self.drawings = [drawing for drawing in load_emoji3d() if not is_held_out(drawing.name)]
+    def __init__(self, size: int, count: int | None, held_out: bool = False) -> None:
+        self.side, self.held_out = size, held_out
+        self.drawings = [drawing for drawing in load_emoji3d() if is_held_out(drawing.name) == held_out]
         self.count = PLACEMENTS * len(self.drawings) if count is None else count
 
-    def __reduce__(self) -> tuple[type, tuple[int, int]]:
-        return type(self), (self.side, self.count)  # worker processes load the drawings themselves
+    def __reduce__(self) -> tuple[type, tuple[int, int, bool]]:
+        return type(self), (self.side, self.count, self.held_out)  # worker processes load the drawings themselves
 
     def __len__(self) -> int:
         return self.count

@@ -29,9 +29,7 @@ def joints_of(pixels: np.ndarray) -> Places:
     for number, color in enumerate(JOINT_COLORS):
         where = (np.abs(pixels.astype(np.int16) - color) <= TOLERANCE).all(axis=2)
         if where.any():
-            _, _, about, middles = cv2.connectedComponentsWithStats(where.astype(np.uint8), connectivity=8)
-            order = np.argsort(-about[1:, cv2.CC_STAT_AREA], kind="stable")
-            found[number] = np.asarray(middles)[1:][order]
+            found[number] = _middles(where)
     return found
 
 
@@ -50,6 +48,15 @@ def share_of_correct(table: Table) -> float:
     """Correct joints by wanted joints, over all pictures; 1 when none is wanted."""
     wanted = table["wanted"].sum()
     return float(table["correct"].sum() / wanted) if wanted else 1.0
+
+
+def _middles(where: np.ndarray) -> np.ndarray:
+    """The middles of the patches in bool `(H, W)`, `(N, 2)`; what a joint on top has cut apart is one patch."""
+    near = cv2.dilate(where.astype(np.uint8), np.ones((5, 5), np.uint8))
+    count, labels = cv2.connectedComponents(near, connectivity=8)
+    patches = [np.argwhere(where & (np.asarray(labels) == label)) for label in range(1, count)]
+    patches.sort(key=len, reverse=True)
+    return np.array([patch.mean(axis=0)[::-1] for patch in patches])
 
 
 def _matches(found: np.ndarray, wanted: np.ndarray, reach: np.ndarray) -> int:
@@ -78,7 +85,7 @@ def _reaches(pixels: np.ndarray, places: Places) -> dict[int, np.ndarray]:
 
 def _figures(pixels: np.ndarray, points: np.ndarray) -> np.ndarray:
     """The figure that each joint `(N, 2)` belongs to, `(N,)`."""
-    drawn = cv2.dilate(pixels.any(axis=2).astype(np.uint8), np.ones((3, 3), np.uint8))
+    drawn = cv2.dilate(np.asarray(pixels.any(axis=2), np.uint8), np.ones((3, 3), np.uint8))
     labels = np.asarray(cv2.connectedComponents(drawn)[1])
     parts = labels[points[:, 1].round().astype(int), points[:, 0].round().astype(int)]
     names, counts = np.unique(parts, return_counts=True)

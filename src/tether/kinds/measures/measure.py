@@ -36,8 +36,8 @@ class Measure:
         higher: whether a higher score is better; a perfect score is then 1, and else 0.
         unit: of the score, for people.
         digits: after the decimal point, for people.
-        against: what the drawn picture is compared by: the map that is found in it with the condition ("map"), or the
-            picture itself with the image that the condition was made from ("image").
+        against: what `compare` is given: the map that is found in the drawn picture and the condition ("map"); the
+            picture itself and the condition ("condition"), or the image that the condition was made from ("image").
     """
 
     key: str
@@ -47,4 +47,4 @@ class Measure:
     higher: bool = True
     unit: str = ""
     digits: int = 3
-    against: Literal["map", "image"] = "map"
+    against: Literal["map", "condition", "image"] = "map"

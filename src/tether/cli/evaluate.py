@@ -1,0 +1,271 @@
+"""`tether evaluate`: how well controls are followed, on held-out pictures."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tether.cli.arguments import parse_sides, parse_size, parse_weighting
+from tether.cli.sources import check_control, check_folder, check_model, check_replaceable, made_by
+from tether.errors import TetherError
+
+if TYPE_CHECKING:
+    from tether.evaluation.cases import HeldOut
+    from tether.evaluation.drawing import Arm
+    from tether.evaluation.run import Evaluation
+    from tether.sampling import Pipeline, Session
+
+__all__ = ["evaluate"]
+
+EXACT = ("depth", "normal", "seg", "openpose")
+"""Kinds that only `scenes` has maps of, of the sets that come with the package."""
+MADE_BY = "tether evaluate"
+
+
+def evaluate(
+    controls: Annotated[list[str], typer.Argument(help="Shipped controls or paths; several steer together.")],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Held-out pictures: emoji3d, scenes, circles, or a folder, .tar, .parquet, .jsonl or .csv. "
+            "Repeatable. By default emoji3d and scenes, or scenes alone where the maps must be exact.",
+            show_default=False,
+        ),
+    ] = None,
+    count: Annotated[int, typer.Option(help="Number of held-out conditions, shared between the sets.", min=2)] = 50,
+    images: Annotated[int, typer.Option(help="Pictures a condition; 2 or more for diversity.", min=1, max=100)] = 1,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Kind of the conditions, where a control does not say; one a control, in order. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the first picture.", min=0)] = 0,
+    steps: Annotated[int, typer.Option(help="Denoising steps.", min=1, max=1000)] = 20,
+    guidance_scale: Annotated[float, typer.Option(help="Scale of classifier-free guidance.")] = 5.0,
+    scheduler: Annotated[str, typer.Option(help="As in tether generate.")] = "dpmpp-2m",
+    strength: Annotated[str, typer.Option(help="Of every control: a number, or a schedule: 0.2@0-0.3,1@0.3-1.")] = "1",
+    sides: Annotated[
+        str | None,
+        typer.Option(help="CFG branches that controls act on: both, conditional, or a share.", show_default=False),
+    ] = None,
+    weighting: Annotated[str, typer.Option(help="Weights of the controls' layers.")] = "balanced",
+    alone: Annotated[bool, typer.Option("--alone", help="Of several controls, draw with each alone too.")] = False,
+    annotate: Annotated[
+        bool, typer.Option("--annotate", help="Make conditions from the images, also where a set brings some.")
+    ] = False,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Split of a folder or table; by default test, else validation.", show_default=False),
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="WIDTHxHEIGHT; by default the base's own.", show_default=False)
+    ] = None,
+    base: Annotated[str, typer.Option(help="As in tether generate.")] = "tether",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option(help="Where to compute.")] = "cpu",
+    clip: Annotated[
+        str | None,
+        typer.Option(help="A CLIP model, folder or hub: adds the CLIP score.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the pictures; those that are there are not drawn again.")
+    ] = Path("out/evaluate"),
+    as_json: Annotated[
+        Path | None, typer.Option("--json", help="File for all scores and numbers.", show_default=False)
+    ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(help="PNG of the best, median and worst pictures.", show_default=False),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace --json and --sheet also where others wrote them.")
+    ] = False,
+) -> None:
+    """Measure how well controls are followed: draw held-out conditions, find them again, compare.
+
+    Every condition is drawn with the controls and at strength 0, with the same seeds.
+    """
+    steering: dict[str, Any] = {"strength": _number(strength), "weighting": parse_weighting(weighting)}
+    if sides is not None:
+        steering["sides"] = parse_sides(sides)
+    wanted = None if size is None else parse_size(size)
+    for ref in controls:
+        check_control(ref)
+    check_model(base, "base")
+    _check_files(out, as_json, sheet, force)
+    if kind is not None and len(kind) != len(controls):
+        raise TetherError(f"{len(controls)} controls need as many --kind, not {len(kind)}")
+
+    from tether.cli.progress import count_bar, loading
+    from tether.datasets.names import Reading
+    from tether.evaluation.cases import held_out_cases, open_held_out
+    from tether.evaluation.drawing import Artist
+    from tether.evaluation.run import evaluate as run
+    from tether.sampling import Request, Session
+
+    template = Request(
+        prompt="",
+        base=base,
+        dtype=dtype,  # type: ignore[arg-type]
+        device=device,
+        steps=steps,
+        guidance_scale=guidance_scale,
+        scheduler=scheduler,
+    )
+    session = Session(notify=lambda line: print(line, file=sys.stderr))
+    with loading():
+        pipeline = _opened(session, template, controls)
+    kinds = _kinds(controls, pipeline, kind)
+    sides_of = wanted or (pipeline.base.sample_size,) * 2
+    names = data or (["scenes"] if set(kinds) & set(EXACT) else ["emoji3d", "scenes"])
+    reading = Reading(split=split, condition_column="none" if annotate else None)
+    sets = [open_held_out(name, max(sides_of), reading) for name in names]
+    with count_bar("preparing conditions") as on_progress:
+        cases = held_out_cases(sets, kinds, sides_of, count, use_given=not annotate, on_progress=on_progress)
+    _say_what(sets, len(cases), count)
+    arms = _arms(controls, kinds, steering, alone)
+    words = [] if clip is None else [_clip(clip)]
+    artist = Artist(session, template, out)
+    with count_bar("drawing and measuring") as on_progress:
+        found = run(cases, arms, artist, kinds, images=images, seed=seed, words=words, on_progress=on_progress)
+    settings = {
+        "controls": controls,
+        "kinds": kinds,
+        "data": [{"set": one.ref, "split": one.split} for one in sets],
+        "count": len(cases),
+        "images": images,
+        "seed": seed,
+        "size": list(sides_of),
+        **{name: value for name, value in template.model_dump(mode="json").items() if name in _DRAWN},
+        **steering,
+    }
+    _write(found, arms, kinds, settings, as_json, sheet)
+
+
+_DRAWN = ("base", "dtype", "device", "steps", "guidance_scale", "scheduler")
+
+
+def _check_files(out: Path, as_json: Path | None, sheet: Path | None, force: bool) -> None:
+    """Refuses outputs that cannot be written, or would replace what is not ours, before anything is drawn."""
+    check_folder(out)
+    if sheet is not None:
+        check_replaceable(sheet, "evaluate", "--sheet", force=force)
+        check_folder(sheet.parent, "--sheet")
+    if as_json is not None:
+        if as_json.is_dir():
+            raise TetherError(f"--json {as_json} is a folder: give the name of a file")
+        if as_json.exists() and not force and not _is_ours(as_json):
+            raise TetherError(f"--json {as_json} exists, and `tether evaluate` did not write it: give another name")
+        check_folder(as_json.parent, "--json")
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is the JSON of this command."""
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(read, dict) and read.get("made_by") == MADE_BY
+
+
+def _number(text: str) -> float | str:
+    """A number, or the text of a schedule, which the request reads."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _opened(session: Session, template: Any, controls: list[str]) -> Pipeline:
+    from PIL import Image
+
+    from tether.sampling import ControlRequest
+
+    some = Image.new("RGB", (8, 8))
+    return session.open(
+        template.model_copy(update={"controls": [ControlRequest(ref=one, condition=some) for one in controls]})
+    )
+
+
+def _kinds(controls: list[str], pipeline: Pipeline, given: list[str] | None) -> list[str]:
+    """The kind of each control's conditions.
+
+    Raises:
+        TetherError: for a control that does not say, an unknown --kind, and two controls of one kind.
+    """
+    from tether.kinds import kind_of
+
+    kinds = [kind_of(one).name for one in given] if given else [control.kind for control in pipeline.controls]
+    for ref, one in zip(controls, kinds, strict=True):
+        if one is None:
+            raise TetherError(f"control {ref} does not say what its conditions are: give --kind for each control")
+    if len(set(kinds)) != len(kinds):
+        raise TetherError(f"two controls are of one kind ({', '.join(map(str, kinds))}): evaluate them one by one")
+    return [str(one) for one in kinds]
+
+
+def _arms(controls: list[str], kinds: list[str], steering: dict[str, Any], alone: bool) -> list[Arm]:
+    """Strength 0, all controls together, and each alone."""
+    from tether.evaluation.drawing import Arm, Steering
+    from tether.evaluation.run import STRENGTH_0
+
+    steered = [Steering(ref, one, steering) for ref, one in zip(controls, kinds, strict=True)]
+    arms = [Arm(STRENGTH_0), Arm(" + ".join(kinds), tuple(steered))]
+    if alone and len(steered) > 1:
+        arms += [Arm(f"{one.kind} alone", (one,)) for one in steered]
+    return arms
+
+
+def _clip(ref: str) -> Any:
+    from tether.evaluation.clip import CLIP, ClipScore
+
+    return CLIP, ClipScore(ref)
+
+
+def _say_what(sets: list[HeldOut], found: int, asked: int) -> None:
+    for one in sets:
+        print(f"{one.ref}: {one.split}", file=sys.stderr)
+    if found < asked:
+        print(f"there are only {found} conditions to measure, not {asked}", file=sys.stderr)
+
+
+def _write(
+    found: Evaluation,
+    arms: list[Arm],
+    kinds: list[str],
+    settings: dict[str, Any],
+    as_json: Path | None,
+    sheet: Path | None,
+) -> None:
+    """Prints the table, and writes JSON and sheet."""
+    from tether.evaluation.report import notes, report, table
+
+    rows = table(found, [arm.name for arm in arms])
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print()
+    for line in notes(found):
+        print(line)
+    if as_json is not None:
+        from tether.files.atomic import atomic_write
+
+        with atomic_write(as_json, parents=True) as part:
+            part.write_text(
+                json.dumps({"made_by": MADE_BY} | report(found, settings), indent=1) + "\n", encoding="utf-8"
+            )
+        print(as_json)
+    if sheet is not None:
+        from tether.cli.output import make_folder
+        from tether.evaluation.sheet import draw_sheet
+        from tether.images import save_png
+
+        make_folder(sheet.parent)
+        save_png(draw_sheet(found, arms[1].name, kinds), sheet, made_by("evaluate"))
+        print(sheet)

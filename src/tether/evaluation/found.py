@@ -1,0 +1,64 @@
+"""The map that is found in a drawn picture, to be compared with the condition."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from tether.evaluation.cases import Case
+from tether.evaluation.judge import JUDGED, LAYOUT, load_judge
+from tether.kinds import find_kind, make_map
+from tether.kinds.measures import Measure, Numbers
+
+__all__ = ["finder", "found_map", "measures_of", "numbers_of"]
+
+
+def finder(kind: str, case: Case) -> str | None:
+    """What finds maps of a kind in the pictures of a case: "judge" for exact maps of scenes, "annotator" for those of
+    an annotator, "image" for conditions that are images; None when nothing does."""
+    known = find_kind(kind)
+    if kind in case.exact and case.layout == LAYOUT and kind in JUDGED:
+        return "judge"
+    if known.annotators:
+        return "annotator"
+    return "image" if known.is_image else None
+
+
+def found_map(kind: str, image: Image.Image, case: Case) -> Image.Image | None:
+    """The map of a kind in a picture of a case, RGB; None when nothing finds it."""
+    how = finder(kind, case)
+    if how == "judge":
+        return load_judge().find(kind, image)
+    if how == "annotator":
+        return make_map(kind, image, None, {})
+    return image if how == "image" else None
+
+
+def measures_of(kind: str) -> tuple[Measure, ...]:
+    """The measures of a kind: its own, or its condition fidelity where it has no more."""
+    known = find_kind(kind)
+    if known.measures or known.metric is None:
+        return known.measures
+    metric = known.metric
+
+    def compare(image: np.ndarray, condition: np.ndarray) -> Numbers:
+        return {"value": metric(Image.fromarray(image), Image.fromarray(condition))}
+
+    return (Measure("fidelity", "fidelity", compare, against="condition"),)
+
+
+def numbers_of(kind: str, image: Image.Image, case: Case) -> dict[str, Numbers]:
+    """The numbers of a picture by each measure of a kind that can be measured here, by the measure's key."""
+    measures = measures_of(kind)
+    numbers = {}
+    maps = [one for one in measures if one.against == "map"]
+    found = found_map(kind, image, case) if maps else None
+    if found is not None:
+        wanted = np.asarray(case.maps[kind])
+        numbers = {one.key: one.compare(np.asarray(found), wanted) for one in maps}
+    for one in measures:
+        if one.against == "image":
+            numbers[one.key] = one.compare(np.asarray(image), case.pixels)
+        elif one.against == "condition":
+            numbers[one.key] = one.compare(np.asarray(image), np.asarray(case.maps[kind]))
+    return numbers

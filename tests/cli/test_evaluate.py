@@ -1,0 +1,80 @@
+"""`tether evaluate` from the command line: what is refused, and one small run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from tether import cli
+from tether.errors import TetherError
+
+
+def run(*arguments: str) -> str:
+    done = CliRunner().invoke(cli.app, ["evaluate", *arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["cany"], "did you mean canny"),
+        (["canny", "--sides", "left"], "share from 0 to 1"),
+        (["canny", "--sheet", "sheet.jpg"], r"must end in \.png"),
+        (["canny", "--kind", "canny", "--kind", "depth"], "as many --kind"),
+        (["canny", "--size", "big"], "not a size"),
+        (["canny", "--data", "no/such/folder"], "does not exist"),
+        (["canny", "--scheduler", "fast"], "fast"),
+        (["canny", "canny"], "two controls are of one kind"),
+        (["canny", "--kind", "depht", "--data", "scenes"], "did you mean depth"),
+    ],
+)
+def test_what_cannot_be_right_is_refused_before_anything_is_drawn(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TetherError, match=message):
+        run(*arguments, "--count", "2", "--steps", "1")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_as_a_folder_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(TetherError, match="is a file"):
+        run("canny", "--out", str(file))
+    with pytest.raises(TetherError, match=r"--json .* is a folder"):
+        run("canny", "--json", str(tmp_path))
+
+
+def test_what_others_wrote_is_not_replaced(tmp_path: Path) -> None:
+    notes, picture = tmp_path / "notes.json", tmp_path / "picture.png"
+    notes.write_text("[1, 2]")
+    Image.new("RGB", (4, 4)).save(picture)
+    for option, path in (("--json", notes), ("--sheet", picture)):
+        with pytest.raises(TetherError, match="give another name"):
+            run("canny", option, str(path))
+
+
+def test_a_run_prints_a_table_and_writes_json_sheet_and_pictures(tmp_path: Path) -> None:
+    out, sheet, numbers = tmp_path / "pictures", tmp_path / "sheet.png", tmp_path / "new" / "numbers.json"
+    common = ["canny", "--data", "circles", "--count", "2", "--steps", "1", "--out", str(out)]
+    printed = run(*common, "--json", str(numbers), "--sheet", str(sheet))
+    assert "edge F1, 2 px" in printed
+    assert "strength 0" in printed
+    read = json.loads(numbers.read_text())
+    assert read["settings"]["controls"] == ["canny"]
+    assert read["settings"]["data"] == [{"set": "circles", "split": "held out"}]
+    assert read["settings"]["strength"] == 1.0
+    assert Image.open(sheet).width > 5 * 128
+    pictures = sorted(out.rglob("*.png"))
+    assert len(pictures) == 6  # two cases at strength 0 and with control, and their sources
+    made = [path.stat().st_mtime_ns for path in pictures]
+    run(*common, "--sides", "0.6")
+    assert [path.stat().st_mtime_ns for path in pictures] == made
+    assert len(sorted(out.rglob("*.png"))) == 8  # strength 0 is shared
+    run(*common, "--json", str(numbers), "--sheet", str(sheet))
