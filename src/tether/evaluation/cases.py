@@ -205,7 +205,7 @@ def _can_be_made(kind: str) -> bool:
 def _made(photo: Image.Image, kind: str, size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
     """The map of a photo: by the kind's annotator at default options, or the photo with detail taken from it."""
     known = find_kind(kind)
-    varied = rng if known.is_image and not known.annotators else None
+    varied = rng if known.is_image and known.vary is not None else None
     return prepare(photo, kind, size, rng=varied).condition
 
 

@@ -1,4 +1,5 @@
-"""The weights that ship in the package: a folder for the base and one for each control, with model cards.
+"""The weights that ship in the package: a folder for the base, one for each control, and the judge that
+`tether evaluate` asks; with model cards.
 
 The folder `control-union` is one control for several kinds. A kind that has a folder of its own is opened from that.
 """

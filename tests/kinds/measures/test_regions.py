@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tether.datasets.synthetic.scenes.maps import CLASS_COLORS
 from tether.kinds.measures.regions import mean_iou, overlaps
 
 RED, BLUE, GREEN = (255, 0, 0), (0, 0, 255), (0, 255, 0)
@@ -25,6 +26,23 @@ def test_pixels_are_counted_over_all_pictures() -> None:
     assert mean_iou(tabulated([dict(counted)])) == pytest.approx((1 / 2 + 1 / 3 + 0) / 3)
     right = overlaps(wanted, wanted)  # red 1+2 of 2+2, blue 1+2 of 3+2, green 0 of 1
     assert mean_iou(tabulated([dict(counted), dict(right)])) == pytest.approx((3 / 4 + 3 / 5 + 0) / 3)
+
+
+def test_an_area_in_nearly_the_wanted_color_is_that_area_and_another_color_is_not() -> None:
+    wanted = np.array([[RED, RED, BLUE, BLUE]], np.uint8)
+    near = np.array([[(250, 8, 4), (250, 8, 4), (3, 2, 240), (3, 2, 240)]], np.uint8)
+    assert mean_iou(tabulated([dict(overlaps(near, wanted))])) == 1.0
+    other = np.array([[GREEN, GREEN, BLUE, BLUE]], np.uint8)
+    assert mean_iou(tabulated([dict(overlaps(other, wanted))])) == pytest.approx(1 / 3)
+
+
+def test_no_class_of_scenes_stands_for_another() -> None:
+    palette = np.array([list(CLASS_COLORS.values())], np.uint8)
+    for missing in range(palette.shape[1]):
+        wanted = np.delete(palette, missing, axis=1)
+        found = palette[:, [missing] * wanted.shape[1]]
+        counted = overlaps(found, wanted)
+        assert all(value == 0 for name, value in counted.items() if name.endswith("both"))
 
 
 def test_miou_is_that_of_torchmetrics() -> None:
