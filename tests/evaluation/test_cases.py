@@ -40,6 +40,12 @@ def test_a_larger_count_begins_with_the_same_cases() -> None:
     assert few[0].image.tobytes() == more[0].image.tobytes()
 
 
+def test_the_number_of_a_case_does_not_depend_on_the_other_sets() -> None:
+    sets = [open_held_out(name, 64) for name in ("circles", "emoji3d")]
+    alone, together = held_out_cases(sets[1:], ["canny"], SIZE, 2), held_out_cases(sets, ["canny"], SIZE, 4)
+    assert [(one.key, one.number) for one in alone] == [(one.key, one.number) for one in together[2:]]
+
+
 def test_several_sets_share_the_count_and_several_kinds_the_picture() -> None:
     sets = [open_held_out(name, 64) for name in ("circles", "scenes")]
     cases = held_out_cases(sets, ["canny", "scribble"], SIZE, 3, use_given=False)

@@ -122,12 +122,13 @@ def evaluate(
     with loading():
         pipeline = _opened(session, template, controls)
     kinds = _kinds(controls, pipeline, kind)
-    sides_of = wanted or (pipeline.base.sample_size,) * 2
+    side = pipeline.base.sample_size
+    drawn_size = wanted or (side, side)
     names = data or (["scenes"] if set(kinds) & set(EXACT) else ["emoji3d", "scenes"])
     reading = Reading(split=split, condition_column="none" if annotate else None)
-    sets = [open_held_out(name, max(sides_of), reading) for name in names]
+    sets = [open_held_out(name, max(drawn_size), reading) for name in names]
     with count_bar("preparing conditions") as on_progress:
-        cases = held_out_cases(sets, kinds, sides_of, count, use_given=not annotate, on_progress=on_progress)
+        cases = held_out_cases(sets, kinds, drawn_size, count, use_given=not annotate, on_progress=on_progress)
     _say_what(sets, len(cases), count)
     arms = _arms(controls, kinds, steering, alone)
     words = [] if clip is None else [_clip(clip)]
@@ -141,7 +142,7 @@ def evaluate(
         "count": len(cases),
         "images": images,
         "seed": seed,
-        "size": list(sides_of),
+        "size": list(drawn_size),
         **{name: value for name, value in template.model_dump(mode="json").items() if name in _DRAWN},
         **steering,
     }

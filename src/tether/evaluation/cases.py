@@ -45,6 +45,7 @@ class Case:
         exact: the kinds whose maps its source computed, without an annotator.
         layout: of its source, "scenes".
         mask: white where it is to be inpainted, for kinds that need one.
+        number: its place in its set, from 0: its seeds follow from it.
     """
 
     key: str
@@ -54,6 +55,7 @@ class Case:
     exact: frozenset[str] = frozenset()
     layout: str = ""
     mask: Image.Image | None = None
+    number: int = 0
 
     @cached_property
     def pixels(self) -> np.ndarray:
@@ -132,7 +134,7 @@ def held_out_cases(
         for taken, case in enumerate(reader.cases()):
             if taken == share:
                 break
-            found.append(case)
+            found.append(replace(case, number=taken))
             if on_progress is not None:
                 on_progress(len(found), count)
         if share and not any(case.key.startswith(f"{one.ref}/") for case in found):

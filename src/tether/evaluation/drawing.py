@@ -121,9 +121,9 @@ class Artist:
         return self.folder / _slug(arm.name) / f"{_slug(case.key)}-{seed}-{code}.png"
 
 
-def seeds_of(first: int, case: int, images: int) -> Sequence[int]:
-    """The seeds of a case's pictures: more pictures a case, or more cases, begin with the same ones."""
-    return [first + case + 100_000 * k for k in range(images)]
+def seeds_of(first: int, number: int, images: int) -> Sequence[int]:
+    """The seeds of the pictures of a case with a number: more pictures, or more cases, begin with the same ones."""
+    return [first + number + 100_000 * k for k in range(images)]
 
 
 def _is_whole(path: Path) -> bool:

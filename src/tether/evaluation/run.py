@@ -111,7 +111,7 @@ def evaluate(
     for k, case in enumerate(cases):
         for arm in arms:
             pictures = []
-            for one in seeds_of(seed, k, images):
+            for one in seeds_of(seed, case.number, images):
                 path = artist.picture(case, arm, one)
                 result.pictures.setdefault(arm.name, [[] for _ in cases])[k].append(path)
                 pictures.append(open_image(path))

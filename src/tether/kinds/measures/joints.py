@@ -27,7 +27,7 @@ def joints_of(pixels: np.ndarray) -> Places:
     """The joints in a drawing, uint8 `(H, W, 3)`: number -> `(N, 2)`, x and y of each, the largest patch first."""
     found = {}
     for number, color in enumerate(JOINT_COLORS):
-        where = (np.abs(pixels.astype(np.int16) - color) <= TOLERANCE).all(axis=2)
+        where = np.asarray((np.abs(pixels.astype(np.int16) - color) <= TOLERANCE).all(axis=2))
         if where.any():
             found[number] = _middles(where)
     return found
