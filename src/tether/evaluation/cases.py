@@ -26,7 +26,7 @@ from tether.errors import TetherError
 from tether.images import fit, open_image, to_rgb
 from tether.kinds import find_kind, fit_map, prepare
 
-__all__ = ["Case", "HeldOut", "held_out_cases", "open_held_out"]
+__all__ = ["Case", "HeldOut", "can_be_made", "held_out_cases", "open_held_out"]
 
 SPLITS = ("test", "validation")
 ORDER = 20
@@ -150,7 +150,7 @@ class _Reader:
         self.source, self.fault = held_out.source, ""
         self.given = _given_kind(self.source, kinds) if use_given else None
         for kind in kinds:
-            if kind != self.given and kind not in self.source.exact_conditions and not _can_be_made(kind):
+            if kind != self.given and kind not in self.source.exact_conditions and not can_be_made(kind):
                 raise TetherError(
                     f"{held_out.ref} has no {kind} maps, and nothing here makes them: give --data a set that has, such "
                     f"as {'scenes' if kind in ('depth', 'normal', 'seg', 'openpose') else 'a folder of pairs'}"
@@ -195,13 +195,20 @@ def _given_kind(source: Source, kinds: Sequence[str]) -> str | None:
         return None
     if len(kinds) == 1:
         return kinds[0]
-    others = [kind for kind in kinds if not _can_be_made(kind)]
+    others = [kind for kind in kinds if not can_be_made(kind)]
     return others[0] if len(others) == 1 else None
 
 
-def _can_be_made(kind: str) -> bool:
+def can_be_made(kind: str) -> bool:
+    """Whether maps of a kind can be made here: its first annotator lacks no weights, or its maps are images."""
     known = find_kind(kind)
-    return bool(known.annotators) or known.is_image
+    if not known.annotators:
+        return known.is_image
+    try:
+        known.annotator().check_ready()
+    except TetherError:
+        return False
+    return True
 
 
 def _made(photo: Image.Image, kind: str, size: tuple[int, int], rng: np.random.Generator) -> Image.Image:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from tether.evaluation.cases import Case
+from tether.evaluation.cases import Case, can_be_made
 from tether.evaluation.judge import JUDGED, LAYOUT, load_judge
+from tether.images import to_rgb
 from tether.kinds import find_kind, make_map
 from tether.kinds.measures import Measure, Numbers
 
@@ -20,7 +21,7 @@ def finder(kind: str, case: Case) -> str | None:
     if kind in case.exact and case.layout == LAYOUT and kind in JUDGED:
         return "judge"
     if known.annotators:
-        return "annotator"
+        return "annotator" if can_be_made(kind) else None
     return "image" if known.is_image else None
 
 
@@ -54,11 +55,16 @@ def numbers_of(kind: str, image: Image.Image, case: Case) -> dict[str, Numbers]:
     maps = [one for one in measures if one.against == "map"]
     found = found_map(kind, image, case) if maps else None
     if found is not None:
-        wanted = np.asarray(case.maps[kind])
-        numbers = {one.key: one.compare(np.asarray(found), wanted) for one in maps}
+        wanted = _pixels(case.maps[kind])
+        numbers = {one.key: one.compare(_pixels(found), wanted) for one in maps}
     for one in measures:
         if one.against == "image":
             numbers[one.key] = one.compare(np.asarray(image), case.pixels)
         elif one.against == "condition":
-            numbers[one.key] = one.compare(np.asarray(image), np.asarray(case.maps[kind]))
+            numbers[one.key] = one.compare(np.asarray(image), _pixels(case.maps[kind]))
     return numbers
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    """A map as uint8 `(H, W, 3)`; one of 16 bits with the upper 8."""
+    return np.asarray(to_rgb(image, "black"))

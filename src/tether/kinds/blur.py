@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tether.kinds.kind import Annotator, Kind
+from tether.kinds.measures import TONES
 from tether.kinds.option import Option
 
 if TYPE_CHECKING:
@@ -35,5 +36,6 @@ KIND = Kind(
     "the image without details",
     annotators={"gaussian": Annotator(blurred, OPTIONS)},
     vary=random_blur,
+    measures=TONES,
     names=r"blur",
 )

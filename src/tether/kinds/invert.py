@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tether.kinds.kind import Annotator, Kind
+from tether.kinds.measures import SOFT_LINES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,5 +42,6 @@ KIND = Kind(
     "white lines on black from dark lines on paper",
     annotators={"levels": INVERT},
     resize="lines",
+    measures=SOFT_LINES,
     names=r"invert(ed)?",
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tether.kinds.kind import Annotator, Kind
+from tether.kinds.measures import CLASSES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +27,7 @@ KIND = Kind(
     "mask",
     "mask of the main object",
     annotators={"u2net": Annotator(detect)},
+    measures=CLASSES,
     names=r"mask|matting|cutout",
     aliases=("cutout",),
 )

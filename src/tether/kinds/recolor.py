@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tether.kinds.kind import Annotator, Kind
+from tether.kinds.measures import TONES
 from tether.kinds.option import Option
 
 if TYPE_CHECKING:
@@ -33,5 +34,6 @@ KIND = Kind(
     "recolor",
     "luminance, to be colored",
     annotators={"luminance": Annotator(luminance, OPTIONS)},
+    measures=TONES,
     names=r"recolor|luminance|gr[ae]y(scale)?|coloriz(e|ation)",
 )

@@ -14,6 +14,7 @@ the numbers of many pairs into a score:
 | `NORMALS`                | mean angle in degrees                                                 |
 | `POSE`                   | PCK@0.1                                                               |
 | `DETAIL`                 | gradient magnitude similarity deviation; color difference             |
+| `TONES`                  | color difference; MS-SSIM                                             |
 
 The table imports neither NumPy nor OpenCV: a measure imports what it needs when it is first used.
 """
@@ -35,6 +36,7 @@ __all__ = [
     "POSE",
     "SOFT_LINES",
     "STROKES",
+    "TONES",
     "Measure",
     "Numbers",
     "Table",
@@ -77,4 +79,8 @@ DETAIL = (
         digits=1,
         against="image",
     ),
+)
+TONES = (
+    Measure("delta_e", "color difference", _later("similarity", "color_difference"), higher=False, unit="ΔE", digits=1),
+    *SOFT_LINES,
 )
