@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tether.cli import annotate, convert, dataset, demo, detectors, evaluate, generate, info, serve, train
+from tether.cli import annotate, convert, dataset, demo, detectors, evaluate, generate, info, serve, study, train
 from tether.errors import TetherError
 
 __all__ = ["app", "main"]
@@ -86,6 +86,7 @@ app.command()(annotate.annotate)
 app.add_typer(detectors.app, name="detectors")
 app.command()(train.train)
 app.command()(evaluate.evaluate)
+app.command()(study.study)
 app.add_typer(dataset.app, name="dataset")
 app.command()(convert.convert)
 app.command()(demo.demo)

@@ -1,0 +1,166 @@
+"""Where studies run: trains variants, draws and measures, keeps all of it, and resumes what was interrupted.
+
+    OUT/runs/VARIANT-SEED/               a run of the trainer, see `tether.training.run`
+    OUT/runs/VARIANT-SEED/at-STEP/       the control after STEP steps
+    OUT/cache/                           latents and text states, shared by all runs
+    OUT/images/                          see `tether.evaluation.drawing`
+    OUT/report.md, findings.json, sheet.png, FIGURE.png
+
+A run is trained by Tether's one trainer: killed and continued, it ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tether.evaluation import Arm, Artist, Case, Evaluation, evaluate, held_out_cases, open_held_out
+from tether.evaluation.drawing import Steering
+from tether.sampling import Request, Session
+from tether.studies.study import Budget
+from tether.training.config import TrainConfig
+from tether.training.run import train
+from tether.training.start import open_start
+
+__all__ = ["Bench", "steered"]
+
+TRAINING = {
+    "learning_rate": 4e-4,
+    "warmup_steps": 20,
+    "max_grad_norm": 1.0,
+    "ema": 0.99,
+    "validation_every": 0,
+    "checkpoint_every": 100,
+    "keep_checkpoints": 1,
+    "trackers": (),
+}
+"""How variants are trained, where a study does not say otherwise."""
+
+
+class Bench:
+    """Trains, draws and measures for one study.
+
+    Args:
+        out: the study's folder.
+        budget: how much it may do.
+        quick: whether the numbers mean nothing, as only whether everything runs is to be seen.
+        base: what `tether.load_base` opens.
+        device: where to train and draw.
+        on_progress: called with what is being done, how much of it is done, and how much there is.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        budget: Budget,
+        *,
+        quick: bool = False,
+        base: str = "tether",
+        device: str = "cpu",
+        on_progress: Callable[[str, int, int], None] | None = None,
+    ) -> None:
+        self.out, self.budget, self.quick, self.base, self.device = out, budget, quick, base, device
+        self.on_progress = on_progress or (lambda stage, done, total: None)
+        self.session = Session(notify=lambda line: None)
+        template = Request(prompt="", base=base, device=device, steps=budget.sampling_steps)
+        self.artist = Artist(self.session, template, out / "images")
+
+    def train(self, variant: str, seed: int, at: int, settings: Mapping[str, Any]) -> Path:
+        """The folder of a variant's control after `at` steps, trained until there if it is not yet.
+
+        Ask for fewer steps before more: a run only goes on.
+
+        Args:
+            variant: its name.
+            seed: of everything random in its training.
+            at: optimizer steps; 0 is the control before training.
+            settings: of `tether.training.config.TrainConfig`; those of the bench are used where it says nothing.
+
+        Raises:
+            TetherError: as `tether.training.run.train`.
+        """
+        run = self.out / "runs" / f"{variant}-{seed}"
+        kept = run / f"at-{at}"
+        if kept.is_dir():
+            return kept
+        config = TrainConfig.of(
+            {
+                **TRAINING,
+                "batch_size": self.budget.batch_size,
+                "device": "cpu" if self.device == "cpu" else "auto",
+                "base": self.base,
+                **settings,
+                "seed": seed,
+                "steps": max(at, 1),
+                "out": run,
+                "cache": self.out / "cache",
+            }
+        )
+        if at == 0:
+            _, control = open_start(config)
+            control.save(kept)
+            return kept
+        result = train(
+            config, on_progress=lambda now: self.on_progress(f"training {variant}, seed {seed}", now.step, now.steps)
+        )
+        if result.control is None:  # a signal; the checkpoint is written
+            raise KeyboardInterrupt
+        part = kept.with_suffix(".part")
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(result.control, part)
+        part.rename(kept)
+        return kept
+
+    def cases(self, sets: Sequence[str], kinds: Sequence[str]) -> list[Case]:
+        """Held-out conditions of the budget, shared between some sets; see `tether.evaluation.cases`."""
+        side = self.artist.base.sample_size
+        held_out = [open_held_out(name, side) for name in sets]
+        return held_out_cases(
+            held_out,
+            kinds,
+            (side, side),
+            self.budget.cases,
+            on_progress=lambda done, total: self.on_progress("preparing conditions", done, total),
+        )
+
+    def measure(
+        self,
+        cases: Sequence[Case],
+        arms: Sequence[Arm],
+        kinds: Sequence[str],
+        *,
+        images: int = 1,
+        words: Sequence[Any] = (),
+        changes: Mapping[str, Any] | None = None,
+        stage: str = "drawing and measuring",
+    ) -> Evaluation:
+        """Draws and measures; see `tether.evaluation.run.evaluate`.
+
+        Args:
+            cases: the conditions.
+            arms: the ways to draw them.
+            kinds: whose measures are taken.
+            images: images a condition.
+            words: further measures of an image and its prompt.
+            changes: fields of the request other than the bench's: guidance_scale, ...
+            stage: for progress.
+        """
+        artist = self.artist
+        if changes:
+            artist = Artist(self.session, artist.template.model_copy(update=changes), artist.folder)
+        return evaluate(
+            cases,
+            arms,
+            artist,
+            kinds,
+            images=images,
+            words=words,
+            on_progress=lambda done, total: self.on_progress(stage, done, total),
+        )
+
+
+def steered(name: str, ref: str | Path, kind: str, **settings: Any) -> Arm:
+    """An arm with one control; `settings` are those of `tether.sampling.ControlRequest`."""
+    return Arm(name, (Steering(str(ref), kind, settings),))

@@ -1,0 +1,165 @@
+"""What zero convolutions are for: the ablation of section 4.2 and figure 8 of arXiv:2302.05543.
+
+Three variants (`tether.studies.variants`) learn canny edges on the locked base with one budget: the ControlNet, the
+same with Gaussian weights in place of the zero convolutions, and ControlNet-lite. Measured are
+
+- *harm*: how far the images drawn with a control are from the base's own, of the same prompts and seeds, while it
+  learns. Before training it is exactly 0 for zero convolutions, as they add exactly nothing.
+- *fidelity* with the paper's four kinds of prompt: none, insufficient, conflicting (another condition's), perfect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tether.evaluation import Case, Evaluation
+from tether.evaluation.drawing import Arm
+from tether.evaluation.intervals import Score
+from tether.evaluation.run import STRENGTH_0
+from tether.images import open_image
+from tether.kinds.measures import Measure, Numbers
+from tether.studies import variants as _variants  # registers the families
+from tether.studies.bench import Bench, steered
+from tether.studies.statistics import difference_of_seeds, score_of_seeds
+from tether.studies.study import Budget, Curve, Figure, Findings, Row, Study, Verdict
+
+__all__ = ["STUDY"]
+
+KIND, SET = "canny", "emoji3d"
+FIDELITY = f"{KIND}/f1_2px"
+PROMPTS = ("none", "insufficient", "conflicting", "perfect")
+INSUFFICIENT = "a high-quality picture"
+VARIANTS = {
+    "ControlNet": {"family": "controlnet"},
+    "Gaussian": {"family": _variants.GaussianControlNet.family},
+    "ControlNet-lite": {"family": _variants.ControlNetLite.family},
+}
+
+
+def _unused(found: np.ndarray, wanted: np.ndarray) -> Numbers:
+    raise NotImplementedError("harm compares two images of one prompt and seed: see `harm`")
+
+
+HARM = Measure("harm", "harm", _unused, higher=False, unit="of 255", digits=2)
+
+
+def run(bench: Bench) -> Findings:
+    """The study."""
+    cases = bench.cases([SET], [KIND])
+    moments = [0, bench.budget.steps] if bench.quick else _moments(bench.budget.steps)
+    harm: dict[str, dict[int, list[list[list[Numbers]]]]] = {}
+    fidelity: dict[str, dict[str, list[Any]]] = {}
+    measures: dict[str, Measure] = {}
+    sheet: list[tuple[str, Sequence[Path]]] = []
+    for variant, settings in VARIANTS.items():
+        for seed in range(bench.budget.seeds):
+            for at in moments:
+                control = bench.train(variant, seed, at, {"data": SET, "condition": KIND, **settings})
+                stage = f"{variant}, seed {seed}, step {at}"
+                arms = [Arm(STRENGTH_0), steered(variant, control, KIND)]
+                found = bench.measure(cases, arms, [KIND], stage=stage)
+                harm.setdefault(variant, {}).setdefault(at, []).append(harm_of(found, variant))
+                if seed == 0:
+                    sheet.append((f"{variant}\nstep {at}", _first(found, variant)))
+            for prompt in PROMPTS:
+                found = bench.measure(prompted(cases, prompt), arms, [KIND], stage=f"{variant}, prompt {prompt}")
+                measures.update(found.measures)
+                fidelity.setdefault(variant, {}).setdefault(prompt, []).append(found.numbers[variant][FIDELITY])
+    measure = measures[FIDELITY]
+    rows = [
+        Row(
+            variant,
+            {
+                **{f"harm, step {at}": score_of_seeds(HARM, found) for at, found in harm[variant].items()},
+                **{f"F1, {prompt}": score_of_seeds(measure, found) for prompt, found in fidelity[variant].items()},
+            },
+        )
+        for variant in VARIANTS
+    ]
+    columns = {f"harm, step {at}": HARM for at in moments} | {f"F1, {prompt}": measure for prompt in PROMPTS}
+    curves = [
+        Curve(variant, list(found), [score_of_seeds(HARM, seeds) for seeds in found.values()])
+        for variant, found in harm.items()
+    ]
+    verdict, summary = _judged(bench, fidelity, measure, rows)
+    figure = Figure("harm", "training steps", "mean distance from the base's own images, of 255", curves, log_x=True)
+    heads = [case.prompt for case in cases[:8]]
+    raw = {"harm": harm, "fidelity": fidelity, "cases": [case.key for case in cases]}
+    return Findings(columns, rows, verdict, summary, [figure], sheet, heads, raw)
+
+
+def harm_of(found: Evaluation, arm: str) -> list[list[Numbers]]:
+    """For each image of an arm its mean absolute distance, in levels of 255, from the base's own."""
+    pairs = zip(found.pictures[arm], found.pictures[STRENGTH_0], strict=True)
+    return [[_distance(*two) for two in zip(ours, theirs, strict=True)] for ours, theirs in pairs]
+
+
+def prompted(cases: Sequence[Case], prompt: str) -> list[Case]:
+    """The cases with another kind of prompt, see `PROMPTS`; a conflicting one is that of the case half way on."""
+    if prompt == "none":
+        return [replace(case, prompt="") for case in cases]
+    if prompt == "insufficient":
+        return [replace(case, prompt=INSUFFICIENT) for case in cases]
+    if prompt == "conflicting":
+        shift = len(cases) // 2
+        return [replace(case, prompt=cases[(k + shift) % len(cases)].prompt) for k, case in enumerate(cases)]
+    return list(cases)
+
+
+def _moments(steps: int) -> list[int]:
+    """0, the powers of ten from 10 on, and the last step."""
+    return sorted({0, *(10**k for k in range(1, 6) if 10**k < steps), steps})
+
+
+def _distance(ours: Path, theirs: Path) -> Numbers:
+    a, b = (np.asarray(open_image(path), np.float64) for path in (ours, theirs))
+    return {"value": float(np.abs(a - b).mean())}
+
+
+def _first(found: Evaluation, arm: str) -> list[Path]:
+    return [pictures[0] for pictures in found.pictures[arm][:8]]
+
+
+def _judged(
+    bench: Bench, fidelity: Mapping[str, Mapping[str, list[Any]]], measure: Measure, rows: Sequence[Row]
+) -> tuple[Verdict, str]:
+    """The claim: (b) falls to the level of (c), and (a) is better than both whatever the prompt."""
+    without = {row.name: row.scores["harm, step 0"].value for row in rows}
+    said = (
+        f"before training the harm is {without['ControlNet']:g} for ControlNet, {without['Gaussian']:.1f} for Gaussian"
+    )
+    if bench.quick:
+        return "not judged", f"{said}; fidelity is not judged after {bench.budget.steps} steps."
+    gains: list[tuple[str, str, Score]] = [
+        (other, prompt, difference_of_seeds(measure, fidelity["ControlNet"][prompt], fidelity[other][prompt]))
+        for other in ("Gaussian", "ControlNet-lite")
+        for prompt in PROMPTS
+    ]
+    better = [gain for gain in gains if gain[2].low > 0]
+    worse = [gain for gain in gains if gain[2].high < 0]
+    verdict: Verdict = "holds partly"
+    if len(better) == len(gains):
+        verdict = "holds"
+    elif worse or not better:
+        verdict = "does not hold at this scale"
+    listed = ", ".join(
+        f"{score.value:+.3f} [{score.low:+.3f}, {score.high:+.3f}] over {other} ({prompt})"
+        for other, prompt, score in gains
+    )
+    return verdict, f"{said}; F1 of ControlNet after {bench.budget.steps} steps: {listed}."
+
+
+STUDY = Study(
+    "zero-convolution",
+    "What are zero convolutions for?",
+    "Replacing the zero convolutions by Gaussian-initialized ones costs as much as replacing the trainable copy by one "
+    "convolution a block: the pretrained copy is destroyed while it is tuned. Only the full ControlNet follows the "
+    "condition with every kind of prompt (section 4.2, figure 8).",
+    run,
+    Budget(steps=1000, batch_size=16, seeds=3, cases=24),
+)
