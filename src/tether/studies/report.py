@@ -131,7 +131,8 @@ def _json(study: Study, findings: Findings, about: Mapping[str, Any]) -> dict[st
         "summary": findings.summary,
         "machine": dict(about),
         "rows": [
-            {"name": row.name, **{name: _score(one) for name, one in row.scores.items()}} for row in findings.rows
+            {"name": row.name, "scores": {name: _score(one) for name, one in row.scores.items()}}
+            for row in findings.rows
         ],
         "figures": [
             {

@@ -1,0 +1,102 @@
+"""Studies: found by name, run from a file, reported, and not done twice."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tether import cli
+from tether.errors import TetherError
+from tether.evaluation.intervals import Score
+from tether.studies import find_study, studies
+from tether.studies.bench import Bench
+from tether.studies.study import QUICK
+from tether.studies.zero_convolution import INSUFFICIENT, PROMPTS, prompted
+
+PAGE = Path(__file__).parents[2] / "docs" / "studies" / "your-own.md"
+
+
+def run(*arguments: str) -> str:
+    done = CliRunner().invoke(cli.app, ["study", *arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_every_study_is_listed_with_its_question() -> None:
+    listed = run("--list")
+    assert all(name in listed and study.question in listed for name, study in studies().items())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["zero-convolutions"], "did you mean zero-convolution"),
+        (["no/such/file.py"], "there is no study at"),
+        ([], "the name of a study, or --list"),
+        (["guidance", "--list"], "the name of a study, or --list"),
+        (["guidance", "--budget", "3"], "trains nothing"),
+        (["guidance", "--base", "no/such/base"], "no base at"),
+    ],
+)
+def test_what_cannot_be_right_is_refused(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TetherError, match=message):
+        run(*arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("STUDY = 3", "has no STUDY"), ("import nothing_like_it", "ModuleNotFoundError")]
+)
+def test_a_file_that_holds_no_study_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(TetherError, match=message):
+        find_study(str(tmp_path / "mine.py"))
+
+
+def test_zero_convolutions_do_no_harm_before_training_and_gaussian_ones_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run("zero-convolution", "--quick", "--out", "out")
+    found = json.loads(Path("out/findings.json").read_text())
+    harm = {row["name"]: row["scores"]["harm, step 0"] for row in found["rows"]}
+    assert harm["ControlNet"] == harm["ControlNet-lite"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert harm["Gaussian"]["low"] > 1
+    assert found["verdict"] == "not judged"
+    for name in ("report.md", "sheet.png", "harm.png"):
+        assert (tmp_path / "out" / name).stat().st_size > 1000
+
+    # Again: nothing is trained or drawn, and the same is found.
+    study, bench = find_study("zero-convolution"), Bench(Path("out"), QUICK, quick=True)
+    again = study.run(bench)
+    assert bench.artist.drawn == 0
+    assert {row.name: row.scores["harm, step 0"] for row in again.rows}["Gaussian"] == Score(**harm["Gaussian"])
+
+
+def test_the_study_of_the_page_runs_in_30_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert len(code.splitlines()) <= 30
+    Path("hint_encoder.py").write_text(code)
+    output = run("hint_encoder.py", "--quick")
+    assert "| released |" in output
+    assert "| paper |" in output
+    assert (tmp_path / "out/study/hint-encoder-quick/report.md").is_file()
+
+
+def test_the_kinds_of_prompt_are_the_papers(tmp_path: Path) -> None:
+    cases = Bench(tmp_path, replace(QUICK, cases=4)).cases(["emoji3d"], ["canny"])
+    of = {name: [case.prompt for case in prompted(cases, name)] for name in PROMPTS}
+    assert of["none"] == [""] * 4
+    assert of["insufficient"] == [INSUFFICIENT] * 4
+    assert of["perfect"] == [case.prompt for case in cases]
+    assert sorted(of["conflicting"]) == sorted(of["perfect"])
+    assert all(ours != theirs for ours, theirs in zip(of["conflicting"], of["perfect"], strict=True))
