@@ -87,14 +87,14 @@ def _native(values: dict[str, Any], service: Service) -> tuple[dict[str, Any], d
         if name not in TAKEN | WITHOUT_EFFECT and value is not None:
             raise invalid(name[:80], f"{name[:60]} is not supported: leave it out")
     quality = values.get("quality") or "auto"
-    if quality not in QUALITIES:
+    if quality not in tuple(QUALITIES):
         raise invalid("quality", f"{str(quality)[:40]!r} is not supported: choose one of {', '.join(QUALITIES)}")
     if (values.get("response_format") or "b64_json") != "b64_json":
         raise invalid("response_format", "images are answered as b64_json alone")
     if (values.get("background") or "auto") not in ("auto", "opaque"):
         raise invalid("background", "images are opaque: leave background out")
     format = values.get("output_format") or "png"
-    if format not in FORMATS:
+    if format not in tuple(FORMATS):
         raise invalid("output_format", f"{str(format)[:40]!r} is not supported: choose one of {', '.join(FORMATS)}")
     stream = values.get("stream") in (True, "true", "True", "1")
     count = _whole(values, "n", 1, 1, service.settings.limits.count)
