@@ -16,7 +16,7 @@ from PIL import Image
 
 from tether.images import fit, open_image
 from tether.serving import Settings, create_app
-from tether.serving.run import _uvicorn, listening
+from tether.serving.run import listening, uvicorn_server
 
 from .conftest import png
 
@@ -28,7 +28,7 @@ def api(tmp_path_factory: pytest.TempPathFactory, settings_at: Callable[..., Set
     """A client of a server with a token, in a thread of its own."""
     settings = settings_at(tmp_path_factory.mktemp("images") / "data", token=TOKEN)
     with listening("127.0.0.1", 0) as made:
-        server = _uvicorn(create_app(settings), settings)
+        server = uvicorn_server(create_app(settings), settings)
         thread = Thread(target=server.run, kwargs={"sockets": [made]})
         thread.start()
         yield openai.OpenAI(api_key=TOKEN, base_url=f"http://127.0.0.1:{made.getsockname()[1]}/v1", max_retries=0)

@@ -24,7 +24,7 @@ from tether.images import fit, open_image
 from tether.kinds import annotate
 from tether.sampling import Request, Session
 from tether.serving import Settings, create_app
-from tether.serving.run import _uvicorn, listening
+from tether.serving.run import listening, uvicorn_server
 
 from .conftest import as_base64
 
@@ -37,7 +37,7 @@ def url(tmp_path_factory: pytest.TempPathFactory, settings_at: Callable[..., Set
     """A server in a thread of its own."""
     settings = settings_at(tmp_path_factory.mktemp("webui") / "data")
     with listening("127.0.0.1", 0) as made:
-        server = _uvicorn(create_app(settings), settings)
+        server = uvicorn_server(create_app(settings), settings)
         thread = Thread(target=server.run, kwargs={"sockets": [made]})
         thread.start()
         yield f"http://127.0.0.1:{made.getsockname()[1]}"
@@ -320,7 +320,7 @@ def test_sd_backend_client_draws_with_a_unit(service: A1111Webservice, photo: Im
 def test_a_token_is_the_password_of_these_clients(tmp_path: Any, settings_at: Callable[..., Settings]) -> None:
     settings = settings_at(tmp_path / "data", token="a-token-that-is-long")
     with listening("127.0.0.1", 0) as made:
-        server = _uvicorn(create_app(settings), settings)
+        server = uvicorn_server(create_app(settings), settings)
         thread = Thread(target=server.run, kwargs={"sockets": [made]})
         thread.start()
         url = f"http://127.0.0.1:{made.getsockname()[1]}/sdapi/v1"

@@ -87,7 +87,7 @@ async def create_job(
     if idempotency_key is None:
         await run_in_threadpool(service.check_room)
     values = await read_values(request)
-    job, created = await run_in_threadpool(service.submit, values, idempotency_key)
+    job, created = await service.read(service.submit, values, idempotency_key)
     view = await run_in_threadpool(service.view, job)
     headers = {"location": f"/v1/jobs/{job.id}"}
     return JSONResponse(view.model_dump(exclude_none=True), 202 if created else 200, headers)
@@ -186,12 +186,7 @@ async def annotate(request: Request) -> Response:
     """The condition map of an image, at its own size or fitted to another; a PNG."""
     service = _service(request)
     values = await read_values(request)
-    return Response(await run_in_threadpool(_annotated, service, values), media_type="image/png")
-
-
-def _annotated(service: Service, values: dict[str, Any]) -> bytes:
-    with service.reading():
-        return annotated(values, service.settings)
+    return Response(await service.read(annotated, values, service.settings), media_type="image/png")
 
 
 @router.post(
@@ -205,20 +200,19 @@ async def read_png(request: Request) -> Response:
     """The request that a PNG of Tether carries, with the images in it. Nothing of it is opened or run."""
     service = _service(request)
     values = await read_values(request)
-    text = await run_in_threadpool(_carried, service, values)
+    text = await service.read(_carried, values, service.settings.limits.upload_pixels)
     return Response(text, media_type="application/json")
 
 
-def _carried(service: Service, values: dict[str, Any]) -> str:
+def _carried(values: dict[str, Any], most: int) -> str:
     content = image_bytes(values.get("image"), "image")
-    with service.reading():
-        read_image(content, "image", service.settings.limits.upload_pixels)
-        try:
-            with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-                image.load()
-                text = getattr(image, "text", {}).get(METADATA_KEY)
-        except (OSError, ValueError, SyntaxError, zlib.error):
-            text = None
+    read_image(content, "image", most)
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            image.load()
+            text = getattr(image, "text", {}).get(METADATA_KEY)
+    except (OSError, ValueError, SyntaxError, zlib.error):
+        text = None
     if text is None:
         raise invalid("image", "the image carries no request: only PNGs written by Tether do")
     return json.dumps(parse_json(str(text), "the request in the image"))

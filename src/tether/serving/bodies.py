@@ -34,7 +34,7 @@ async def read_values(request: Request, what: str = "the body") -> dict[str, Any
 
 
 async def _of_form(request: Request) -> dict[str, Any]:
-    most = 32 * 2**20 if request.app is None else request.app.state.service.settings.limits.body
+    most = request.app.state.service.settings.limits.body
     try:
         form = await request.form(max_files=MAX_FILES, max_fields=4, max_part_size=most)
     except HTTPException as error:

@@ -63,14 +63,14 @@ async def edits(request: Request) -> Response:
     values, files = await _form(request)
     service: Service = request.app.state.service
     base = values.get("model") or service.settings.base
-    change = await run_in_threadpool(_change, service, files, base)
+    change = await service.read(_change, service, files, base)
     return await _answered(request, values, change, "image_edit")
 
 
 async def _answered(request: Request, values: dict[str, Any], change: dict[str, Any], kind: str) -> Response:
     service: Service = request.app.state.service
     native, how = _native(values, service)
-    job, _ = await run_in_threadpool(service.submit, native | change)
+    job, _ = await service.read(service.submit, native | change)
     if how["stream"]:
         limits = service.settings.limits
         if service.open_streams >= limits.listeners:
@@ -167,8 +167,7 @@ def _change(service: Service, files: dict[str, bytes], base: str) -> dict[str, A
     if "image" not in files:
         raise invalid("image", "give the image that is edited")
     most = service.settings.limits.upload_pixels
-    with service.reading():
-        read = {name: read_image(content, name, most) for name, content in files.items()}
+    read = {name: read_image(content, name, most) for name, content in files.items()}
     values: dict[str, Any] = {
         "init": base64.b64encode(files["image"]).decode(),
         "denoising_strength": 1.0 if masked else EDITED,

@@ -16,7 +16,7 @@ from tether.serving.log import set_up
 from tether.serving.service import Service
 from tether.serving.settings import Settings
 
-__all__ = ["check", "listening", "serve"]
+__all__ = ["check", "listening", "serve", "uvicorn_server"]
 
 CONNECTIONS = 1000
 """Open connections; one more is answered with 503."""
@@ -59,10 +59,11 @@ def serve(settings: Settings, log_level: str = "info") -> None:
         host, port = made.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         print(f"http://{shown}:{port}", flush=True)
-        _uvicorn(app, settings).run(sockets=[made])
+        uvicorn_server(app, settings).run(sockets=[made])
 
 
-def _uvicorn(app: Any, settings: Settings) -> _Server:
+def uvicorn_server(app: Any, settings: Settings) -> uvicorn.Server:
+    """A server of the app, to be run on a socket of `listening`."""
     return _Server(
         uvicorn.Config(
             app,

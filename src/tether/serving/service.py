@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from logging import ERROR
-from threading import BoundedSemaphore, Event, Thread
-from typing import Any
+from threading import Event, Thread
+from typing import Any, TypeVar
 from uuid import uuid4
+
+from anyio import CapacityLimiter, to_thread
 
 from tether.errors import TetherError
 from tether.files.lock import locked
@@ -27,10 +30,9 @@ from tether.serving.worker import Worker
 
 __all__ = ["Service"]
 
+Result = TypeVar("Result")
 READERS = 2
 """Requests whose images are decoded or annotated at the same time; each may need some hundred MB."""
-READ_WAIT = 20.0
-"""Seconds that a request waits for its turn to be read."""
 SHOWN = 200
 """Characters of a prompt in lists."""
 HOUR = 3600.0
@@ -59,7 +61,7 @@ class Service:
         self.worker = Worker(settings, self.store, self.folders, self.hub, self.catalog, self.metrics)
         self.draining = False
         self.open_streams = 0  # changed on the event loop alone
-        self._reading = BoundedSemaphore(READERS)
+        self._readers = CapacityLimiter(READERS)
         self._stopped = Event()
 
     def start(self) -> None:
@@ -107,7 +109,7 @@ class Service:
         return busy(f"the queue is full: {self.settings.limits.queue} jobs wait", self.worker.seconds_a_job)
 
     def submit(self, values: dict[str, Any], key: str | None = None) -> tuple[Job, bool]:
-        """Accepts a job: when this returns, it is on disk, and will be drawn.
+        """Accepts a job: when this returns, it is on disk, and will be drawn. To be called by `read`.
 
         Args:
             values: the JSON of a `Request`.
@@ -124,8 +126,7 @@ class Service:
         if known is not None:
             return self._same(known, digest), False
         self.check_room()
-        with self.reading():
-            accepted = accept(values, self.settings, self.catalog)
+        accepted = accept(values, self.settings, self.catalog)
         id, request = uuid4().hex, accepted.request
         new = NewJob(id, request.prompt[:SHOWN], request.count, alike(request), key=key, digest=digest)
         self._keep(id, accepted.text)
@@ -154,19 +155,10 @@ class Service:
             raise invalid("Idempotency-Key", "the key was used for another request: take a new one")
         return job
 
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """The right to decode images; the threads that have it are few.
-
-        Raises:
-            Refused: 503, when it is long in coming.
-        """
-        if not self._reading.acquire(timeout=READ_WAIT):
-            raise busy("too many images are being read", 5, status=503)
-        try:
-            yield
-        finally:
-            self._reading.release()
+    async def read(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Runs what decodes images in one of a few threads of their own; the others of the app stay free for answers
+        that are short."""
+        return await to_thread.run_sync(partial(function, *arguments), limiter=self._readers)
 
     def job(self, id: str) -> Job:
         """A job by its id.

@@ -60,11 +60,10 @@ async def _drawn(request: Request, *, from_image: bool) -> JSONResponse:
     payload = await read_values(request)
 
     def submit() -> tuple[Job, Wanted]:
-        with service.reading():
-            read = wanted(payload, options, service.settings.limits, from_image=from_image)
+        read = wanted(payload, options, service.settings.limits, from_image=from_image)
         return service.submit(read.values)[0], read
 
-    job, read = await run_in_threadpool(submit)
+    job, read = await service.read(submit)
     found = await ended(service, job.id)
     return JSONResponse(await run_in_threadpool(_answer, service, found, payload, read))
 
@@ -295,8 +294,8 @@ def refresh() -> None:
 async def png_info(request: Request) -> dict[str, Any]:
     """The text that a PNG carries for that API."""
     values = await read_values(request)
-    limits = _service(request).settings.limits
-    return await run_in_threadpool(_png_info, values, limits.upload_pixels)
+    service = _service(request)
+    return await service.read(_png_info, values, service.settings.limits.upload_pixels)
 
 
 def _png_info(values: dict[str, Any], most: int) -> dict[str, Any]:
@@ -372,7 +371,7 @@ async def detect(request: Request) -> dict[str, Any]:
     """The maps of images."""
     values = await read_values(request)
     service = _service(request)
-    return {"info": "Success", "images": await run_in_threadpool(_detected, service, values), "poses": []}
+    return {"info": "Success", "images": await service.read(_detected, service, values), "poses": []}
 
 
 def _detected(service: Service, values: dict[str, Any]) -> list[str]:
@@ -386,9 +385,8 @@ def _detected(service: Service, values: dict[str, Any]) -> list[str]:
     made = []
     for index, one in enumerate(images):
         where = f"controlnet_input_images.{index}"
-        with service.reading():
-            image = read_image(image_bytes(one, where), where, service.settings.limits.upload_pixels)
-            made.append(as_png(detected(module, image, resolution, options, where)))
+        image = read_image(image_bytes(one, where), where, service.settings.limits.upload_pixels)
+        made.append(as_png(detected(module, image, resolution, options, where)))
     return made
 
 
