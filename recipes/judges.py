@@ -1,7 +1,7 @@
 """Trains the judge of scenes: one small network that sees a picture and says its depth, normals, classes and joints.
 
     python recipes/judges.py render                 # data/judges.npz: scenes of their own seeds, with exact maps
-    python recipes/judges.py train --steps 1600     # runs/judges; again: continues
+    python recipes/judges.py train --steps 1000     # runs/judges; again: continues
     python recipes/judges.py measure                # its error on held-out scenes, quoted by its card
     python recipes/ship.py judges runs/judges/judge
 
@@ -168,7 +168,7 @@ def measure(folder: Path | None, count: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("render", "train", "measure"))
-    add_options(parser, out="runs/judges", steps=1600, batch=24, lr=2e-3, seed=1)
+    add_options(parser, out="runs/judges", steps=1000, batch=24, lr=2e-3, seed=1)
     parser.add_argument("--count", type=int, help="scenes: 4000 to train on, 500 to measure on")
     parser.add_argument("--processes", type=int, help="of render; all cores by default")
     parser.add_argument("--data", type=Path, default=DATA / "judges.npz")
