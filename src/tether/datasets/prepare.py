@@ -196,7 +196,7 @@ def _decode_condition(data: ImageData, size: tuple[int, int], background: Backgr
     try:
         given = io.BytesIO(data) if isinstance(data, bytes) else data
         drawn = isinstance(given, Image.Image)
-        condition = to_rgb(given, background) if drawn else open_map(given, background=background)
+        condition = to_rgb(given if drawn else open_map(given, background=background), background)
     except (TetherError, OSError) as error:
         raise Rejected("condition unreadable", str(error)) from None
     if condition.size != size:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from tether.images.fit import FitRule, fit, inner_size
+from tether.images.fit import FitRule, fit, fit_deep, inner_size
 from tether.images.maps import fit_condition, open_map
 from tether.images.mask import to_mask
 from tether.images.read import image_size, is_transparent, open_image, read_metadata, to_rgb
@@ -23,6 +23,7 @@ __all__ = [
     "contact_sheet",
     "fit",
     "fit_condition",
+    "fit_deep",
     "from_pixels",
     "image_size",
     "inner_size",

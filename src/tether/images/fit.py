@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from tether.errors import TetherError
 from tether.images.read import is_transparent, to_rgb, to_rgba
 
-__all__ = ["FitRule", "fit", "inner_size"]
+__all__ = ["FitRule", "fit", "fit_deep", "inner_size"]
 
 FitRule = Literal["stretch", "crop", "pad"]
 
@@ -35,8 +36,7 @@ def fit(
     Raises:
         TetherError: for an unknown rule.
     """
-    if rule not in get_args(FitRule):
-        raise TetherError(f"fit {rule!r} is unknown: choose one of {', '.join(get_args(FitRule))}")
+    _check_rule(rule)
     image = _of_three_modes(image)
     if image.size == (width, height):
         return image
@@ -52,6 +52,42 @@ def fit(
     canvas = Image.new(image.mode, (width, height), pad_color[0] if image.mode == "L" else pad_color)
     canvas.paste(image.resize(inner, method), ((width - inner[0]) // 2, (height - inner[1]) // 2))
     return canvas
+
+
+def fit_deep(image: Image.Image, width: int, height: int, rule: FitRule = "crop") -> Image.Image:
+    """As `fit`, for gray of 16 bits, which stays so; the border of "pad" is black.
+
+    Args:
+        image: of mode "I;16".
+        width, height: in pixels.
+        rule: "stretch", "crop" or "pad".
+
+    Returns:
+        An image of mode "I;16".
+
+    Raises:
+        TetherError: for an unknown rule.
+    """
+    _check_rule(rule)
+    if image.size == (width, height):
+        return image
+    gray = Image.fromarray(np.asarray(image).astype(np.float32))  # which Pillow resizes by every filter
+    method = _filter(image, width, height)
+    if rule == "stretch":
+        fitted = gray.resize((width, height), method)
+    elif rule == "crop":
+        fitted = ImageOps.fit(gray, (width, height), method)
+    else:
+        inner = inner_size(image, width, height)
+        fitted = Image.new("F", (width, height))
+        place = ((width - inner[0]) // 2, (height - inner[1]) // 2)
+        fitted.paste(gray.resize(inner, _filter(image, *inner)), place)
+    return Image.fromarray(np.asarray(fitted).round().clip(0, 65535).astype(np.uint16))
+
+
+def _check_rule(rule: str) -> None:
+    if rule not in get_args(FitRule):
+        raise TetherError(f"fit {rule!r} is unknown: choose one of {', '.join(get_args(FitRule))}")
 
 
 def inner_size(image: Image.Image, width: int, height: int) -> tuple[int, int]:

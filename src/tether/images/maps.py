@@ -81,11 +81,12 @@ def fit_condition(image: Image.Image, width: int, height: int, rule: FitRule = "
 def open_map(source: Path | str | IO[bytes], *, background: Background | None = None) -> Image.Image:
     """Reads a condition map as `open_image` does; but one of few colors that is larger than 8,192 pixels a side is
     reduced as `fit_condition` does, by the nearest pixel or as lines, and if it is transparent by the nearest pixel.
+    An opaque gray of 16 bits stays one, of mode "I;16".
 
     Raises:
         TetherError: as `open_image`.
     """
-    image = open_image(source, background=background, whole=_has_few_colors)
+    image = open_image(source, background=background, whole=_has_few_colors, deep=True)
     size = working_size(image.size)
     if image.size == size:
         return image

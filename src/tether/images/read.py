@@ -69,6 +69,7 @@ def open_image(
     *,
     background: Background | None = None,
     whole: Callable[[Image.Image], bool] = _never,
+    deep: bool = False,
 ) -> Image.Image:
     """Reads an image, upright: 8-bit RGB, or RGBA if anything in it is transparent.
 
@@ -80,6 +81,7 @@ def open_image(
         background: what transparency is composited onto, so that the result is RGB: white for photographs, black for
             condition maps.
         whole: of the decoded image, whether it keeps its size, however large; by default none does.
+        deep: whether an opaque gray of 16 bits stays one, of mode "I;16".
 
     Raises:
         TetherError: in one line, for a file that is missing, empty, damaged, of an unsupported format, or larger than
@@ -94,7 +96,7 @@ def open_image(
             if image.width * image.height > MAX_PIXELS:
                 size = f"{image.width}x{image.height} pixels"
                 raise TetherError(f"{name} has {size}: the limit is {MAX_PIXELS // 10**6} million")
-            upright = _read(image, background, whole)
+            upright = _read(image, background, whole, deep)
             upright.info.clear()  # a profile or comment would be written into every PNG made of it
             return upright
 
@@ -150,7 +152,9 @@ def working_size(size: tuple[int, int]) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _read(image: Image.Image, background: Background | None, whole: Callable[[Image.Image], bool]) -> Image.Image:
+def _read(
+    image: Image.Image, background: Background | None, whole: Callable[[Image.Image], bool], deep: bool
+) -> Image.Image:
     """Decodes an opened image and turns it into upright 8-bit RGB or RGBA, of at most the working size unless `whole`
     says otherwise."""
     if image.format == "JPEG":
@@ -163,6 +167,9 @@ def _read(image: Image.Image, background: Background | None, whole: Callable[[Im
     if reduced and image.mode not in ("P", "1"):
         image = image.resize(working_size(image.size), Image.Resampling.BOX)
     turn = _TURNS.get(_orientation(image))
+    if deep and sixteen and not is_transparent(image):
+        gray = Image.fromarray(np.asarray(image).clip(0, 65535).astype(np.uint16))
+        return gray if turn is None else gray.transpose(turn)
     image = _to_8_bits(image, sixteen)
     image = image if image.mode == "RGB" or background is None else to_rgb(image, background)
     if reduced and max(image.size) > WORKING_SIDE:

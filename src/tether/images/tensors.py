@@ -18,7 +18,10 @@ def to_pixels(image: Image.Image) -> Tensor:
 
 
 def to_condition(image: Image.Image) -> Tensor:
-    """A condition map, PIL -> float32 `(1, 3, H, W)` in [0, 1]; it lies on black."""
+    """A condition map, PIL -> float32 `(1, 3, H, W)` in [0, 1]; it lies on black. Gray of 16 bits keeps them."""
+    if image.mode == "I;16":
+        deep = torch.from_numpy(np.asarray(image).astype(np.float32) / 65535)
+        return deep.expand(1, 3, -1, -1).clone()
     array = np.array(to_rgb(image, "black"))
     return torch.from_numpy(array).permute(2, 0, 1)[None].float() / 255
 

@@ -36,5 +36,6 @@ KIND = Kind(
     "depth, near is bright",
     annotators={"transformers": Annotator(detect, ready=needs("depth"))},
     measures=DEPTH,
+    is_deep=True,
     names=r"depth|midas|zoe",
 )

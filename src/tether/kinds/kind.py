@@ -105,6 +105,7 @@ class Kind:
         is_image: the condition is the image itself.
         pools_globally: the control averages its residuals over space (ControlNet 1.1 shuffle).
         needs_mask: the condition marks the pixels to inpaint with the lowest value of `value_range`.
+        is_deep: a map that is gray of 16 bits keeps them up to the control.
         aliases: other names of the kind, such as "pose" of "openpose".
 
     Raises:
@@ -124,6 +125,7 @@ class Kind:
     is_image: bool = False
     pools_globally: bool = False
     needs_mask: bool = False
+    is_deep: bool = False
     aliases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -34,7 +34,7 @@ class Prepared:
     Attributes:
         photo: the image as it was annotated, RGB or grayscale; with the fit "pad", without the border. For a
             ready-made map, the map itself.
-        condition: the condition, RGB, of exactly the size.
+        condition: the condition, RGB or gray of 16 bits, of exactly the size.
     """
 
     photo: Image.Image
@@ -96,7 +96,7 @@ def fit_map(image: Image.Image, kind: str | None, size: tuple[int, int], fit: Fi
         fit: "stretch", "crop" or "pad".
 
     Returns:
-        An RGB image.
+        An RGB image; or gray of 16 bits, mode "I;16", where map and kind have them.
 
     Raises:
         TetherError: for an unknown fit.
@@ -104,6 +104,8 @@ def fit_map(image: Image.Image, kind: str | None, size: tuple[int, int], fit: Fi
     from tether import images
 
     known = find_kind(kind)
+    if known.is_deep and image.mode == "I;16":
+        return images.fit_deep(image, *size, fit)
     if known.resize == "lines":
         return images.fit_condition(image, *size, fit)
     rgb = images.to_rgb(image, "white" if known.is_image else "black")

@@ -36,7 +36,7 @@ def as_image(value: Any, what: str) -> Image.Image:
 
     Args:
         value: a PIL image, a path, an array `(H, W)` or `(H, W, C)`, or a tensor `(C, H, W)` or `(1, C, H, W)`; bytes,
-            or floats in [0, 1].
+            floats in [0, 1], or one channel of 16 bits.
         what: its name in messages.
 
     Raises:
@@ -81,6 +81,8 @@ def _of_array(array: np.ndarray, what: str) -> Map:
         raise TetherError(f"{what} has the shape {array.shape}: {_SHAPES}")
     if array.shape[2] > 16 >= array.shape[0]:
         raise TetherError(f"{what} has the shape {array.shape}, channels first: {_SHAPES}")
+    if array.dtype == np.uint16 and array.shape[2] == 1 and array.max() > 255:
+        return Image.fromarray(np.ascontiguousarray(array[..., 0]))
     levels = np.ascontiguousarray(_levels(array, what))
     if levels.shape[2] == 1:
         return Image.fromarray(levels[..., 0])
@@ -114,7 +116,8 @@ def map_pixels(condition: Map, kind: str | None, channels: int, size: tuple[int,
     """
     if isinstance(condition, Image.Image) and channels in (1, 3):
         fitted = fit_map(condition, kind, size, rule)
-        return to_condition(fitted if channels == 3 else fitted.convert("L"))[:, :channels]
+        as_given = channels == 3 or fitted.mode == "I;16"
+        return to_condition(fitted if as_given else fitted.convert("L"))[:, :channels]
     layers = np.asarray(
         condition.convert("RGBA") if channels == 4 and isinstance(condition, Image.Image) else condition
     )
