@@ -39,6 +39,32 @@ def test_the_map_of_the_image_is_written_and_its_path_printed(photo: Path, tmp_p
     assert Image.open(out).tobytes() == annotate("scribble", Image.open(photo), color=0).tobytes()
 
 
+def test_the_condition_for_inpainting_is_transparent_where_the_mask_is_white(photo: Path, tmp_path: Path) -> None:
+    mask, out = tmp_path / "mask.png", tmp_path / "map.png"
+    Image.new("L", (32, 24)).save(mask)
+    painted = Image.new("L", (32, 24))
+    painted.paste(255, (0, 0, 16, 24))
+    painted.save(mask)
+    tether("inpaint", photo, "-o", out, "--mask", mask)
+    map_ = np.asarray(Image.open(out))
+    assert map_.shape == (48, 64, 4)
+    assert not map_[:, :32].any()
+    assert np.array_equal(map_[:, 32:, :3], np.asarray(Image.open(photo))[:, 32:])
+    assert (map_[:, 32:, 3] == 255).all()
+
+
+def test_16_bits_of_depth_are_written(photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tether.detectors import depth
+
+    monkeypatch.setattr("tether.detectors.check_installed", lambda name: None)
+    ramp = np.linspace(0, 1, 48 * 64, dtype=np.float32).reshape(48, 64)
+    monkeypatch.setattr(depth, "nearness", lambda pixels: ramp)
+    tether("depth", photo, "-o", tmp_path / "depth.png")
+    written = Image.open(tmp_path / "depth.png")
+    assert written.mode == "I;16"
+    assert np.abs(np.asarray(written) - ramp * 65535).max() <= 0.51
+
+
 def test_every_kind_and_option_is_listed() -> None:
     lines = tether("--list").splitlines()
     assert {line.split()[0] for line in lines if not line.startswith(" ")} == set(kinds())
@@ -53,6 +79,9 @@ def test_every_kind_and_option_is_listed() -> None:
         (["keypoints", "missing.png"], "keypoints has no annotator"),
         (["canny", "missing.png", "--annotator", "hed"], "canny has no annotator 'hed'"),
         (["canny", "missing.png"], "there is no file missing.png"),
+        (["inpaint", "PHOTO"], "inpaint needs a mask: give --mask"),
+        (["canny", "PHOTO", "--mask", "PHOTO"], "canny takes no --mask: leave it out"),
+        (["inpaint", "PHOTO", "--mask", "missing.png"], "there is no file missing.png"),
         (["canny", "PHOTO", "--set", "low"], "'low' is not a valid option: write NAME=NUMBER"),
         (["canny", "PHOTO", "--set", "low=x"], "'low=x' is not a valid option"),
         (["canny", "PHOTO", "--set", "annotator=3"], "canny has no option 'annotator'"),

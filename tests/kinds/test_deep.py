@@ -43,7 +43,7 @@ def test_a_16_bit_map_is_read_fitted_and_given_to_the_control_whole(ramp: np.nda
 @pytest.mark.parametrize("size", [(64, 48), (24, 24), (100, 30)])
 def test_16_bits_are_fitted_as_8_bits_are(ramp: np.ndarray, rule: str, size: tuple[int, int]) -> None:
     y, x = np.mgrid[:48, :64]
-    rough = ((128 + 60 * np.sin(x / 3) * np.cos(y / 5)).astype(np.uint8) * 257).astype(np.uint16)
+    rough = ((128 + 60 * np.sin(x / 3) * np.cos(y / 5)).astype(np.uint16) * 257).astype(np.uint16)
     deep = fit_deep(Image.fromarray(rough), *size, rule)  # type: ignore[arg-type]
     plain = fit(Image.fromarray((rough // 257).astype(np.uint8)), *size, rule, pad_color=(0, 0, 0))  # type: ignore[arg-type]
     assert (deep.mode, deep.size) == ("I;16", size)

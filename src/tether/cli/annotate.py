@@ -43,6 +43,10 @@ def annotate(
         str | None, typer.Option(help="Which of the kind's annotators; by default the first.", show_default=False)
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace any file at --out.")] = False,
+    mask: Annotated[
+        Path | None,
+        typer.Option(help="For inpaint: an image that is white where it is to be inpainted.", show_default=False),
+    ] = None,
     list_kinds: Annotated[
         bool, typer.Option("--list", help="List all kinds and their options.", callback=_list_kinds, is_eager=True)
     ] = False,
@@ -50,17 +54,28 @@ def annotate(
     """Turn an image into a condition map for a control."""
     from tether.kinds import annotatable
 
-    annotatable(kind, annotator)  # reports an unknown kind before a bad image
+    found = annotatable(kind, annotator)  # reports an unknown kind before a bad image
+    if found.needs_mask != (mask is not None):
+        needs = "needs a mask: give --mask" if found.needs_mask else "takes no --mask: leave it out"
+        raise TetherError(f"{kind} {needs}")
     options = _parse_options(option or [])
-    check_input(image)
-    check_not_input(out, [image], "--out")
+    inputs = [image] if mask is None else [image, mask]
+    for path in inputs:
+        check_input(path)
+    check_not_input(out, inputs, "--out")
     check_replaceable(out, "annotate", force=force)
     check_folder(out.parent)
 
     from tether.images import open_image, save_png
     from tether.kinds import make_map
 
-    save_png(make_map(kind, open_image(image), annotator, options), out, made_by("annotate"))
+    if mask is None:
+        made = make_map(kind, open_image(image), annotator, options)
+    else:
+        from tether.kinds.inpaint import masked
+
+        made = masked(make_map(kind, open_image(image), annotator, options), open_image(mask))
+    save_png(made, out, made_by("annotate"))
     print(out)
 
 
