@@ -43,7 +43,9 @@ def detect(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
     """
     if low > high:
         raise TetherError(f"canny low is {low:g} and high is {high:g}: low must not be above high")
-    return edge_map(pixels, low, high)[..., None].repeat(3, axis=2)
+    import cv2
+
+    return cv2.cvtColor(edge_map(pixels, low, high), cv2.COLOR_GRAY2RGB)
 
 
 def random_canny(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:

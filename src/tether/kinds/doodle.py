@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["doodle_map", "has_light_ink", "looks_drawn"]
 
-SIDE, ROUNDS = 64, 6
+SIDE, ROUNDS = 32, 5
 """Paper is fitted on an image of this side, in so many rounds."""
 FAINTEST, NOISE = 20.0, 6.0
 """Ink differs from paper by so many levels, and so many times as much as paper differs from itself."""
@@ -24,6 +24,8 @@ SHARE = 0.28
 """And by this share of what the strongest ink does: what differs less is its soft edge, or shadow."""
 SPECK = 5e-5
 """Ink of a smaller share of the pixels is dirt."""
+GLANCE = 128
+"""Longer side of the image on which it is seen whether ink is light."""
 FILLED = 14
 """An area wider than the shorter side over this is filled, and no stroke."""
 PAPER, EVEN = 0.6, 140
@@ -75,9 +77,14 @@ def has_light_ink(pixels: np.ndarray) -> bool:
     import cv2
     import numpy as np
 
-    away, paper = _ink(pixels)
-    enlarged = cv2.resize(paper, (pixels.shape[1], pixels.shape[0]), interpolation=cv2.INTER_LINEAR)
-    darker = np.asarray(cv2.subtract(enlarged, np.ascontiguousarray(pixels))).max(axis=2)
+    image = np.ascontiguousarray(pixels)
+    side = max(image.shape[:2])
+    if side > GLANCE:
+        new = max(1, image.shape[1] * GLANCE // side), max(1, image.shape[0] * GLANCE // side)
+        image = cv2.resize(image, new, interpolation=cv2.INTER_AREA)
+    away, paper = _ink(image)
+    enlarged = cv2.resize(paper, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_LINEAR)
+    darker = np.asarray(cv2.subtract(enlarged, image)).max(axis=2)
     ink = away > _threshold(away)
     return bool(ink.any() and (darker[ink] < FAINTEST / 2).mean() > 0.5)
 
@@ -111,7 +118,8 @@ def _surface(values: np.ndarray) -> np.ndarray:
     for _ in range(ROUNDS):
         away = abs(points - found).max(axis=1)
         kept = away <= np.median(away)
-        found = terms @ np.linalg.lstsq(terms[kept], points[kept], rcond=None)[0]
+        known = terms[kept]
+        found = terms @ np.linalg.solve(known.T @ known + np.eye(6) * 1e-3, known.T @ points[kept])
     return found.reshape(values.shape)
 
 

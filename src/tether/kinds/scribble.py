@@ -55,7 +55,10 @@ def scribble_map(pixels: np.ndarray, threshold: float = 32, thickness: float = 3
     values = pixels.astype(np.float32)
     coarse = cv2.GaussianBlur(values, (0, 0), COARSE * scale)
     difference = coarse - cv2.GaussianBlur(values, (0, 0), FINE * scale)
-    darker = (1 - color) * difference.min(axis=2) + color * difference.max(axis=2)
+    red, green, blue = cv2.split(difference)
+    darker = cv2.max(cv2.max(red, green), blue)
+    if color < 1:
+        darker = (1 - color) * cv2.min(cv2.min(red, green), blue) + color * darker
     lines = without_specks(2 * darker > threshold, SPECK * darker.size)
     side = round(thickness)
     pen = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
@@ -64,7 +67,9 @@ def scribble_map(pixels: np.ndarray, threshold: float = 32, thickness: float = 3
 
 def detect(pixels: np.ndarray, threshold: float, thickness: float, color: float) -> np.ndarray:
     """Strokes as a condition map, uint8 `(H, W, 3)`."""
-    return scribble_map(pixels, threshold, thickness, color)[..., None].repeat(3, axis=2)
+    import cv2
+
+    return cv2.cvtColor(scribble_map(pixels, threshold, thickness, color), cv2.COLOR_GRAY2RGB)
 
 
 def random_scribble(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -102,7 +107,7 @@ def detect_auto(pixels: np.ndarray, threshold: float, thickness: float, color: f
 
     given = {"threshold": threshold, "thickness": thickness, "color": color}
     is_default = all(value == OPTIONS[name].default for name, value in given.items())
-    if is_default and looks_drawn(pixels) and has_light_ink(pixels):
+    if is_default and has_light_ink(pixels) and looks_drawn(pixels):
         return doodle_map(pixels, thickness)[..., None].repeat(3, axis=2)
     return detect(pixels, threshold, thickness, color)
 

@@ -27,7 +27,7 @@ OPTIONS = {
     "contrast": Option(8, 0.5, 100, "levels a pixel at which an edge is bright; less shows weaker edges"),
 }
 LEVELS, SIDE = 4, 512
-"""Scales of the pyramid; above this shorter side it begins at a reduced image."""
+"""Scales of the pyramid, whose mean is two square roots; above this shorter side it begins at a reduced image."""
 QUIET = 1.5
 """q: levels a pixel that are noise."""
 
@@ -44,12 +44,16 @@ def soft_edges(pixels: np.ndarray, contrast: float = 8) -> np.ndarray:
     for k in range(first + LEVELS):
         if k >= first:
             strength = _gradient(level)
-            strength = cv2.resize(strength, (width, height), interpolation=cv2.INTER_LINEAR)
-            product = strength if product is None else cv2.multiply(product, strength)
+            if strength.shape != (height, width):
+                strength = cv2.resize(strength, (width, height), interpolation=cv2.INTER_LINEAR)
+            product = strength if product is None else cv2.multiply(product, strength, product)
         half = max(1, level.shape[1] // 2), max(1, level.shape[0] // 2)
         level = cv2.resize(level, half, interpolation=cv2.INTER_AREA)
-    mean = cv2.pow(product, 1 / LEVELS)  # type: ignore[arg-type]
-    return 1 - cv2.exp(np.maximum(mean - np.float32(QUIET), 0) * np.float32(-1 / contrast))
+    mean = np.sqrt(np.sqrt(product))  # type: ignore[arg-type]
+    mean -= np.float32(QUIET)
+    np.maximum(mean, 0, out=mean)
+    mean *= np.float32(-1 / contrast)
+    return 1 - np.asarray(cv2.exp(mean))
 
 
 def detect(pixels: np.ndarray, contrast: float) -> np.ndarray:
@@ -79,10 +83,12 @@ def _gradient(pixels: np.ndarray) -> np.ndarray:
     """The largest gradient of the channels of `(H, W, 3)`, in levels a pixel, float32 `(H, W)`."""
     import cv2
 
-    dx = cv2.Sobel(pixels, cv2.CV_32F, 1, 0, scale=1 / 8)
-    dy = cv2.Sobel(pixels, cv2.CV_32F, 0, 1, scale=1 / 8)
-    red, green, blue = cv2.split(cv2.magnitude(dx, dy))
-    return cv2.max(cv2.max(red, green), blue)
+    largest = None
+    for plane in cv2.split(pixels):
+        dx, dy = cv2.Sobel(plane, cv2.CV_32F, 1, 0, scale=1 / 8), cv2.Sobel(plane, cv2.CV_32F, 0, 1, scale=1 / 8)
+        strength = cv2.magnitude(dx, dy)
+        largest = strength if largest is None else cv2.max(largest, strength, largest)
+    return largest  # type: ignore[return-value]
 
 
 KIND = Kind(
