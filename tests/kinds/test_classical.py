@@ -61,6 +61,9 @@ def test_line_art_keeps_dark_lines_and_finds_the_contour_of_colors(disc: np.ndar
     lines = line_art(paper) > 0.5
     truth = cv2.line(np.zeros((256, 256), np.uint8), (40, 60), (200, 180), 255, 2) > 0
     assert edge_f1(lines, truth) > 0.95
+    for drawing in (paper, 255 - paper):  # and chalk on a blackboard
+        found = np.asarray(annotate("lineart", Image.fromarray(drawing)))[..., 0] > 127
+        assert edge_f1(found, truth) > 0.95
     contour = line_art(disc)
     assert (contour > 0.4)[rim(4)].sum() > 2 * np.pi * 80 * 0.9
     assert contour[~rim(12)].max() < 0.1

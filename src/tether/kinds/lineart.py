@@ -51,9 +51,13 @@ def line_art(pixels: np.ndarray, threshold: float = 6, contrast: float = 24, con
 
 
 def detect(pixels: np.ndarray, threshold: float, contrast: float, contours: float) -> np.ndarray:
-    """Line art as a condition map, uint8 `(H, W, 3)`."""
+    """Line art as a condition map, uint8 `(H, W, 3)`; of a drawing in light ink on dark paper, its negative's."""
     import cv2
 
+    from tether.kinds.doodle import has_light_ink, looks_drawn
+
+    if has_light_ink(pixels) and looks_drawn(pixels):
+        pixels = 255 - pixels
     lines = cv2.convertScaleAbs(line_art(pixels, threshold, contrast, contours), alpha=255)
     return cv2.cvtColor(lines, cv2.COLOR_GRAY2RGB)
 
