@@ -78,8 +78,8 @@ def test_a_damaged_dataset_fails_the_check(photos: Path, tmp_path: Path) -> None
         (["build", "{}/nowhere", "{}/out"], "nowhere does not exist: give a folder, a file, or one of emoji3d, scenes"),
         (["build", "{}/photos", "{}/out", "--condition", "cany"], "'cany'.*did you mean canny"),
         (
-            ["build", "{}/photos", "{}/out", "--condition", "depth"],
-            "depth has no annotator, and the source has no depth maps: give a source with condition images",
+            ["build", "{}/photos", "{}/out", "--condition", "keypoints"],
+            "keypoints has no annotator, and the source has no keypoints maps: give a source with condition images",
         ),
         (
             ["build", "scenes", "{}/out", "--condition", "mlsd"],
