@@ -67,6 +67,8 @@ def test_an_unknown_kind_is_refused_with_a_suggestion() -> None:
     assert kind_of("canny").name == "canny"
     with pytest.raises(TetherError, match="'cany' is not a known kind of condition: did you mean canny"):
         kind_of("cany")
+    with pytest.raises(TetherError, match="did you mean segmentation"):
+        kind_of("segmentatoin")
     with pytest.raises(TetherError, match="choose one of canny, depth, "):
         kind_of("xyz")
 

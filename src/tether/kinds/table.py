@@ -57,7 +57,8 @@ def kind_of(name: str) -> Kind:
     """
     table, known = _table(), _find(name)
     if known is None:
-        close = get_close_matches(name, table, n=1)
+        names = [*table, *(alias for kind in table.values() for alias in kind.aliases)]
+        close = get_close_matches(name, names, n=1)
         meant = f"did you mean {close[0]}? " if close else ""
         raise TetherError(f"{name!r} is not a known kind of condition: {meant}choose one of {', '.join(table)}")
     return known
