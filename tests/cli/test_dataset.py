@@ -82,8 +82,8 @@ def test_a_damaged_dataset_fails_the_check(photos: Path, tmp_path: Path) -> None
             "keypoints has no annotator, and the source has no keypoints maps: give a source with condition images",
         ),
         (
-            ["build", "scenes", "{}/out", "--condition", "mlsd"],
-            "choose one of canny, scribble, depth, normal, openpose",
+            ["build", "scenes", "{}/out", "--condition", "keypoints"],
+            "choose one of blur, canny, depth",
         ),
         (["build", "{}/photos", "{}/out", "--count", "2"], "count applies only to emoji3d, scenes, circles"),
         (["build", "{}/photos", "{}/out", "--size", "4"], "size is 4 and min_side 64: give at least 8"),

@@ -84,7 +84,7 @@ class Preparation:
             return
         kind = kinds.kind_of(self.condition)
         if not kind.annotators and not kind.is_image:
-            possible = [*kinds.annotator_names(), *sorted(source.exact_conditions)]
+            possible = sorted({*kinds.annotator_names(), *source.exact_conditions})
             raise TetherError(
                 f"{self.condition} has no annotator, and the source has no {self.condition} maps: give a source with "
                 f"condition images, or choose one of {', '.join(possible)}"
