@@ -66,6 +66,15 @@ def test_a_wrong_request_is_one_line_and_exit_2(tmp_path: Path) -> None:
             f"tether: {cli.OUT_OF_MEMORY}\n",
         ),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"), f"tether: {cli.OUT_OF_MEMORY}\n"),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+            f"tether: {cli.OUT_OF_MEMORY}\n",
+        ),
+        (
+            RuntimeError("[enforce fail] data. DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
+            f"tether: {cli.OUT_OF_MEMORY}\n",
+        ),
+        (RuntimeError("Invalid buffer size: 40.00 GiB"), f"tether: {cli.OUT_OF_MEMORY}\n"),
         (ValueError("one\ntwo"), "tether: ValueError: one (TETHER_TRACEBACK=1 shows the traceback)\n"),
         (
             OSError(28, "No space left on device", "out/x.png"),

@@ -51,6 +51,19 @@ def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
         check_folder(tmp_path / "out")
 
 
+def test_the_name_of_an_image_to_write_may_be_too_long_or_of_another_format(tmp_path: Path) -> None:
+    (tmp_path / "folder.tiff").mkdir()
+    assert not is_image_file(tmp_path / "folder.tiff")
+    assert not is_image_file(tmp_path / "v1.5")
+    with pytest.raises(TetherError, match=r"x\.gif cannot be written: the name must end in \.png, \.jpg"):
+        is_image_file(tmp_path / "x.gif")
+    assert is_image_file(tmp_path / "x.PNG")
+    assert not is_image_file(tmp_path / LONG)
+    with pytest.raises(TetherError, match=r"x\.png cannot be written: ") as caught:
+        is_image_file(tmp_path / f"{LONG}.png")
+    assert len(str(caught.value)) < 200
+
+
 def test_an_output_is_no_input_under_another_name(tmp_path: Path) -> None:
     (tmp_path / "x.png").touch()
     check_not_input(tmp_path / "y.png", [tmp_path / "x.png"], "--out")

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from tether.cli import annotate, convert, dataset, demo, detectors, evaluate, generate, info, serve, study, train
-from tether.errors import TetherError
+from tether.errors import TetherError, is_out_of_memory
 
 __all__ = ["app", "main"]
 
@@ -124,12 +124,6 @@ OUT_OF_MEMORY = (
     "out of memory: use --low-memory, a smaller --size or --count, or --dtype bfloat16; for training, a smaller "
     "batch_size"
 )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory was used up: of the CPU or of a device, of Python or of PyTorch."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
 
 
 def _fail(line: str, code: int) -> None:

@@ -8,6 +8,7 @@ from glob import glob
 from pathlib import Path
 
 from tether.errors import TetherError
+from tether.files.listing import IMAGE_SUFFIXES
 from tether.files.paths import local_path, name_on_hub
 
 __all__ = [
@@ -29,8 +30,19 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def is_image_file(path: Path) -> bool:
-    """Whether a name is that of an image to write, not of a folder for images."""
-    return path.suffix.lower() in SUFFIXES and not path.is_dir()
+    """Whether a name is that of an image to write, not of a folder for images.
+
+    Raises:
+        TetherError: when it is that of an image which is not written: of another format, or too long.
+    """
+    try:
+        if path.suffix[1:].lower() not in IMAGE_SUFFIXES or path.is_dir():
+            return False
+    except OSError as error:
+        raise TetherError(f"{_short(path)} cannot be written: {error.strerror}") from None
+    if path.suffix.lower() not in SUFFIXES:
+        raise TetherError(f"{_short(path)} cannot be written: the name must end in {', '.join(SUFFIXES)}")
+    return True
 
 
 def check_input(path: Path, what: str = "file") -> None:

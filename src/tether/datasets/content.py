@@ -43,4 +43,4 @@ def _state(path: Path) -> list[object]:
         found = path.stat()
     except OSError:
         return [path.name, None, None]
-    return [path.name, found.st_size, found.st_mtime_ns]
+    return [path.name, found.st_size, found.st_mtime_ns, found.st_ctime_ns]  # programs can set the mtime back

@@ -19,7 +19,7 @@ from weakref import ReferenceType, ref
 from PIL import Image
 
 from tether.base import Base
-from tether.errors import TetherError
+from tether.errors import TetherError, is_out_of_memory
 from tether.images import save_png
 from tether.sampling import Cancelled, Drawn, Request, Session, Step
 from tether.sampling.preview import LatentPreview
@@ -253,8 +253,7 @@ class Worker(Thread):
 
     def _line(self, error: Exception) -> str:
         """One line for the client; of what was not expected, no more than that."""
-        text = str(error).lower()
-        if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+        if is_out_of_memory(error):
             return OUT_OF_MEMORY
         if isinstance(error, TetherError):
             return self._catalog.without_paths(str(error).splitlines()[0])
