@@ -1,6 +1,6 @@
 """Conditions of several kinds from a packed latents file with images; see `tether.training.packed`.
 
-A kind's condition is the exact map of a row where the file has one, and else made of the row's image as everywhere in
+A kind's condition is the exact map of a row where the file has some, and else made of the row's image as everywhere in
 the package (`tether.kinds.prepare`), with random variations where the kind has them, or random holes to inpaint. A map
 that is black says nothing (no person is in the scene): such rows are not used.
 """
@@ -24,6 +24,9 @@ from tether.kinds.scribble import random_scribble
 __all__ = ["PackedConditions"]
 
 MAPS = "maps_"
+ANNOTATED_TOO = frozenset({"seg"})
+"""Kinds that are annotated in rows without an exact map, where other rows have one. A network that looks for people, or
+guesses depth, would find nothing in most drawings."""
 VARIED = {"scribble": random_scribble}
 """Random variations of kinds that data sets are built of without any."""
 
@@ -96,7 +99,8 @@ class PackedConditions:
     def _rows_of(self, kind: str) -> Tensor:
         maps = self.maps.get(kind)
         first = len(self.images) - (0 if maps is None else len(maps))
-        rows = torch.arange(first) if _is_annotated(kind) else torch.arange(0)
+        annotated = _is_annotated(kind) and (maps is None or kind in ANNOTATED_TOO)
+        rows = torch.arange(first) if annotated else torch.arange(0)
         if maps is not None:
             shown = maps.reshape(len(maps), -1).any(axis=1)
             rows = torch.cat([rows, first + torch.from_numpy(np.flatnonzero(shown))])
