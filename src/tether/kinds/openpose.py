@@ -19,7 +19,7 @@ from tether.kinds.option import Option
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["JOINT_COLORS", "KIND", "LIMB_COLORS", "detect", "flip"]
+__all__ = ["JOINT_COLORS", "KIND", "LIMBS", "LIMB_COLORS", "detect", "flip"]
 
 OPTIONS = {
     "hands": Option(1, 0, 1, "1 draws hands, 0 does not"),
@@ -48,6 +48,26 @@ JOINT_COLORS = (
 """RGB of joint k."""
 LIMB_COLORS = tuple((int(0.6 * r), int(0.6 * g), int(0.6 * b)) for r, g, b in JOINT_COLORS[:17])
 """RGB of limb k: the color of joint k at 60% brightness."""
+LIMBS = (
+    (1, 2),
+    (1, 5),
+    (2, 3),
+    (3, 4),
+    (5, 6),
+    (6, 7),
+    (1, 8),
+    (8, 9),
+    (9, 10),
+    (1, 11),
+    (11, 12),
+    (12, 13),
+    (1, 0),
+    (0, 14),
+    (14, 16),
+    (0, 15),
+    (15, 17),
+)
+"""The joints of COCO that limb k connects: 0 nose, 1 neck, then the right arm, ..."""
 JOINT_PAIRS = ((2, 5), (3, 6), (4, 7), (8, 11), (9, 12), (10, 13), (14, 15), (16, 17))
 """Right and left: shoulder, elbow, wrist, hip, knee, ankle, eye, ear."""
 LIMB_PAIRS = ((0, 1), (2, 4), (3, 5), (6, 9), (7, 10), (8, 11), (13, 15), (14, 16))

@@ -13,30 +13,10 @@ import cv2
 import numpy as np
 
 from tether.detectors.pose import Person
-from tether.kinds.openpose import JOINT_COLORS, LIMB_COLORS
+from tether.kinds.openpose import JOINT_COLORS, LIMB_COLORS, LIMBS
 
-__all__ = ["FACE_POINTS", "LIMBS", "draw_people", "joints_of_body"]
+__all__ = ["FACE_POINTS", "draw_people", "joints_of_body"]
 
-LIMBS = (
-    (1, 2),
-    (1, 5),
-    (2, 3),
-    (3, 4),
-    (5, 6),
-    (6, 7),
-    (1, 8),
-    (8, 9),
-    (9, 10),
-    (1, 11),
-    (11, 12),
-    (12, 13),
-    (1, 0),
-    (0, 14),
-    (14, 16),
-    (0, 15),
-    (15, 17),
-)
-"""The joints of COCO that each limb connects: 0 nose, 1 neck, then the right arm, ..."""
 BLAZEPOSE = (0, None, 12, 14, 16, 11, 13, 15, 24, 26, 28, 23, 25, 27, 5, 2, 8, 7)
 """The point of a body that is joint k; the neck is the middle of the shoulders."""
 SHOULDERS = (11, 12)

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from tether.datasets.synthetic.scenes.render import CLASS_NAMES, Scene
-from tether.kinds.openpose import JOINT_COLORS, LIMB_COLORS
+from tether.kinds.openpose import JOINT_COLORS, LIMB_COLORS, LIMBS
 
 __all__ = ["CLASS_COLORS", "LIMBS", "MAPS", "depth_map", "normal_map", "pose_map", "seg_map"]
 
@@ -30,27 +30,6 @@ CLASS_COLORS: dict[str, tuple[int, int, int]] = {
 """RGB of each class, from the ADE20K palette that segmentation controls use: background is its wall, floor its floor,
 mannequin its person. ADE20K has no classes for the solids: they have the colors of its water, cabinet, sidewalk, grass
 and car, which are far apart."""
-
-LIMBS = (
-    (1, 2),
-    (1, 5),
-    (2, 3),
-    (3, 4),
-    (5, 6),
-    (6, 7),
-    (1, 8),
-    (8, 9),
-    (9, 10),
-    (1, 11),
-    (11, 12),
-    (12, 13),
-    (1, 0),
-    (0, 14),
-    (14, 16),
-    (0, 15),
-    (15, 17),
-)
-"""Pairs of joints (numbers in `mannequin.JOINTS`) that OpenPose's drawing connects, in the order of `LIMB_COLORS`."""
 
 STICK_WIDTH = 4 / 512
 """Radius of a joint, and half the width of a limb, as a share of the image's side."""
