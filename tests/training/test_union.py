@@ -64,6 +64,7 @@ def test_a_list_of_kinds_is_a_union(tmp_path: Path) -> None:
         settings = TrainConfig.of({"out": tmp_path, "condition": condition})
         assert (settings.family, settings.kinds) == ("union", ("canny", "depth"))
     assert TrainConfig.of({"out": tmp_path}).family == "controlnet"
+    assert TrainConfig.of({"out": tmp_path, "condition": "lines,pose,mine"}).kinds == ("mlsd", "openpose", "mine")
     with pytest.raises(TetherError, match="several need family: union"):
         TrainConfig.of({"out": tmp_path, "condition": ["canny", "depth"], "family": "controlnet"})
     with pytest.raises(TetherError, match="condition must name a kind"):

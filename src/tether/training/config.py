@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from tether.datasets.names import Reading
 from tether.errors import TetherError
 from tether.files.atomic import atomic_write
+from tether.kinds import find_kind
 from tether.training.settings import current_names, plain, read_resolution, suggestion
 
 __all__ = ["CONFIG", "AuxiliaryLossConfig", "TrainConfig"]
@@ -244,7 +245,12 @@ class TrainConfig(BaseModel):
     @field_validator("condition", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
-        return tuple(value.split(",")) if isinstance(value, str) and "," in value else value
+        if isinstance(value, str) and "," in value:
+            value = value.split(",")
+        if not isinstance(value, (list, tuple)):
+            return value
+        # By their own names, as a union is asked for them: "lines" is mlsd.
+        return tuple(find_kind(one).name if isinstance(one, str) and one else one for one in value)
 
     @field_validator("resolution", mode="before")
     @classmethod
