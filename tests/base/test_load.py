@@ -37,3 +37,20 @@ def test_an_autoencoder_comes_from_its_folder_or_another_base(tiny_folder: Path)
 def test_another_network_is_no_autoencoder(tiny_folder: Path) -> None:
     with pytest.raises(TetherError, match="expected an autoencoder, found a UNet2DConditionModel"):
         load_base(vae=tiny_folder / "unet")
+
+
+def test_a_light_base_encodes_prompts_to_the_same_states(tiny_folder: Path) -> None:
+    plain, light = load_base(tiny_folder), load_base(tiny_folder, light=True)
+    assert type(light.text_encoder).__module__ == "tether.base.clip"
+    assert type(light.tokenizer).__module__ == "tether.base.tokenizer"
+    for prompts, skip in ((["", "a (red:1.3) apple, and more words than fit into one window of it"], 0), (["b"], 1)):
+        expected, found = plain.encode_prompts(prompts, skip), light.encode_prompts(prompts, skip)
+        assert torch.equal(found.tokens, expected.tokens)
+
+
+def test_both_text_encoders_of_a_single_file_can_be_light(tmp_path: Path) -> None:
+    parts, _ = base_parts(hollow(tmp_path / "xl.safetensors", SMALL["sdxl"].base()), light=True)
+    assert parts.text_encoder_2 is not None
+    names = [type(part.network).__name__ for part in (parts.text_encoder, parts.text_encoder_2)]
+    assert names == ["ClipText", "ClipTextWithProjection"]
+    assert [type(one).__module__ for one in (parts.tokenizer, parts.tokenizer_2)] == ["tether.base.tokenizer"] * 2

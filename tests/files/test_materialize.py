@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tether.errors import TetherError
-from tether.files.materialize import FilePages, cast, check_fits_network, materialize
+from tether.files.materialize import FilePages, cast, check_fits_network, materialize, without_values
 
 
 def test_a_tensor_of_the_wanted_dtype_is_not_copied() -> None:
@@ -77,3 +77,22 @@ def test_memory_that_is_not_mapped_is_never_released() -> None:
     tensor = torch.ones(10**6)
     FilePages().give_back(tensor)
     assert float(tensor.sum()) == 10**6
+
+
+def test_a_network_made_without_values_has_the_same_shapes() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.start = nn.Parameter(torch.randn(1, 4) / 4**0.5)
+            self.word = nn.Embedding(5, 4)
+            self.norm = nn.LayerNorm(4)
+            self.layer = nn.Conv2d(4, 2, 3)
+            nn.init.zeros_(self.layer.weight)
+            nn.init.normal_(self.word.weight, std=0.02)
+
+    with without_values():
+        made = Odd()
+    shapes = {name: tensor.shape for name, tensor in Odd().state_dict().items()}
+    assert {name: tensor.shape for name, tensor in made.state_dict().items()} == shapes
+    assert all(tensor.is_meta for tensor in made.state_dict().values())
+    assert not torch.empty(1).is_meta

@@ -191,6 +191,9 @@ class Base:
         The autoencoders of many fine-tunes of SD 1.x leave float16's range. The weights are cast back afterwards, which
         loses nothing, so that no image depends on the ones before it.
         """
+        hook = getattr(self.vae, "_hf_hook", None)
+        if hook is not None:  # of `reduce_memory`; diffusers calls it too, unless it was imported without accelerate
+            hook.pre_forward(self.vae)
         found = call(self.vae, inputs.to(self.device, self.vae.dtype))
         if self.vae.dtype != torch.float16 or found.isfinite().all() or not inputs.isfinite().all():
             return found

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers import CLIPTokenizer, PreTrainedTokenizerBase
 
 from tether.base.parts import Part, Parts
+from tether.base.tokenizer import own_clip_tokenizer, own_tokenizer
 from tether.errors import TetherError
 from tether.files.checkpoints import open_checkpoint
 from tether.files.folder import is_base_folder, read_json, weights_of_folder, what_opens
@@ -34,8 +34,8 @@ CLIP_END = 49407
 """CLIP's end-of-text token."""
 
 
-def part_of_folder(folder: Path) -> Part:
-    """One network from its folder.
+def part_of_folder(folder: Path, *, light: bool = False) -> Part:
+    """One network from its folder; `light` as in `parts_of_folder`.
 
     Raises:
         TetherError: if its config or weights are missing or damaged.
@@ -49,16 +49,20 @@ def part_of_folder(folder: Path) -> Part:
         if config.get("eos_token_id") == 2 and config.get("vocab_size") == CLIP_END + 1:
             # Old files have 2, with which transformers takes the largest token for the end: an added word would be it.
             config["eos_token_id"] = CLIP_END
-    return Part(config, tensors, str(folder))
+    return Part(config, tensors, str(folder), light)
 
 
-def parts_of_folder(folder: Path, *, vae: Part | None = None, prediction_type: str | None = None) -> Parts:
+def parts_of_folder(
+    folder: Path, *, vae: Part | None = None, prediction_type: str | None = None, light: bool = False
+) -> Parts:
     """The networks of a base's folder.
 
     Args:
         folder: the folder.
         vae: an autoencoder to use instead of its own.
         prediction_type: what its denoiser predicts, to override the scheduler's config.
+        light: text encoders and tokenizers of Tether's own, where it has them: the same states, and transformers is not
+            imported.
 
     Raises:
         TetherError: if a part is missing or damaged.
@@ -91,10 +95,10 @@ def parts_of_folder(folder: Path, *, vae: Part | None = None, prediction_type: s
         words=describe(family, unet.config.get("cross_attention_dim")),
         unet=unet,
         vae=vae,
-        text_encoder=part_of_folder(folder / "text_encoder"),
-        text_encoder_2=part_of_folder(folder / "text_encoder_2") if second else None,
-        tokenizer=_tokenizer(folder / "tokenizer", "!" if family == "sd2" else "<|endoftext|>"),
-        tokenizer_2=_tokenizer(folder / "tokenizer_2", "!") if second else None,
+        text_encoder=part_of_folder(folder / "text_encoder", light=light),
+        text_encoder_2=part_of_folder(folder / "text_encoder_2", light=light) if second else None,
+        tokenizer=_tokenizer(folder / "tokenizer", "!" if family == "sd2" else "<|endoftext|>", light),
+        tokenizer_2=_tokenizer(folder / "tokenizer_2", "!", light) if second else None,
         scheduler=schedule,
         index=index,
         original_only=open_checkpoint(original_only).tensors if original_only.is_file() else {},
@@ -113,10 +117,14 @@ def _sample_size(unet: dict[str, Any]) -> Any:
     return 64 if old and isinstance(size, int) and size < 64 else size
 
 
-def _tokenizer(folder: Path, pad_token: str) -> PreTrainedTokenizerBase:
+def _tokenizer(folder: Path, pad_token: str, light: bool) -> Any:
     """The folder's tokenizer; CLIP's if there is no folder."""
     if not folder.is_dir():
-        return clip_tokenizer(pad_token)
+        return own_clip_tokenizer(pad_token) if light else clip_tokenizer(pad_token)
+    if light and (own := own_tokenizer(folder)) is not None:
+        return own
+    from transformers import CLIPTokenizer
+
     try:
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:

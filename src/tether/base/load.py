@@ -28,6 +28,7 @@ def load_base(
     device: torch.device | str = "cpu",
     revision: str | None = None,
     prediction_type: str | None = None,
+    light: bool = False,
 ) -> Base:
     """Opens a base, locked and ready for inference.
 
@@ -42,11 +43,14 @@ def load_base(
         device: where they are put.
         revision: a branch, tag or commit of a name on the hub.
         prediction_type: "epsilon" or "v_prediction", to override what the base's files say.
+        light: text encoders and tokenizers of Tether's own, which encode prompts to the same states without importing
+            transformers; they are no objects of transformers, which a pipeline of diffusers expects. Where Tether has
+            none for this base, those of transformers.
 
     Raises:
         TetherError: if there is nothing at `ref`, or it is not a base, or it is damaged or hostile.
     """
-    parts, path = base_parts(ref, vae=vae, revision=revision, prediction_type=prediction_type)
+    parts, path = base_parts(ref, vae=vae, revision=revision, prediction_type=prediction_type, light=light)
     if str(ref) == SHIPPED:
         parts.family = "bundled"
     name = SHIPPED if str(ref) == SHIPPED else _name(ref, path)
@@ -59,13 +63,14 @@ def base_parts(
     vae: str | Path | None = None,
     revision: str | None = None,
     prediction_type: str | None = None,
+    light: bool = False,
 ) -> tuple[Parts, Path]:
     """The networks of a base, mapped and not yet in memory, and its path; arguments and errors as of `load_base`."""
     path = shipped("base") if str(ref) == SHIPPED else find(ref, "base", revision)
     own_vae = None if vae is None else _vae(vae)
     if path.is_dir():
-        return parts_of_folder(path, vae=own_vae, prediction_type=prediction_type), path
-    return parts_of_file(path, vae=own_vae, prediction_type=prediction_type), path
+        return parts_of_folder(path, vae=own_vae, prediction_type=prediction_type, light=light), path
+    return parts_of_file(path, vae=own_vae, prediction_type=prediction_type, light=light), path
 
 
 def _name(ref: str | Path, path: Path) -> str:

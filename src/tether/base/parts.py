@@ -17,17 +17,12 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    PreTrainedTokenizerBase,
-)
 
 from tether.base.base import Base
+from tether.base.clip import own_clip
 from tether.base.text import TextEncoders
 from tether.errors import TetherError
-from tether.files.materialize import check_fits_network, materialize
+from tether.files.materialize import check_fits_network, materialize, without_values
 from tether.formats.measures import check_measures
 from tether.formats.strays import split_strays
 
@@ -46,12 +41,13 @@ INVALID = (
 """What diffusers and transformers raise for an invalid config."""
 
 
-def make_network(config: Mapping[str, Any], what: str) -> nn.Module:
+def make_network(config: Mapping[str, Any], what: str, *, light: bool = False) -> nn.Module:
     """The network that a `config.json` describes, without weights (on "meta").
 
     Args:
         config: of diffusers' `UNet2DConditionModel` or `AutoencoderKL`, or of transformers' CLIP.
         what: its name in messages.
+        light: CLIP as Tether's own module, where it knows it.
 
     Raises:
         TetherError: if the config is invalid, or of another class.
@@ -61,19 +57,25 @@ def make_network(config: Mapping[str, Any], what: str) -> nn.Module:
     kind = settings.pop("_class_name", None) or (settings.get("architectures") or ["nothing"])[0]
     settings.pop("_diffusers_version", None)
     try:
-        with torch.device("meta"), warnings.catch_warnings():
+        with without_values(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about settings of old versions, which are supported
             if kind == "UNet2DConditionModel":
                 return UNet2DConditionModel.from_config(settings)  # type: ignore[return-value]
             if kind == "AutoencoderKL":
                 return AutoencoderKL.from_config(settings)  # type: ignore[return-value]
             if kind in ("CLIPTextModel", "CLIPTextModelWithProjection", "CLIPModel"):
-                text = CLIPTextConfig.from_dict(settings)
-                return (CLIPTextModelWithProjection if kind.endswith("Projection") else CLIPTextModel)(text)
+                return (own_clip(settings) if light else None) or _clip_of_transformers(settings, kind)
     except INVALID as error:
         line = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise TetherError(f"{what} has an invalid config: {line[:160]}") from None
     raise TetherError(f"{what} is a {kind}: expected a network of Stable Diffusion 1.x, 2.x or XL")
+
+
+def _clip_of_transformers(settings: dict[str, Any], kind: str) -> nn.Module:
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    text = CLIPTextConfig.from_dict(settings)
+    return (CLIPTextModelWithProjection if kind.endswith("Projection") else CLIPTextModel)(text)
 
 
 @dataclass
@@ -84,11 +86,13 @@ class Part:
         config: its `config.json`.
         tensors: mapped, under their names in files: those of a CLIP begin with "text_model." (in transformers 5 not).
         what: its name in messages.
+        light: see `make_network`.
     """
 
     config: dict[str, Any]
     tensors: dict[str, Tensor]
     what: str
+    light: bool = False
 
     @cached_property
     def network(self) -> nn.Module:
@@ -97,7 +101,7 @@ class Part:
         Raises:
             TetherError: if the config is invalid.
         """
-        return make_network(self.config, self.what)
+        return make_network(self.config, self.what, light=self.light)
 
     def named_for(self, network: nn.Module) -> dict[str, Tensor]:
         """The tensors under the network's own names."""
@@ -143,7 +147,7 @@ class Parts:
         unet, vae, text_encoder, text_encoder_2: its networks.
         scheduler: its `scheduler_config.json`.
         index: its `model_index.json`.
-        tokenizer, tokenizer_2: its tokenizers.
+        tokenizer, tokenizer_2: its tokenizers, of transformers or a `tether.base.tokenizer.ClipTokenizer`.
         original_only: tensors that only the original layout has and no network uses.
         notes: what was left out, for messages.
     """
@@ -155,9 +159,9 @@ class Parts:
     text_encoder: Part
     scheduler: dict[str, Any]
     index: dict[str, Any]
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: Any
     text_encoder_2: Part | None = None
-    tokenizer_2: PreTrainedTokenizerBase | None = None
+    tokenizer_2: Any = None
     original_only: dict[str, Tensor] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 

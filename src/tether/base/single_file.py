@@ -20,6 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from tether.base.parts import Part, Parts
+from tether.base.tokenizer import own_clip_tokenizer
 from tether.errors import TetherError
 from tether.files.checkpoints import open_checkpoint
 from tether.files.folder import read_json
@@ -45,13 +46,16 @@ from tether.formats.vae import modern_names, vae_config, vae_pairs
 __all__ = ["parts_of_file", "vae_of_file"]
 
 
-def parts_of_file(path: Path, *, vae: Part | None = None, prediction_type: str | None = None) -> Parts:
+def parts_of_file(
+    path: Path, *, vae: Part | None = None, prediction_type: str | None = None, light: bool = False
+) -> Parts:
     """The networks of a single file, recognized and checked.
 
     Args:
         path: the file.
         vae: an autoencoder to use instead of its own.
         prediction_type: "epsilon" or "v_prediction"; decided from the file by default.
+        light: as in `tether.base.folder.parts_of_folder`.
 
     Raises:
         TetherError: if it is not a base, is incomplete, or has unexpected tensors.
@@ -69,7 +73,7 @@ def parts_of_file(path: Path, *, vae: Part | None = None, prediction_type: str |
     rest, notes = _without_dropped(_one_projection(checkpoint.tensors))
     try:
         unet = _unet(path, recognized, settings, rest)
-        texts = _texts(path, recognized, rest)
+        texts = [replace(text, light=light) for text in _texts(path, recognized, rest)]
         own_vae = _vae(path, settings, rest) if vae is None or any(n.startswith(VAE) for n in rest) else None
     except TetherError as error:
         raise TetherError(str(error) if str(path) in str(error) else f"cannot open {path}: {error}") from None
@@ -77,6 +81,7 @@ def parts_of_file(path: Path, *, vae: Part | None = None, prediction_type: str |
     schedule = settings["scheduler"] | {"prediction_type": prediction}
     if "ztsnr" in rest:
         schedule["rescale_betas_zero_snr"] = True
+    tokenizer = own_clip_tokenizer if light else clip_tokenizer
     parts = Parts(
         family=family,
         words=f"{recognized.words}, {prediction.replace('_', '-')} ({reason})",
@@ -85,12 +90,12 @@ def parts_of_file(path: Path, *, vae: Part | None = None, prediction_type: str |
         text_encoder=texts[0],
         scheduler=schedule,
         index=settings["index"],
-        tokenizer=clip_tokenizer("!" if family == "sd2" else "<|endoftext|>"),
+        tokenizer=tokenizer("!" if family == "sd2" else "<|endoftext|>"),
         original_only=rest,
         notes=[*notes, *strays],
     )
     if len(texts) == 2:
-        parts = replace(parts, text_encoder_2=texts[1], tokenizer_2=clip_tokenizer("!"))
+        parts = replace(parts, text_encoder_2=texts[1], tokenizer_2=tokenizer("!"))
     for part in parts.networks().values():
         part.check()
     return parts

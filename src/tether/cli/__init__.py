@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tether.cli import annotate, convert, dataset, demo, detectors, evaluate, generate, info, serve, study, train
+from tether.cli import annotate, convert, dataset, demo, detectors, evaluate, generate, info, lean, serve, study, train
+from tether.cli.threads import settle
 from tether.errors import TetherError, is_out_of_memory
 
 __all__ = ["app", "main"]
@@ -22,6 +23,8 @@ QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
 """Environment variables that keep libraries from printing around the one line of an error."""
+DRAWING = ("annotate", "demo", "generate")
+"""Commands that need little of diffusers; see `tether.cli.lean`."""
 
 
 @contextmanager
@@ -101,6 +104,9 @@ def main() -> None:
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    settle(os.environ)
+    if sys.argv[1:2] and sys.argv[1] in DRAWING:
+        lean.install()
     if os.environ.get("TETHER_TRACEBACK"):
         app(prog_name="tether")
     try:

@@ -47,7 +47,7 @@ from tether.control.signal import Signal
 from tether.control.store import write_folder
 from tether.control.zero import ZeroConv2d
 from tether.errors import TetherError
-from tether.files.materialize import materialize
+from tether.files.materialize import materialize, without_values
 from tether.formats.families import short_name
 from tether.kinds import find_kind
 
@@ -109,7 +109,7 @@ class ControlNet(Control):
         Raises:
             TetherError: when diffusers' ControlNet configuration cannot describe this U-Net.
         """
-        with torch.device("meta"):  # shapes without values
+        with without_values():
             config = config_of_unet(
                 unet,
                 conditioning_channels=condition_channels,

@@ -26,7 +26,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from tether.control.architecture import assemble, build, complete
@@ -34,7 +33,7 @@ from tether.control.store import FAMILY, NOTES, read_folder
 from tether.errors import TetherError
 from tether.files.checkpoints import Checkpoint, open_checkpoint
 from tether.files.folder import is_base_folder
-from tether.files.materialize import check_fits_network
+from tether.files.materialize import check_fits_network, without_values
 from tether.formats.families import BASE_PREFIXES, UNUSED, describe, family_of_config
 from tether.formats.measures import check_measures
 from tether.formats.names import to_diffusers
@@ -113,7 +112,7 @@ class ControlPart:
     def _built(self) -> tuple[dict[str, nn.Module | None], dict[str, Any]]:
         check_measures(self.config, self.what)
         try:
-            with torch.device("meta"):
+            with without_values():
                 model = build(self.config)
                 settings = complete(model, self.config)
                 return assemble(model, settings), settings

@@ -22,6 +22,8 @@ the coarsest.
 
 `sides` may also be a share u of the control on ε_uc, between the two. To first order, guidance then multiplies the
 control's effect by u + β (1 - u): the condition is followed more closely as u falls from 1 (both branches) to 0.
+
+A request is checked with this before anything is drawn, so PyTorch is imported for masks and signals alone.
 """
 
 from __future__ import annotations
@@ -30,15 +32,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Literal, Protocol, get_args
-
-import torch
-from torch import Tensor
-from torch.nn.functional import interpolate
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from tether.control.schedule import Schedule, parse_strength, with_window
-from tether.control.signal import Signal
 from tether.errors import TetherError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tether.control.signal import Signal
 
 __all__ = ["Injection", "MaskResize", "Sides", "Weighting"]
 
@@ -132,9 +134,14 @@ class Injection:
             return f"none of the {total_steps} steps lies in its window {window}"
         if not any(self.is_active(step, total_steps) for step in range(total_steps)):
             return f"its strength {self.strength} is 0 at all of the {total_steps} steps in its window"
-        if isinstance(self.mask, Tensor) and not self.mask.any():
+        if self.mask is not None and not self._tensor(self.mask).any():
             return "its mask is black everywhere"
         return None
+
+    @staticmethod
+    def _tensor(mask: Any) -> Tensor:
+        """A mask as it is once it was checked."""
+        return mask
 
     def _is_inside(self, step: int, total_steps: int) -> bool:
         start, end = self.window
@@ -198,10 +205,11 @@ class Injection:
             return signal
         heights = signal.heights
         signal = signal.scaled(self.weights(heights, latent_height or heights[0], strength))
-        mask = self.mask
-        if not isinstance(mask, Tensor):
+        if self.mask is None:
             return signal
-        batch = signal.batch
+        from torch.nn.functional import interpolate
+
+        mask, batch = self._tensor(self.mask), signal.batch
         if mask.shape[0] not in (1, batch) and 2 * mask.shape[0] != batch:
             raise TetherError(f"mask has a batch of {mask.shape[0]}, which does not fit a batch of {batch}")
         if mask.shape[0] > 1:
@@ -252,7 +260,9 @@ def _checked_window(window: object) -> tuple[float, float]:
     raise TetherError(f"window is {window!r}; it must be (start, end) with 0 <= start < end <= 1")
 
 
-def _checked_mask(mask: Tensor | GrayImage) -> Tensor:
+def _checked_mask(mask: Any) -> Tensor:
+    from torch import Tensor
+
     if not isinstance(mask, Tensor) and hasattr(mask, "convert"):
         if mask.mode.startswith(("I", "F")):
             raise TetherError(f"mask is an image of mode {mask.mode}; it must have 8 bits per channel")
@@ -288,5 +298,7 @@ Strokes that a program has made smaller differ by up to 13 at their edges, by ro
 def _pixels(image: Any, channels: int) -> Tensor:
     """`(H, W, channels)` in 0..255."""
     width, height = image.size
+    import torch
+
     levels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return levels.reshape(height, width, channels).float()

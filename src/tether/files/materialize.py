@@ -10,15 +10,45 @@ from __future__ import annotations
 import ctypes
 import mmap
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from tether.errors import TetherError
 
-__all__ = ["FilePages", "cast", "check_fits_network", "materialize"]
+__all__ = ["FilePages", "cast", "check_fits_network", "materialize", "without_values"]
+
+
+@contextmanager
+def without_values() -> Iterator[None]:
+    """Networks made in this block have shapes without values, on the "meta" device.
+
+    Values that would be drawn are not: on "meta" that would load PyTorch's compiler, for nothing.
+    """
+    with torch.device("meta"), _Unfilled():
+        yield
+
+
+class _Unfilled(TorchFunctionMode):
+    """New random tensors are empty, a tensor without values divided by a number is itself, and filling does nothing."""
+
+    FILLING = (Tensor.uniform_, Tensor.normal_, Tensor.fill_, Tensor.zero_)
+    DIVIDING = (Tensor.div, Tensor.__truediv__)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.randn:
+            return torch.empty(*args, **kwargs)
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        first = args[0] if args else None
+        idle = func in self.FILLING or (func in self.DIVIDING and not isinstance(args[1], Tensor))
+        return first if idle and isinstance(first, Tensor) and first.is_meta else func(*args, **kwargs)
 
 
 def check_fits_network(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], what: str) -> None:

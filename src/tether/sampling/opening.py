@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from tether.base import Base, load_base
-from tether.base.memory import reduce_memory
 from tether.control.control import Control, several_kinds
 from tether.control.load import load_control
 from tether.errors import TetherError
@@ -151,14 +150,19 @@ class Opener:
 
     def _adapted(self, base: Base, key: BaseKey) -> Base:
         """The base, changed in place by its LoRA, embeddings and low memory."""
-        from tether.base.adapters import add_embedding, add_lora  # loads diffusers' pipelines
+        from tether.base.embedding import add_embedding
+        from tether.base.lora import add_lora
 
         for text in key.loras:
             ref, strength = parse_lora(text)
             add_lora(base, self.locate("loras", ref), strength)
         for ref in key.embeddings:
             self.notify(f"{ref}: write {add_embedding(base, self.locate('embeddings', ref))}")
-        return reduce_memory(base, key.device) if key.low_memory else base
+        if not key.low_memory:
+            return base
+        from tether.base.memory import reduce_memory  # loads accelerate
+
+        return reduce_memory(base, key.device)
 
     def _load(self, key: BaseKey) -> Base:
         check_device(key.device)
@@ -168,6 +172,7 @@ class Opener:
             device="cpu" if key.low_memory else key.device,
             dtype=getattr(torch, key.dtype),
             prediction_type=key.prediction_type,
+            light=True,
         )
         if base.family != "bundled":
             self.notify(f"{key.ref}: {base.words}")

@@ -1,27 +1,22 @@
 """The samplers by name. The implementations are diffusers' schedulers.
 
-A new sampler is one entry of `SCHEDULERS`. Its class needs what diffusers' schedulers share: `from_config`,
-`set_timesteps`, `timesteps`, `order`, `init_noise_sigma`, `scale_model_input`, `step` and `add_noise`.
+A new sampler is one entry of `SCHEDULERS`. Its class, which is imported when it is first used, needs what diffusers'
+schedulers share: `from_config`, `set_timesteps`, `timesteps`, `order`, `init_noise_sigma`, `scale_model_input`, `step`
+and `add_noise`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
-
-import torch
-from diffusers import (
-    DPMSolverMultistepScheduler,
-    EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler,
-    LCMScheduler,
-    UniPCMultistepScheduler,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from tether.errors import TetherError
 from tether.formats.sampling import FORMER_SPACING
-from tether.sampling.ddim import DDIM
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "SCHEDULERS",
@@ -49,7 +44,7 @@ class Sampler:
     """One sampler.
 
     Attributes:
-        scheduler: a diffusers scheduler class.
+        home: a scheduler class of diffusers, or "module:name" of one.
         settings: what Tether sets in its config.
         takes_generator: whether its `step` has an argument `generator`, for the noise that it adds.
         sigmas: the settings of its config for each spread of noise levels that it supports, by name.
@@ -57,12 +52,20 @@ class Sampler:
         takes_eta: whether its `step` has an argument `eta`, the share of the noise that it adds (arXiv:2010.02502).
     """
 
-    scheduler: Any
+    home: Any
     settings: Mapping[str, Any] = field(default_factory=dict)
     takes_generator: bool = False
     sigmas: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     spacings: tuple[str, ...] = SPACINGS
     takes_eta: bool = False
+
+    @property
+    def scheduler(self) -> Any:
+        """The scheduler class."""
+        if not isinstance(self.home, str):
+            return self.home
+        module, _, name = self.home.partition(":")
+        return getattr(import_module(module), name)
 
 
 _KARRAS_OR_EXPONENTIAL: Mapping[str, Mapping[str, Any]] = {
@@ -74,22 +77,26 @@ _KARRAS_OR_EXPONENTIAL: Mapping[str, Mapping[str, Any]] = {
 SCHEDULERS: dict[str, Sampler] = {
     # arXiv:2010.02502; latents are not pixels in [-1, 1]. It has no "linspace": its equations step by whole timesteps.
     "ddim": Sampler(
-        DDIM, {"clip_sample": False}, takes_generator=True, spacings=("leading", "trailing"), takes_eta=True
+        "tether.sampling.ddim:DDIM",
+        {"clip_sample": False},
+        takes_generator=True,
+        spacings=("leading", "trailing"),
+        takes_eta=True,
     ),
     # arXiv:2211.01095
     "dpmpp-2m": Sampler(
-        DPMSolverMultistepScheduler,
+        "diffusers:DPMSolverMultistepScheduler",
         {"algorithm_type": "dpmsolver++", "solver_order": 2},
         takes_generator=True,
         sigmas=_KARRAS_OR_EXPONENTIAL,
     ),
     # arXiv:2302.04867
-    "unipc": Sampler(UniPCMultistepScheduler, sigmas=_KARRAS_OR_EXPONENTIAL),
+    "unipc": Sampler("diffusers:UniPCMultistepScheduler", sigmas=_KARRAS_OR_EXPONENTIAL),
     # arXiv:2206.00364
-    "euler": Sampler(EulerDiscreteScheduler, takes_generator=True, sigmas=_KARRAS_OR_EXPONENTIAL),
-    "euler-a": Sampler(EulerAncestralDiscreteScheduler, takes_generator=True),
+    "euler": Sampler("diffusers:EulerDiscreteScheduler", takes_generator=True, sigmas=_KARRAS_OR_EXPONENTIAL),
+    "euler-a": Sampler("diffusers:EulerAncestralDiscreteScheduler", takes_generator=True),
     # arXiv:2310.04378
-    "lcm": Sampler(LCMScheduler, takes_generator=True, spacings=()),
+    "lcm": Sampler("diffusers:LCMScheduler", takes_generator=True, spacings=()),
 }
 """Name -> sampler."""
 
@@ -171,7 +178,7 @@ def make_scheduler(
     scheduler = sampler.scheduler.from_config(
         {**trained_on, **sampler.settings, **sampler.sigmas.get(sigmas or "", {})}
     )
-    if former and isinstance(scheduler, DDIM):
+    if former and name == "ddim":
         scheduler.as_diffusers = True
     return scheduler
 

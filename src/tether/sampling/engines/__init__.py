@@ -6,7 +6,19 @@ or as they are). It never sees the sampling loop.
 
 from __future__ import annotations
 
-from tether.sampling.engines.eager import Eager
+from typing import TYPE_CHECKING, Any
+
 from tether.sampling.engines.engine import Engine, check_engine, engine, engines, register
 
+if TYPE_CHECKING:
+    from tether.sampling.engines.eager import Eager
+
 __all__ = ["Eager", "Engine", "check_engine", "engine", "engines", "register"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Eager":
+        from tether.sampling.engines.eager import Eager
+
+        return Eager
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

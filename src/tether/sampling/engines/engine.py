@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from importlib import import_module
+from typing import TYPE_CHECKING, TypeVar
 
-from tether.base.denoiser import Denoiser
-from tether.control.control import Control
 from tether.errors import TetherError
+
+if TYPE_CHECKING:
+    from tether.base.denoiser import Denoiser
+    from tether.control.control import Control
 
 __all__ = ["Engine", "check_engine", "engine", "engines", "register"]
 
@@ -30,6 +33,8 @@ class Engine(ABC):
 
 _Class = TypeVar("_Class", bound=type[Engine])
 _ENGINES: dict[str, type[Engine]] = {}
+_OWN = {"eager": "tether.sampling.engines.eager"}
+"""Engines of this package by name -> their module, imported when one is asked for."""
 
 
 def register(name: str) -> Callable[[_Class], _Class]:
@@ -44,12 +49,12 @@ def register(name: str) -> Callable[[_Class], _Class]:
 
 def engines() -> list[str]:
     """The names of the engines."""
-    return sorted(_ENGINES)
+    return sorted({*_OWN, *_ENGINES})
 
 
 def check_engine(name: str) -> None:
     """Raises a TetherError when there is no engine of this name."""
-    if name not in _ENGINES:
+    if name not in _ENGINES and name not in _OWN:
         raise TetherError(f"unknown engine {name!r}: choose one of {', '.join(engines())}")
 
 
@@ -60,4 +65,6 @@ def engine(name: str) -> Engine:
         TetherError: when there is none of that name.
     """
     check_engine(name)
+    if name not in _ENGINES:
+        import_module(_OWN[name])
     return _ENGINES[name]()
