@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 from operator import add
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from tether.control.signal import Signal
+    from tether.control.signal import Signal
 
 __all__ = ["Combine", "combined"]
 
@@ -35,6 +35,8 @@ def combined(signals: Sequence[Signal], combine: Combine = "sum") -> Signal:
     Raises:
         TetherError: when they have different shapes.
     """
+    from tether.control.signal import Signal  # loads PyTorch, which checking a request does not need
+
     total = reduce(add, signals)
     if combine == "sum" or len(signals) == 1:
         return total
@@ -45,6 +47,8 @@ def combined(signals: Sequence[Signal], combine: Combine = "sum") -> Signal:
 
 def _limited(total: Tensor, each: Sequence[Tensor]) -> Tensor:
     """A sum `(B, C, H, W)` or `(B, T, C)`, at each place no longer than the longest of its parts there."""
+    import torch
+
     if len(each) == 1:
         return total
     channels = 1 if total.ndim == 4 else -1
@@ -55,4 +59,6 @@ def _limited(total: Tensor, each: Sequence[Tensor]) -> Tensor:
 
 def _length(tensor: Tensor, channels: int) -> Tensor:
     """In float32, in which squares of float16 do not overflow."""
+    import torch
+
     return torch.linalg.vector_norm(tensor.float(), dim=channels, keepdim=True)
