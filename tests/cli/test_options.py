@@ -26,7 +26,7 @@ def shown_defaults() -> dict[str, str]:
 
 def test_the_help_shows_the_defaults_of_a_request() -> None:
     shown = shown_defaults()
-    assert len(shown) == 14
+    assert len(shown) == 15
     request = Request(prompt="")
     for name, default in shown.items():
         model = ControlRequest if name in ControlRequest.model_fields else request
@@ -36,12 +36,14 @@ def test_the_help_shows_the_defaults_of_a_request() -> None:
         assert one.default in (None, False) or one.name == "out"
 
 
-def test_the_help_names_every_scheduler() -> None:
-    output = CliRunner().invoke(app, ["generate", "--help"]).stdout
-    named = re.search(r"--scheduler \S+ (.*?)\[default", re.sub(r"\s+", " ", output))
+def test_the_help_names_every_scheduler_and_engine() -> None:
+    output = re.sub(r"\s+", " ", CliRunner().invoke(app, ["generate", "--help"]).stdout)
+    named = re.search(r"--scheduler \S+ (.*?)\[default", output)
     assert named is not None
     assert set(re.findall(r"[a-z0-9-]+", named[1])) - {"or"} == set(SCHEDULERS)
-    assert engines() == ["eager"]
+    named = re.search(r"--engine \S+ What computes: (.*?), the faster one", output)
+    assert named is not None
+    assert set(re.findall(r"[a-z]+", named[1])) - {"or"} == {"auto", *engines()}
 
 
 @pytest.mark.parametrize("name", ["--guidance ", "--denoise ", "--negative "])

@@ -91,7 +91,7 @@ def test_where_a_lean_import_is_not_possible_diffusers_is_imported_whole(change:
         "lean.install()\n"
         "from diffusers import UNet2DConditionModel\n"
         "assert 'torch._dynamo' in sys.modules and 'transformers' in sys.modules\n"
-        "UNet2DConditionModel(block_out_channels=(4, 8, 8, 8), cross_attention_dim=8, norm_num_groups=1)\n"
+        "UNet2DConditionModel(block_out_channels=(8, 8, 8, 8), cross_attention_dim=8, norm_num_groups=1)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

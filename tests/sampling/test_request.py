@@ -87,7 +87,7 @@ def test_a_request_cannot_be_changed() -> None:
 def test_pipelines_defaults_are_those_of_a_request() -> None:
     parameters = inspect.signature(tether.Pipeline.__call__).parameters
     shared = [name for name in Request.model_fields if name in parameters and name != "prompt"]
-    assert len(shared) == 18
+    assert len(shared) == 19
     default = Request(prompt="")
     for name in shared:
         assert parameters[name].default == getattr(default, name), name
@@ -266,3 +266,22 @@ def test_a_large_map_in_json_is_read_as_a_map_and_a_photo_as_a_photo() -> None:
     (photo,) = ControlRequest(ref="seg", photo=text).photos
     assert condition.width == photo.width == 8192
     assert len(condition.getcolors()) == 2 < len(photo.getcolors())
+
+
+def test_less_work_is_written_only_when_it_is_asked_for() -> None:
+    plain = Request(prompt="x", controls=[ControlRequest(ref="canny", photo=Image.new("RGB", (8, 8)))])
+    text = plain.model_dump_json()
+    assert not any(name in text for name in ("guidance_window", "every", "engine"))
+    less = Request(
+        prompt="x",
+        guidance_window=(0.2, 0.8),
+        controls=[ControlRequest(ref="canny", photo=Image.new("RGB", (8, 8)), every=3)],
+    )
+    read = Request(**json.loads(less.model_dump_json()))
+    assert (read.guidance_window, read.controls[0].every, read.controls[0].injection().every) == ((0.2, 0.8), 3, 3)
+
+
+@pytest.mark.parametrize("window", [(0.5, 0.5), (-0.1, 1), (0.2, 1.1), (0.8, 0.2)])
+def test_a_window_of_guidance_that_is_none_is_refused(window: tuple[float, float]) -> None:
+    with pytest.raises(TetherError, match="guidance_window is"):
+        Request(prompt="x", guidance_window=window)

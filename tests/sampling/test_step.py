@@ -351,3 +351,41 @@ def test_the_mask_of_a_control_that_pools_weights_what_is_pooled() -> None:
         torch.testing.assert_close(weighted[point] + rest[point], ones[point])
         after = masked(mask, masked_first=False)[point]  # by the first rules
         torch.testing.assert_close(after, averaged * r)
+
+
+def test_outside_of_the_window_of_guidance_the_conditional_branch_alone_is_computed() -> None:
+    denoiser, control, steps = FakeDenoiser(), FakeControl(), 4
+
+    def made(denoiser: FakeDenoiser, control: FakeControl, guidance: Guidance, **more: Any) -> Any:
+        return make_step(denoiser, [Steering(control, random_hint())], guidance, steps, **more)
+
+    step = made(denoiser, control, GUIDED, guidance_window=(0.25, 0.75))
+    guided = made(FakeDenoiser(), FakeControl(), GUIDED)
+    plain = made(FakeDenoiser(), FakeControl(), Guidance(GUIDED.conditional))
+    for index in range(steps):
+        expected = (guided if index in (1, 2) else plain)(latents_of(index), T, index)
+        assert torch.equal(step(latents_of(index), T, index), expected)
+    assert [len(latents) for latents, *_ in denoiser.calls] == [2, 4, 4, 2]
+    assert [len(latents) for latents, *_ in control.calls] == [2, 4, 4, 2]
+
+
+def test_a_control_every_second_step_serves_the_next_and_is_gone_when_its_window_ends() -> None:
+    denoiser, control = FakeDenoiser(), FakeControl()
+    injection = Injection("0.5-1", window=(0, 5 / 8), every=2)
+    step = make_step(denoiser, [Steering(control, random_hint(), injection)], UNGUIDED, 8)
+    for index in range(8):
+        signal = step(latents_of(index), T - 10 * index, index)
+    assert signal.shape == (2, 4, 8, 8)
+    assert [int(t[0]) for _, t, *_ in control.calls] == [100, 80, 60]
+    signals = [signal for *_, signal in denoiser.calls]
+    assert signals[5:] == [None, None, None]
+    for index in range(5):
+        made_at = index - index % 2
+        full = FakeControl()(latents_of(made_at), T - 10 * made_at, UNGUIDED.conditional, random_hint())
+        assert_equal(signals[index], full.scaled(injection.strength_at(index, 8)))
+
+
+def test_every_must_be_a_whole_number_from_one() -> None:
+    for wrong in (0, -1, 1.5, True, "2"):
+        with pytest.raises(TetherError, match="every is"):
+            Injection(every=wrong)  # type: ignore[arg-type]

@@ -61,6 +61,7 @@ class Base:
         zero_empty_negative: without a negative prompt, guide away from zeros instead of the states of "", as SDXL was
             trained (`force_zeros_for_empty_prompt` in its `model_index.json`).
         source: the path it was read from.
+        engine: what a pipeline computes it with unless told otherwise, a name of `tether.sampling.engines`.
         execution_device: where it computes, if its parts are elsewhere until they are needed
             (`tether.base.memory.reduce_memory`).
     """
@@ -74,6 +75,7 @@ class Base:
     family: str = "custom"
     zero_empty_negative: bool = False
     source: Path | None = field(default=None, repr=False)
+    engine: str = "eager"
     execution_device: torch.device | None = field(default=None, repr=False)
     _noise: NoiseProcess | None = field(default=None, init=False, repr=False, compare=False)
     _denoiser: Denoiser | None = field(default=None, init=False, repr=False, compare=False)

@@ -29,6 +29,7 @@ def load_base(
     revision: str | None = None,
     prediction_type: str | None = None,
     light: bool = False,
+    engine: str = "eager",
 ) -> Base:
     """Opens a base, locked and ready for inference.
 
@@ -46,6 +47,8 @@ def load_base(
         light: text encoders and tokenizers of Tether's own, which encode prompts to the same states without importing
             transformers; they are no objects of transformers, which a pipeline of diffusers expects. Where Tether has
             none for this base, those of transformers.
+        engine: what a `tether.Pipeline` computes the base and its controls with: "eager", "openvino", or "auto"; see
+            docs/performance.md.
 
     Raises:
         TetherError: if there is nothing at `ref`, or it is not a base, or it is damaged or hostile.
@@ -54,7 +57,9 @@ def load_base(
     if str(ref) == SHIPPED:
         parts.family = "bundled"
     name = SHIPPED if str(ref) == SHIPPED else _name(ref, path)
-    return parts.materialize(dtype, name, path).to(device)
+    base = parts.materialize(dtype, name, path).to(device)
+    base.engine = engine
+    return base
 
 
 def base_parts(

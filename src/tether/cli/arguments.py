@@ -18,6 +18,7 @@ __all__ = [
     "parse_sides",
     "parse_size",
     "parse_weighting",
+    "parse_window",
     "refuse_other_bytes",
 ]
 
@@ -26,7 +27,7 @@ WINDOW = rf"(?P<start>{NUMBER})-(?P<end>{NUMBER})"
 STEERING = re.compile(rf"(?P<image>.+?)(?:@{WINDOW}|:(?P<strength>{SCHEDULE_PATTERN}))?")
 
 
-SETTINGS = ("weighting", "sides", "mask", "mask_resize", "annotator", "kind", "invert", "window")
+SETTINGS = ("weighting", "sides", "mask", "mask_resize", "annotator", "kind", "invert", "window", "every")
 """Fields of `tether.sampling.ControlRequest` that an argument may set; any other name is an option of the annotator."""
 SETTING = re.compile(r",(?=[a-z_]+=)")
 
@@ -67,7 +68,7 @@ def parse_control(text: str) -> ControlArgument:
         if name == "window":
             if window != (0, 1):
                 raise TetherError(f"{text!r} has two windows: write @START-END or window=START-END")
-            window = _parse_window(value, text)
+            window = parse_window(value, f"window={value} in {text!r}", "window=0-0.6")
             continue
         if name in SETTINGS:
             read[name] = _parse_setting(name, value)
@@ -97,6 +98,10 @@ def _parse_setting(name: str, value: str) -> Any:
         return parse_sides(value)
     if name == "mask":
         return Path(value)
+    if name == "every":
+        if not re.fullmatch(r"[1-9]\d{0,3}", value):
+            raise TetherError(f"every={value}: write a whole number from 1, such as every=2")
+        return int(value)
     if name == "invert":
         if value not in ("true", "false"):
             raise TetherError(f"invert={value}: write true or false")
@@ -125,10 +130,15 @@ def _parse_image(text: str) -> ControlArgument:
     return ControlArgument(kind, Path(match["image"]), parse_strength(match["strength"] or "1"), window)
 
 
-def _parse_window(value: str, text: str) -> tuple[float, float]:
+def parse_window(value: str, what: str, example: str) -> tuple[float, float]:
+    """Parses START-END.
+
+    Raises:
+        TetherError: with `what` was written and an example of it, when the text has another form.
+    """
     match = re.fullmatch(WINDOW, value)
     if match is None:
-        raise TetherError(f"window={value} in {text!r}: write START-END, shares of the steps, such as window=0-0.6")
+        raise TetherError(f"{what}: write START-END, shares of the steps, such as {example}")
     return float(match["start"]), float(match["end"])
 
 

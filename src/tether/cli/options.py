@@ -100,7 +100,8 @@ class GenerateOptions:
             help="KIND=IMAGE[:STRENGTH][@START-END][,NAME=VALUE...]: annotate IMAGE and steer by it. KIND is a shipped "
             "control or the path of one; IMAGE is a file, several with commas between or a pattern (one an image), or "
             "a folder, which is drawn image by image; STRENGTH is a number or a schedule, 0.2@0-0.3,0.6@0.3-1; NAME is "
-            "weighting, sides, window, mask, mask_resize, annotator, kind, invert, or an option of the annotator. "
+            "weighting, sides, window, every, mask, mask_resize, annotator, kind, invert, or an option of the "
+            "annotator. "
             "Repeatable.",
             show_default=False,
         ),
@@ -152,6 +153,14 @@ class GenerateOptions:
     guidance_rescale: Annotated[
         float | None,
         typer.Option(help="How much of the contrast of guidance is taken back, 0 to 1.", show_default="0.0"),
+    ] = None
+    guidance_window: Annotated[
+        str | None,
+        typer.Option(help="START-END, shares of the steps that are guided; the others take half the work."),
+    ] = None
+    control_every: Annotated[
+        int | None,
+        typer.Option(help="Run the controls at every n-th step, and use their signals again between.", min=1),
     ] = None
     weighting: Annotated[
         str | None,
@@ -246,6 +255,10 @@ class GenerateOptions:
         str | None, typer.Option(help="cpu, cuda, mps, ...; by default cpu, with --again the image's own.")
     ] = None
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.", show_default="float32")] = None
+    engine: Annotated[
+        str | None,
+        typer.Option(help="What computes: eager, openvino, or auto, the faster one.", show_default="eager"),
+    ] = None
     low_memory: Annotated[
         bool, typer.Option("--low-memory", help="One image at a time, in tiles; on a GPU, one network at a time.")
     ] = False

@@ -14,6 +14,7 @@ from tether.cli.arguments import (
     parse_sides,
     parse_size,
     parse_weighting,
+    parse_window,
     refuse_other_bytes,
 )
 from tether.cli.options import GenerateOptions
@@ -54,6 +55,7 @@ AS_GIVEN = (
     "clip_skip",
     "device",
     "dtype",
+    "engine",
     "low_memory",
 )
 """The options that are fields of a request as they are."""
@@ -108,6 +110,7 @@ def request_of(options: GenerateOptions, prompt: str) -> Request:
         weighting=None if options.weighting is None else parse_weighting(options.weighting),
         sides=None if options.sides is None else parse_sides(options.sides),
         mask_resize=options.mask_resize,
+        every=options.control_every,
     )
     values = _values(options)
     _check_uses(options, values)
@@ -189,7 +192,6 @@ def _control(
 ) -> Any:
     """The control of an argument; its own settings come before those of the options. A folder has no image yet."""
     from tether.images import open_image, open_map
-    from tether.sampling.folders import EMPTY
     from tether.sampling.request import ControlRequest
 
     opened = open_map if field == "condition" else open_image
@@ -204,9 +206,15 @@ def _control(
         strength=one.strength,  # type: ignore[arg-type]  # a schedule is read as its text
         window=one.window,
         options=one.options,
-        **{field: [opened(path) for path in paths] or EMPTY},
+        **{field: [opened(path) for path in paths] or _no_image()},
         **settings,
     )
+
+
+def _no_image() -> Any:
+    from tether.sampling.folders import EMPTY  # loads PyTorch
+
+    return EMPTY
 
 
 def _control_masks(options: GenerateOptions, controls: int) -> list[Path | None]:
@@ -233,6 +241,7 @@ def _values(options: GenerateOptions) -> dict[str, Any]:
         denoising_strength=options.older_denoise,
         negative_prompt=options.older_negative,
         size=None if options.size is None else parse_size(options.size),
+        guidance_window=_window_of(options),
         loras=options.lora,
         embeddings=options.embedding,
     )
@@ -257,11 +266,18 @@ def _check_uses(options: GenerateOptions, values: dict[str, Any]) -> None:
         ("--invert", options.invert is not None and not options.condition, "--condition"),
         ("--fit", options.fit is not None and not steered and options.init is None, "an image to fit"),
         ("--negative-prompt", bool(values.get("negative_prompt")) and unguided, "a --guidance-scale other than 1"),
+        ("--control-every", options.control_every is not None and not steered, "--control or --condition"),
+        ("--guidance-window", options.guidance_window is not None and unguided, "a --guidance-scale other than 1"),
         ("--guidance-rescale", bool(options.guidance_rescale) and unguided, "a --guidance-scale other than 1"),
     )
     for option, is_idle, needed in idle:
         if is_idle:
             raise TetherError(f"{option} has nothing to act on: it needs {needed}")
+
+
+def _window_of(options: GenerateOptions) -> tuple[float, float] | None:
+    given = options.guidance_window
+    return None if given is None else parse_window(given, f"--guidance-window {given}", "0.2-0.8")
 
 
 def _given(**values: Any) -> dict[str, Any]:

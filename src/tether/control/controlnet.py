@@ -357,7 +357,8 @@ class ControlNet(Control):
         self, latents: Tensor, timestep: int | float | Tensor, text_states: Tensor, conditioning: Conditioning
     ) -> tuple[Tensor, Tensor]:
         """The embedding of t (and of class, pooled text and sizes, for U-Nets that have them); the text states."""
-        t = torch.as_tensor(timestep, device=latents.device).reshape(-1).expand(len(latents))
+        # `shape`, not `len`, here and below: a traced graph serves other batches too.
+        t = torch.as_tensor(timestep, device=latents.device).reshape(-1).expand(latents.shape[0])
         # The sinusoids are float32 whatever the module is.
         embedding = self.time_embedding(self.time_proj(t).to(self.dtype))
         if self.class_embedding is not None:
@@ -371,7 +372,7 @@ class ControlNet(Control):
         elif self.config["addition_embed_type"] == "text_time":
             text_embeds = _required(conditioning.pooled, "pooled text states")
             time_ids = _required(conditioning.extras.get("time_ids"), "time_ids")
-            times = self.add_time_proj(time_ids.flatten()).reshape(len(text_embeds), -1)
+            times = self.add_time_proj(time_ids.flatten()).reshape(text_embeds.shape[0], -1)
             embedding = embedding + self.add_embedding(torch.cat([text_embeds, times], dim=-1).to(self.dtype))
         return embedding, text_states if self.encoder_hid_proj is None else self.encoder_hid_proj(text_states)
 

@@ -42,11 +42,21 @@ if TYPE_CHECKING:
 
     from tether.control.signal import Signal
 
-__all__ = ["Injection", "MaskResize", "Sides", "Weighting"]
+__all__ = ["Injection", "MaskResize", "Sides", "Weighting", "is_inside"]
 
 Weighting = Literal["balanced", "conditional", "cfg-rw", "released", "soft", "diffusers"]
 Sides = Literal["both", "conditional"] | float
 MaskResize = Literal["area", "bilinear"]
+
+
+SLACK = 5e-6
+"""Of the edges of a window, which people write with some decimals."""
+
+
+def is_inside(window: tuple[float, float], step: int, total_steps: int, slack: float = SLACK) -> bool:
+    """Whether step `step` (from 0) of `total_steps` lies in a window (start, end) of the trajectory."""
+    start, end = window
+    return not (step / total_steps < start - slack or (step + 1) / total_steps > end + slack)
 
 
 class GrayImage(Protocol):
@@ -86,6 +96,8 @@ class Injection:
             the 4 nearest pixels, as ComfyUI and the ControlNet extension of A1111 do. By default "area": every pixel
             of the mask counts, so a thin region acts at every resolution, and nothing depends on where it lies.
         exact_window: compare the window to the last bit, as older versions did.
+        every: the control is run at each `every`-th of the steps at which it acts, and its last signal serves those
+            between, with the strength of their own step: less work, and a signal that is up to `every` - 1 steps old.
 
     Raises:
         TetherError: when a value is not as above.
@@ -98,6 +110,7 @@ class Injection:
     mask: Tensor | GrayImage | None = None
     mask_resize: MaskResize = "area"
     exact_window: bool = False
+    every: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weighting", _checked_weighting(self.weighting))
@@ -107,6 +120,8 @@ class Injection:
         object.__setattr__(self, "window", window)
         if self.mask is not None:
             object.__setattr__(self, "mask", _checked_mask(self.mask))
+        if not isinstance(self.every, int) or isinstance(self.every, bool) or self.every < 1:
+            raise TetherError(f"every is {self.every!r}; it must be a whole number, 1 or more")
         if self.mask_resize not in get_args(MaskResize):
             raise TetherError(
                 f"mask_resize is {self.mask_resize!r}; it must be one of {', '.join(get_args(MaskResize))}"
@@ -144,9 +159,7 @@ class Injection:
         return mask
 
     def _is_inside(self, step: int, total_steps: int) -> bool:
-        start, end = self.window
-        slack = 0.0 if self.exact_window else 5e-6
-        return not (step / total_steps < start - slack or (step + 1) / total_steps > end + slack)
+        return is_inside(self.window, step, total_steps, 0.0 if self.exact_window else SLACK)
 
     def _is_silent(self) -> bool:
         return self.strength == 0 or (not isinstance(self.weighting, str) and not any(self.weighting))

@@ -50,7 +50,8 @@ class Pipeline:
         base: the locked model, or what `load_base` opens.
         controls: any number of controls that fit the base, each a control or what `load_control` opens; or one of
             them. They are moved in place to its device and dtype, and out of training mode.
-        engine: what computes denoiser and controls: a name of `tether.sampling.engines`, or an `Engine`.
+        engine: what computes denoiser and controls: a name of `tether.sampling.engines`, "auto", or an `Engine`; by
+            default that of the base.
         notify: called with a line about each thing in a request that has no effect, for people; by default a warning.
 
     Raises:
@@ -62,7 +63,7 @@ class Pipeline:
         base: Base,
         controls: Sequence[Control] = (),
         *,
-        engine: str | Engine = _DEFAULT.engine,
+        engine: str | Engine | None = None,
         notify: Callable[[str], None] | None = None,
     ) -> None:
         base = load_base(base) if isinstance(base, (str, Path)) else base
@@ -73,7 +74,7 @@ class Pipeline:
             control.check_fits(base)
         self.base = base
         self.controls = [control.to(base.device, base.dtype).eval() for control in controls]
-        self.engine = _engine(engine)
+        self.engine = _engine(engine or base.engine, base)
         self.notify = notify or _warn
 
     def __call__(
@@ -91,6 +92,7 @@ class Pipeline:
         sigmas: Sigmas | None = _DEFAULT.sigmas,
         eta: float = _DEFAULT.eta,
         guidance_rescale: float = _DEFAULT.guidance_rescale,
+        guidance_window: tuple[float, float] = _DEFAULT.guidance_window,
         injections: Sequence[Injection] | None = None,
         combine: Combine = _DEFAULT.combine,
         size: tuple[int, int] | None = _DEFAULT.size,
@@ -138,6 +140,7 @@ class Pipeline:
             "sigmas": sigmas,
             "eta": eta,
             "guidance_rescale": guidance_rescale,
+            "guidance_window": guidance_window,
             "combine": combine,
             "size": size,
             "fit": fit,
@@ -238,9 +241,10 @@ class Pipeline:
             len(timesteps),
             engine=self.engine,
             combine=request.combine,
+            guidance_window=request.guidance_window,
             extra_channels=start.inpainting and start.inpainting.extra_channels,
         )
-        return denoise(
+        latents = denoise(
             step,
             start.latents,
             scheduler,
@@ -250,6 +254,8 @@ class Pipeline:
             after=start.inpainting and start.inpainting.keep_known(scheduler, noise, timesteps),
             on_step=on_step,
         )
+        self._notify(*self.engine.taken_notes())
+        return latents
 
     def _notify(self, *lines: str | None) -> None:
         for line in lines:
@@ -295,8 +301,8 @@ def _warn(line: str) -> None:
     warnings.warn(line, stacklevel=6)  # of the call of the pipeline
 
 
-def _engine(named: str | Engine) -> Engine:
-    return engine(named) if isinstance(named, str) else named
+def _engine(named: str | Engine, base: Base) -> Engine:
+    return engine(named, base.device.type) if isinstance(named, str) else named
 
 
 def _finite(numbers: Tensor) -> Tensor:

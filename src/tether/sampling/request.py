@@ -107,8 +107,8 @@ class ControlRequest(_Model):
         source: the file name of condition or photo; for people, never opened.
         invert: whether the condition is a negative: black lines on white. None: where its kind is white lines on black
             and it looks so. Prepared, it is inverted, and this is False.
-        strength, weighting, sides, window, mask, mask_resize: see `tether.Injection`. The mask is an image, white where
-            the control acts. A strength of one constant part, "0.2@0-0.3", is a number and a window.
+        strength, weighting, sides, window, mask, mask_resize, every: see `tether.Injection`. The mask is an image,
+            white where the control acts. A strength of one constant part, "0.2@0-0.3", is a number and a window.
     """
 
     ref: str
@@ -125,6 +125,7 @@ class ControlRequest(_Model):
     mask: MaskImage | None = None
     mask_resize: Literal["area", "bilinear"] = "area"
     invert: bool | None = False
+    every: int = 1
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
@@ -147,7 +148,8 @@ class ControlRequest(_Model):
             TetherError: when a value is out of range.
         """
         weighting: Any = self.weighting  # a name is checked there
-        return Injection(self.strength, weighting, self.sides, self.window, self.mask, self.mask_resize, exact_window)
+        how = (self.strength, weighting, self.sides, self.window, self.mask, self.mask_resize)
+        return Injection(*how, exact_window=exact_window, every=self.every)
 
     @property
     def conditions(self) -> list[Image.Image]:
@@ -171,7 +173,7 @@ class ControlRequest(_Model):
     @classmethod
     def _later(cls) -> dict[str, Any]:
         photo = {"photo": None, "kind": None, "annotator": None, "options": {}}
-        return photo | {"mask": None, "mask_resize": "area", "invert": False}
+        return photo | {"mask": None, "mask_resize": "area", "invert": False, "every": 1}
 
 
 class Request(_Model):
@@ -203,6 +205,7 @@ class Request(_Model):
             terminal SNR and where the base's would start far below the last timestep.
         sigmas: how the noise levels are spread instead: "karras" or "exponential".
         eta: of "ddim", the share of noise that each step adds, from 0 (none) to 1 (as DDPM).
+        guidance_window: (start, end) of the steps that are guided; the others draw by the prompt alone.
         guidance_rescale: φ of arXiv:2305.08891, section 3.4: how much of the contrast that guidance adds is taken back.
         size: width and height in pixels, multiples of 8; by default the base's own square.
         fit: how images of another shape are fitted to the size: "stretch", "crop" or "pad".
@@ -214,7 +217,8 @@ class Request(_Model):
             `init`, or exactly the size that is drawn.
         low_memory: whether to decode in tiles, which do not give the same bytes, and one image at a time.
         device: where to compute.
-        engine: what computes denoiser and controls.
+        engine: what computes denoiser and controls: a name of `tether.sampling.engines`; "auto" is the fastest one that
+            is installed. Engines round differently, so images may differ by a level.
         versions: of the packages that the bytes of the image depend on.
         fingerprints: of the models that are files or folders, by their references (`tether.files.fingerprint`), so that
             they are found when they were moved.
@@ -250,6 +254,7 @@ class Request(_Model):
     sigmas: Sigmas | None = None
     eta: float = Field(default=0.0, ge=0, le=1)
     guidance_rescale: float = Field(default=0.0, ge=0, le=1)
+    guidance_window: tuple[float, float] = (0.0, 1.0)
     size: tuple[int, int] | None = None
     fit: Literal["stretch", "crop", "pad"] = "crop"
     init: PngImage | None = None
@@ -277,6 +282,9 @@ class Request(_Model):
     def _checked(self) -> Self:
         check_choices(self.scheduler, self.spacing, self.sigmas, self.eta)
         check_engine(self.engine)
+        start, end = self.guidance_window
+        if not 0 <= start < end <= 1:
+            raise TetherError(f"guidance_window is {start:g}-{end:g}: it must be START-END with 0 <= START < END <= 1")
         if len(self.seeds) != self.count or self.index >= self.count:
             raise TetherError(f"count is {self.count}, with {len(self.seeds)} seeds and index {self.index}")
         for entry in self.controls:
@@ -313,7 +321,7 @@ class Request(_Model):
     def _later(cls) -> dict[str, Any]:
         sampling = {"spacing": None, "sigmas": None, "eta": 0.0, "guidance_rescale": 0.0}
         later = {"engine": "eager", "fingerprints": {}, "rules": 1, "init_latents": "mean", "combine": "sum"}
-        return later | sampling
+        return later | sampling | {"guidance_window": (0.0, 1.0)}
 
 
 def request_text(path: Path) -> str:

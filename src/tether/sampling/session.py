@@ -23,7 +23,7 @@ from tether.images import fit, to_rgb
 from tether.kinds import annotatable, fit_map, prepare
 from tether.kinds.polarity import from_paper, inverted, is_dark_on_light
 from tether.sampling.checks import check_mask, check_size
-from tether.sampling.engines import Engine, engine
+from tether.sampling.engines import Engine, engine, resolved
 from tether.sampling.loop import Step
 from tether.sampling.moved import fingerprints
 from tether.sampling.opening import BaseKey, Opener, check_device
@@ -112,6 +112,7 @@ class Session:
             "versions": request.versions or {name: version(name) for name in PACKAGES},
             "fingerprints": request.fingerprints or fingerprints(request, self._opener.locate),
             "spacing": spacing_of(request, base),
+            "engine": resolved(request.engine, request.device),
         }
         return request.model_copy(update={**fitted, **drawn_with, "size": size, "controls": controls})
 
@@ -126,9 +127,10 @@ class Session:
         with self._lock:
             base = self._opener.base(key)
             controls = [self._opener.control(entry.ref, key) for entry in request.controls]
-            if request.engine not in self._engines:
-                self._engines[request.engine] = engine(request.engine)
-            return Pipeline(base, controls, engine=self._engines[request.engine], notify=_once(self._notify))
+            name = resolved(request.engine, request.device)
+            if name not in self._engines:
+                self._engines[name] = engine(name)
+            return Pipeline(base, controls, engine=self._engines[name], notify=_once(self._notify))
 
     def run(
         self,

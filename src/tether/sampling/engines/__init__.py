@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tether.sampling.engines.engine import Engine, check_engine, engine, engines, register
+from tether.sampling.engines.engine import Engine, check_engine, engine, engines, register, resolved
 
 if TYPE_CHECKING:
     from tether.sampling.engines.eager import Eager
 
-__all__ = ["Eager", "Engine", "check_engine", "engine", "engines", "register"]
+__all__ = ["Eager", "Engine", "check_engine", "engine", "engines", "register", "resolved"]
 
 
 def __getattr__(name: str) -> Any:

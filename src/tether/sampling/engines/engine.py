@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, TypeVar
 
 from tether.errors import TetherError
@@ -13,11 +14,26 @@ if TYPE_CHECKING:
     from tether.base.denoiser import Denoiser
     from tether.control.control import Control
 
-__all__ = ["Engine", "check_engine", "engine", "engines", "register"]
+__all__ = ["AUTO", "Engine", "check_engine", "engine", "engines", "register", "resolved"]
+
+AUTO = "auto"
+"""Stands for the fastest engine that is installed: OpenVINO on the CPU, else PyTorch."""
 
 
 class Engine(ABC):
-    """Computes denoisers and controls."""
+    """Computes denoisers and controls.
+
+    Attributes:
+        notes: lines for people about what it could not compute; whoever shows them takes them out.
+    """
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def taken_notes(self) -> list[str]:
+        """The notes, which are gone then."""
+        taken, self.notes = getattr(self, "notes", []), []
+        return taken
 
     @abstractmethod
     def prepare(self, denoiser: Denoiser, controls: Sequence[Control]) -> tuple[Denoiser, Sequence[Control]]:
@@ -33,7 +49,7 @@ class Engine(ABC):
 
 _Class = TypeVar("_Class", bound=type[Engine])
 _ENGINES: dict[str, type[Engine]] = {}
-_OWN = {"eager": "tether.sampling.engines.eager"}
+_OWN = {"eager": "tether.sampling.engines.eager", "openvino": "tether.sampling.engines.openvino"}
 """Engines of this package by name -> their module, imported when one is asked for."""
 
 
@@ -54,17 +70,30 @@ def engines() -> list[str]:
 
 def check_engine(name: str) -> None:
     """Raises a TetherError when there is no engine of this name."""
-    if name not in _ENGINES and name not in _OWN:
-        raise TetherError(f"unknown engine {name!r}: choose one of {', '.join(engines())}")
+    if name not in (AUTO, *_ENGINES, *_OWN):
+        raise TetherError(f"unknown engine {name!r}: choose one of {', '.join([AUTO, *engines()])}")
 
 
-def engine(name: str) -> Engine:
-    """An engine by name.
+def resolved(name: str, device: str = "cpu") -> str:
+    """The name of an engine, for `AUTO` too.
+
+    Args:
+        name: checked.
+        device: where it computes.
+    """
+    if name != AUTO:
+        return name
+    return "openvino" if device.partition(":")[0] == "cpu" and find_spec("openvino") is not None else "eager"
+
+
+def engine(name: str, device: str = "cpu") -> Engine:
+    """An engine by name; arguments as of `resolved`.
 
     Raises:
-        TetherError: when there is none of that name.
+        TetherError: when there is none of that name, or what it needs is not installed.
     """
     check_engine(name)
+    name = resolved(name, device)
     if name not in _ENGINES:
         import_module(_OWN[name])
     return _ENGINES[name]()

@@ -1,0 +1,131 @@
+"""Denoisers and controls as functions of tensors alone, which is what compilers and converters take.
+
+    tensors_of(latents, timestep, conditioning, ...) -> {name: tensor}       in a fixed order
+    DenoiserGraph(denoiser, names)(*tensors) -> prediction
+    ControlGraph(control, names)(*tensors) -> the tensors of the signal, in the order of `points`
+
+A graph takes a signal at every point that it was made for, so that a control may come and go between steps: where there
+is none, its tensors are zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tether.base.denoiser import Denoiser, DenoiserSpec
+from tether.control.conditioning import Conditioning
+from tether.control.control import Control
+from tether.control.signal import Signal
+
+__all__ = ["ControlGraph", "DenoiserGraph", "conditioning_tensors", "is_odd", "points_for", "signal_tensors", "times"]
+
+EXTRA = "extra."
+POINT = "point."
+
+
+def conditioning_tensors(conditioning: Conditioning) -> dict[str, Tensor]:
+    """The tensors of a conditioning by name."""
+    pooled = {} if conditioning.pooled is None else {"pooled": conditioning.pooled}
+    extras = {EXTRA + name: tensor for name, tensor in sorted(conditioning.extras.items())}
+    return {"tokens": conditioning.tokens, **pooled, **extras}
+
+
+def _conditioning(tensors: Mapping[str, Tensor]) -> Conditioning:
+    extras = {name.removeprefix(EXTRA): tensor for name, tensor in tensors.items() if name.startswith(EXTRA)}
+    return Conditioning(tensors["tokens"], tensors.get("pooled"), extras)
+
+
+def times(timestep: int | float | Tensor, latents: Tensor) -> Tensor:
+    """A timestep as `(B,)` float32."""
+    t = torch.as_tensor(timestep, device=latents.device, dtype=torch.float32)
+    return t.reshape(-1).expand(len(latents)).contiguous()
+
+
+def points_for(spec: DenoiserSpec, signal: Signal | None, before: Sequence[str] = ()) -> tuple[str, ...]:
+    """The injection points of a graph that serves a signal: with one skip connection or the middle all of these, with
+    one encoder block all blocks; and the points from `before`."""
+    named = {name.split(".")[0] for name in (*(signal or ()), *before)}
+    named |= {"skip", "middle"} if named & {"skip", "middle"} else set()
+    return tuple(point.name for point in spec.points if point.name.split(".")[0] in named)
+
+
+def signal_tensors(
+    spec: DenoiserSpec, points: Sequence[str], signal: Signal | None, latents: Tensor, zeros: dict[Any, Tensor]
+) -> dict[str, Tensor]:
+    """A tensor of full size for each point of a graph.
+
+    Args:
+        spec: of the denoiser.
+        points: of the graph.
+        signal: may lack points, or be None.
+        latents: `(B, C, h, w)`, of the batch and size.
+        zeros: kept between calls by the caller.
+    """
+    batch, _, *size = latents.shape
+    tensors = {}
+    for point in (one for one in spec.points if one.name in points):
+        sides = size
+        for _ in range(point.scale.bit_length() - 1):
+            sides = [-(-side // 2) for side in sides]  # a convolution of stride 2 rounds up
+        shape = (batch, point.channels, *sides)
+        given = None if signal is None else signal.get(point.name)
+        if given is None:
+            key = (shape, latents.dtype, latents.device)
+            given = zeros.setdefault(key, latents.new_zeros(shape))
+        tensors[POINT + point.name] = given.to(latents.dtype).expand(shape).contiguous()
+    return tensors
+
+
+def is_odd(spec: DenoiserSpec, latents: Tensor) -> bool:
+    """Whether a side is not a multiple of the denoiser's largest scale: then it resizes to sizes that it looks up."""
+    scale = max((point.scale for point in spec.points), default=1)
+    return any(side % scale for side in latents.shape[-2:])
+
+
+class DenoiserGraph(nn.Module):
+    """A denoiser's `predict` as a function of tensors.
+
+    Args:
+        denoiser: the denoiser; its network is not copied.
+        names: of the tensors, in order: "latents", "timestep", those of `conditioning_tensors` and `signal_tensors`.
+    """
+
+    def __init__(self, denoiser: Denoiser, names: Sequence[str]) -> None:
+        super().__init__()
+        self.network, self.denoiser, self.names = denoiser.network, denoiser, tuple(names)
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        given = dict(zip(self.names, tensors, strict=True))
+        points = {name.removeprefix(POINT): given[name] for name in self.names if name.startswith(POINT)}
+        signal = Signal(points) if points else None
+        return self.denoiser.predict(given["latents"], given["timestep"], _conditioning(given), signal)
+
+
+class ControlGraph(nn.Module):
+    """A control's call as a function of tensors.
+
+    Args:
+        control: the control.
+        names: of the tensors, in order: "latents", "timestep", "hint" and those of `conditioning_tensors`.
+        arguments: further arguments of the call.
+
+    Attributes:
+        points: of the signal, known after the first call.
+    """
+
+    def __init__(self, control: Control, names: Sequence[str], arguments: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.control, self.names, self.arguments = control, tuple(names), dict(arguments)
+        self.points: tuple[str, ...] = ()
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        given = dict(zip(self.names, tensors, strict=True))
+        signal: Signal = self.control(
+            given["latents"], given["timestep"], _conditioning(given), given["hint"], **self.arguments
+        )
+        self.points = tuple(signal)
+        return tuple(signal.values())
