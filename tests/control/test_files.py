@@ -131,6 +131,14 @@ def test_the_folder_of_a_base_model_is_not_a_control(tiny_folder: Path) -> None:
         ControlNet.load(tiny_folder)
 
 
+def test_a_base_with_controls_in_it_names_them(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text("{}")
+    (tmp_path / "controlnet_0").mkdir()
+    (tmp_path / "controlnet_1").mkdir()
+    with pytest.raises(TetherError, match=r"controlnet_0 and .*controlnet_1 in it: give one of those"):
+        ControlNet.load(tmp_path)
+
+
 def test_saving_changes_nothing_in_memory(tmp_path: Path) -> None:
     """A loaded control's weights are mapped from its file; those that were trained since must not be read again."""
     control_for().save(tmp_path / "a")

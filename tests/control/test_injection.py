@@ -209,6 +209,14 @@ def test_a_mask_for_each_image_serves_both_cfg_branches():
         Injection(mask=mask).apply(random_signal(batch=6))
 
 
+@pytest.mark.parametrize("form", ["array", "tensor", "bytes", "booleans"])
+def test_a_mask_may_be_any_array_of_a_plane(form: str) -> None:
+    plane = torch.zeros(8, 12)
+    plane[:, :6] = 1
+    forms = {"array": plane.numpy(), "tensor": plane, "bytes": (255 * plane).byte().numpy(), "booleans": plane > 0}
+    assert torch.equal(Injection(mask=forms[form]).mask, plane[None, None])
+
+
 def test_a_mask_of_sixteen_bits_is_refused_and_not_clipped():
     with pytest.raises(TetherError, match="8 bits"):
         Injection(mask=Image.new("I;16", (8, 8)))
@@ -246,7 +254,7 @@ def test_a_pil_image_is_a_mask():
         ({"window": (0, 1.1)}, "window"),
         ({"window": (0, 0.5, 1)}, "window"),
         ({"window": 0.5}, "window"),
-        ({"mask": torch.zeros(8, 8)}, "mask"),
+        ({"mask": torch.zeros(8)}, "mask"),
         ({"mask": torch.zeros(1, 3, 8, 8)}, "mask"),
         ({"mask": torch.full((1, 1, 8, 8), 255.0)}, r"\[0, 1\]"),
         ({"mask": torch.full((1, 1, 8, 8), float("nan"))}, r"\[0, 1\]"),

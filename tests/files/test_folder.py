@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def test_json_that_is_no_object_is_refused(content: str, message: str, tmp_path:
 
 
 def test_a_missing_file_means_that_the_folder_is_incomplete(tmp_path: Path) -> None:
-    with pytest.raises(TetherError, match=r"has no config\.json: it is not a complete diffusers folder"):
+    with pytest.raises(TetherError, match=r"has no config\.json: it is not a complete diffusers folder$"):
         read_json(tmp_path / "config.json")
 
 
@@ -96,3 +97,11 @@ def test_advice_names_what_opens(tmp_path: Path) -> None:
     assert what_opens(tmp_path / "files") == "give one of its files: v1.safetensors"
     (tmp_path / "files" / "config.json").write_text('{"_class_name": "ControlNetModel"}')
     assert what_opens(tmp_path / "files") == "it is a control, for --control"
+
+
+def test_a_folder_around_a_model_names_it(tmp_path: Path) -> None:
+    inner = tmp_path / "checkpoint-500" / "controlnet"
+    inner.mkdir(parents=True)
+    (inner / "config.json").write_text("{}")
+    with pytest.raises(TetherError, match=rf"did you mean {re.escape(str(inner))}\?$"):
+        read_json(tmp_path / "config.json")

@@ -161,7 +161,9 @@ def control_of(
 
 def _of_folder(folder: Path, kind: str | None, guessed: str | None) -> ControlPart:
     if is_base_folder(folder):
-        raise TetherError(f"{folder}: expected a ControlNet, found a base model")
+        within = sorted(path for path in folder.glob("controlnet*") if path.is_dir())
+        meant = f", with {' and '.join(map(str, within))} in it: give one of those" if within else ""
+        raise TetherError(f"{folder}: expected a ControlNet, found a base model{meant}")
     stored = read_folder(folder)
     if FAMILY in stored.config:
         raise TetherError(f"{folder}: expected a ControlNet, found a control of family {stored.config[FAMILY]!r}")

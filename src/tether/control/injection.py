@@ -88,10 +88,11 @@ class Injection:
             "conditional" for a control that pools globally (as in the authors' code and diffusers).
         window: (start, end) of the sampling trajectory, 0 <= start < end <= 1. Step i of n is inside unless
             i/n < start or (i+1)/n > end, to 5 decimals: 0.333333 is a third.
-        mask: where the control acts, from 1 (fully) to 0 (not at all): `(1, 1, H, W)` or `(B, 1, H, W)` in [0, 1], or
-            an 8-bit PIL image: luminance times alpha, or alpha alone if all that is visible has one color. It is
-            brought to the size of each tensor, so H and W may be any. Stored as a tensor. Of a control that pools
-            globally it weights what is pooled: the signal is mean(mask * r).
+        mask: where the control acts, from 1 (fully) to 0 (not at all): a tensor or array, `(H, W)`, `(1, 1, H, W)` or
+            `(B, 1, H, W)`, of floats in [0, 1], booleans or bytes; or an 8-bit PIL image: luminance times alpha, or
+            alpha alone if all that is visible has one color. It is brought to the size of each tensor, so H and W may
+            be any. Stored as a tensor. Of a control that pools globally it weights what is pooled: the signal is
+            mean(mask * r).
         mask_resize: "area" averages the mask over what each element of a tensor covers; "bilinear" interpolates between
             the 4 nearest pixels, as ComfyUI and the ControlNet extension of A1111 do. By default "area": every pixel
             of the mask counts, so a thin region acts at every resolution, and nothing depends on where it lies.
@@ -280,9 +281,15 @@ def _checked_mask(mask: Any) -> Tensor:
         if mask.mode.startswith(("I", "F")):
             raise TetherError(f"mask is an image of mode {mask.mode}; it must have 8 bits per channel")
         return _levels(mask)[None, None] / 255
+    if not isinstance(mask, Tensor) and hasattr(mask, "__array__"):
+        mask = torch.as_tensor(mask)
+    if isinstance(mask, Tensor) and mask.ndim == 2:
+        mask = mask[None, None]
+    if isinstance(mask, Tensor) and mask.dtype == torch.uint8:
+        mask = mask / 255
     if not isinstance(mask, Tensor) or mask.ndim != 4 or mask.shape[1] != 1 or 0 in mask.shape:
         found = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
-        raise TetherError(f"mask is {found}; it must be (1, 1, H, W), (B, 1, H, W) or a PIL image")
+        raise TetherError(f"mask is {found}; it must be (H, W), (1, 1, H, W), (B, 1, H, W) or a PIL image")
     mask = mask.detach().float()
     if not (mask.min() >= 0 and mask.max() <= 1):  # written so that NaN fails
         raise TetherError(f"mask has values in [{mask.min():.3g}, {mask.max():.3g}]; they must be in [0, 1]")

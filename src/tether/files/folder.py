@@ -27,7 +27,9 @@ def read_json(path: Path) -> dict[str, Any]:
             raise TetherError(f"{path} has {path.stat().st_size:,} bytes: it exceeds the 4 MiB limit")
         content = json.loads(path.read_text())
     except FileNotFoundError:
-        raise TetherError(f"{path.parent} has no {path.name}: it is not a complete diffusers folder") from None
+        below = [*path.parent.glob(f"*/{path.name}"), *path.parent.glob(f"checkpoint*/*/{path.name}")]
+        meant = f"; did you mean {below[0].parent}?" if below else ""
+        raise TetherError(f"{path.parent} has no {path.name}: it is not a complete diffusers folder{meant}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise TetherError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(content, dict):

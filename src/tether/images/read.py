@@ -282,7 +282,7 @@ def read_metadata(path: Path | str) -> dict[str, str]:
     open_image(path)
     with Path(path).open("rb") as file:
         if file.read(8) != b"\x89PNG\r\n\x1a\n":
-            raise TetherError(f"{path} is not a PNG")
+            raise TetherError(f"{path} is not a PNG: only the PNGs that Tether writes carry their request")
     with Image.open(path, formats=["PNG"]) as image:
         image.load()
         return {k: str(v) for k, v in getattr(image, "text", {}).items() if len(v) <= MAX_TEXT}
