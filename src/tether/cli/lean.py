@@ -61,14 +61,16 @@ class _Finder(MetaPathFinder):
             return None
         sys.meta_path.remove(self)
         spec = PathFinder.find_spec(fullname, path, target)
-        if (
-            spec is None
-            or spec.loader is None
-            or any(importlib.metadata.entry_points(group=group) for group in PLUGINS)
-        ):
+        if spec is None or spec.loader is None or _has_plugins():
             return spec
         spec.loader = _Lean(spec.loader)
         return spec
+
+
+def _has_plugins() -> bool:
+    """Whether other packages add controls or kinds."""
+    points = (point for group in PLUGINS for point in importlib.metadata.entry_points(group=group))
+    return any(not point.value.startswith("tether.") for point in points)
 
 
 class _Lean(Loader):

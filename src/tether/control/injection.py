@@ -275,6 +275,7 @@ def _checked_window(window: object) -> tuple[float, float]:
 
 
 def _checked_mask(mask: Any) -> Tensor:
+    import torch
     from torch import Tensor
 
     if not isinstance(mask, Tensor) and hasattr(mask, "convert"):
