@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-CORE = ["zero", "block", "hint", "signal", "conditioning", "control", "injection"]
+CORE = ["zero", "block", "hint", "signal", "conditioning", "control", "schedule", "injection"]
 HEAVY = {"accelerate", "cv2", "diffusers", "huggingface_hub", "numpy", "PIL", "safetensors", "transformers"}
 
 
