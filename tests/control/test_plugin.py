@@ -42,6 +42,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     site = tmp_path / "site"
     site.mkdir()
     install(site, "tether_toy_adapter", SOURCE.read_text(), "toy-adapter = tether_toy_adapter:ToyAdapter")
+    families()  # a family of this package registers itself once, when its module is first imported
     monkeypatch.syspath_prepend(site)
     monkeypatch.setattr(control, "_FAMILIES", dict(control._FAMILIES))
     yield site
