@@ -28,7 +28,9 @@ def make_pair(projection: bool = False, **changes: Any) -> tuple[Any, Any]:
     torch.manual_seed(0)
     theirs, ours = cls(config).eval(), own_clip(config.to_dict())
     assert ours is not None
-    ours.load_state_dict(theirs.state_dict())
+    # Before transformers 5.6 the model without a projection has its weights one level down.
+    depth = "" if projection else "text_model."
+    ours.load_state_dict({name.removeprefix(depth): tensor for name, tensor in theirs.state_dict().items()})
     return theirs, ours.eval()
 
 

@@ -46,7 +46,8 @@ def run(site: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Python in an environment where the folder's packages are installed."""
     path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": path}
+    # diffusers 0.36 warns of a missing GPU when it is imported.
+    environment = os.environ | {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore:CUDA is not available"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
 
 
