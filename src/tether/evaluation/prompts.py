@@ -139,8 +139,4 @@ def _share(table: Table) -> float:
     return float(table["held"].sum() / total) if total else float("nan")
 
 
-def _unused(found: np.ndarray, wanted: np.ndarray) -> Numbers:
-    raise NotImplementedError("prompt agreement compares a picture with words: use `agreement`")
-
-
-PROMPT = Measure("prompt", "prompt agreement", _unused, pool=_share)
+PROMPT = Measure("prompt", "prompt agreement", pool=_share)

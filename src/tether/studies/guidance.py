@@ -45,11 +45,7 @@ USUAL = 5.0
 """The scale of the table, which is the default of `tether generate`."""
 
 
-def _unused(found: np.ndarray, wanted: np.ndarray) -> Numbers:
-    raise NotImplementedError("chroma is that of one image: see `chroma`")
-
-
-COLORFULNESS = Measure(CHROMA, "chroma", _unused, digits=1)
+COLORFULNESS = Measure(CHROMA, "chroma", digits=1)
 
 
 def chroma(image: Image.Image, prompt: str) -> Numbers:

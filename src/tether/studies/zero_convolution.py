@@ -41,11 +41,7 @@ VARIANTS = {
 }
 
 
-def _unused(found: np.ndarray, wanted: np.ndarray) -> Numbers:
-    raise NotImplementedError("harm compares two images of one prompt and seed: see `harm`")
-
-
-HARM = Measure("harm", "harm", _unused, higher=False, unit="of 255", digits=2)
+HARM = Measure("harm", "harm", higher=False, unit="of 255", digits=2)
 
 
 def run(bench: Bench) -> Findings:

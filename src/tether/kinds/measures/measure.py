@@ -24,6 +24,10 @@ def mean(table: Table) -> float:
     return float(table["value"].mean())
 
 
+def _not_of_a_pair(found: np.ndarray, wanted: np.ndarray) -> Numbers:
+    raise NotImplementedError("this measure does not compare an image with a map: its numbers come from elsewhere")
+
+
 @dataclass(frozen=True)
 class Measure:
     """One measure of a kind of condition.
@@ -31,7 +35,7 @@ class Measure:
     Attributes:
         key: its name in JSON.
         title: its name for people.
-        compare: the numbers of one pair.
+        compare: the numbers of one pair; left out by measures that are not of a pair, such as prompt agreement.
         pool: the numbers of many pairs -> the score.
         higher: whether a higher score is better; a perfect score is then 1, and else 0.
         unit: of the score, for people.
@@ -42,7 +46,7 @@ class Measure:
 
     key: str
     title: str
-    compare: Compare
+    compare: Compare = _not_of_a_pair
     pool: Callable[[Table], float] = mean
     higher: bool = True
     unit: str = ""
