@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from tether.base import Base, ControlNet
 from tether.cli import app
 from tether.cli.options import GenerateOptions
 from tether.errors import TetherError
@@ -20,14 +18,8 @@ from tether.sampling.request import read_request
 
 
 @pytest.fixture
-def control(tiny_base: Base, tmp_path: Path) -> Path:
-    torch.manual_seed(0)
-    control = ControlNet.from_unet(tiny_base.unet)
-    for parameter in control.controlnet_down_blocks.parameters():
-        torch.nn.init.normal_(parameter, std=0.05)
-    control.kind = "canny"
-    control.save(tmp_path / "control")
-    return tmp_path / "control"
+def control(control_folder: Path) -> Path:
+    return control_folder
 
 
 @pytest.fixture

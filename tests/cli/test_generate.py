@@ -23,14 +23,8 @@ from tether.sampling.request import RULES, read_request, request_text
 
 
 @pytest.fixture
-def control(tiny_base: Base, tmp_path: Path) -> Path:
-    torch.manual_seed(0)
-    control = ControlNet.from_unet(tiny_base.unet)
-    for parameter in control.controlnet_down_blocks.parameters():
-        torch.nn.init.normal_(parameter, std=0.05)
-    control.kind = "canny"
-    control.save(tmp_path / "control")
-    return tmp_path / "control"
+def control(control_folder: Path) -> Path:
+    return control_folder
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from tether.base import Base, ControlNet
@@ -27,14 +26,8 @@ def photo() -> Image.Image:
 
 
 @pytest.fixture
-def control(tiny_base: Base, tmp_path: Path) -> str:
-    torch.manual_seed(0)
-    control = ControlNet.from_unet(tiny_base.unet)
-    for parameter in control.controlnet_down_blocks.parameters():
-        torch.nn.init.normal_(parameter, std=0.05)
-    control.kind = "canny"
-    control.save(tmp_path / "control")
-    return str(tmp_path / "control")
+def control(control_folder: Path) -> str:
+    return str(control_folder)
 
 
 @pytest.fixture

@@ -7,23 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from tether.base import Base, ControlNet
 from tether.sampling import Cancelled, ControlRequest, Drawn, Request, Session
 from tether.sampling.together import alike
 
 
 @pytest.fixture
-def control(tiny_base: Base, tmp_path: Path) -> str:
-    torch.manual_seed(0)
-    control = ControlNet.from_unet(tiny_base.unet)
-    for parameter in control.controlnet_down_blocks.parameters():
-        torch.nn.init.normal_(parameter, std=0.05)
-    control.kind = "canny"
-    control.save(tmp_path / "control")
-    return str(tmp_path / "control")
+def control(control_folder: Path) -> str:
+    return str(control_folder)
 
 
 def lines(seed: int) -> Image.Image:
