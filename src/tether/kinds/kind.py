@@ -61,6 +61,15 @@ class Annotator:
         if self.ready is not None:
             self.ready()
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether `detect` has all that it needs."""
+        try:
+            self.check_ready()
+        except TetherError:
+            return False
+        return True
+
     def settings(self, kind: str, options: Mapping[str, Any]) -> dict[str, float]:
         """All options with their values: those given, and defaults for the rest.
 

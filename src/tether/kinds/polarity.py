@@ -9,7 +9,9 @@ from tether.kinds.table import find_kind, kinds
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["from_paper", "inverted", "is_dark_on_light"]
+    from tether.kinds.kind import Kind
+
+__all__ = ["from_paper", "has_white_lines", "inverted", "is_dark_on_light"]
 
 _COLORED = 24
 """Levels between the channels of a pixel from which it is a color; lines on paper have few such pixels."""
@@ -18,6 +20,11 @@ _PAPER, _INK, _DARK = 200, 170, 100
 _LEAST_PAPER, _LEAST_INK = 0.6, 0.0005
 """Shares of the pixels. White lines on black cover far less than half of a map, and paper has some ink."""
 _COLOR_KINDS = ("openpose", "keypoints")
+
+
+def has_white_lines(kind: Kind) -> bool:
+    """Whether the maps of a kind are white lines on black."""
+    return kind.resize == "lines" and kind.name not in _COLOR_KINDS
 
 
 def is_dark_on_light(image: Image.Image, kind: str | None) -> bool:
@@ -31,7 +38,7 @@ def is_dark_on_light(image: Image.Image, kind: str | None) -> bool:
 
     from tether.images import to_rgb
 
-    if kind not in kinds() or kind in _COLOR_KINDS or find_kind(kind).resize != "lines":
+    if kind not in kinds() or not has_white_lines(find_kind(kind)):
         return False
     pixels = np.asarray(to_rgb(image, "white"), np.int16)
     colored = (pixels.max(axis=2) - pixels.min(axis=2) > _COLORED).mean()

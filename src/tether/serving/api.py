@@ -13,6 +13,7 @@ from PIL import Image
 from starlette.concurrency import run_in_threadpool
 
 from tether.kinds import kinds
+from tether.kinds.polarity import has_white_lines
 from tether.sampling import SCHEDULERS
 from tether.sampling.request import METADATA_KEY
 from tether.serving.annotations import Annotation, annotated
@@ -226,9 +227,11 @@ def list_kinds() -> list[KindView]:
             name=kind.name,
             summary=kind.summary,
             is_image=kind.is_image,
+            white_lines=has_white_lines(kind),
             annotators=[
                 AnnotatorView(
                     name=name,
+                    ready=annotator.is_ready,
                     options=[
                         OptionView(name=option, default=one.default, least=one.least, most=one.most, help=one.help)
                         for option, one in annotator.options.items()

@@ -18,10 +18,12 @@ from tether.errors import TetherError
 from tether.sampling import Request as DrawingRequest
 from tether.serving.annotations import Annotation
 from tether.serving.api import REQUEST_SCHEMA, router
+from tether.serving.choices import router as choices
 from tether.serving.errors import Refused, invalid
 from tether.serving.guard import Guard, error_response
 from tether.serving.images_api import router as images
 from tether.serving.log import log
+from tether.serving.page import add_page
 from tether.serving.service import Service
 from tether.serving.settings import Settings
 from tether.serving.webui import router as webui
@@ -53,9 +55,11 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(title=TITLE, version=VERSION, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
     app.include_router(router)
+    app.include_router(choices)
     app.include_router(images)
     app.include_router(webui)
     _add_health(app, service)
+    add_page(app)
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(TetherError, _wrong)
     app.add_exception_handler(RequestValidationError, _not_valid)

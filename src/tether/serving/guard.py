@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tether.serving.errors import Refused, busy, too_large
+from tether.serving.page import is_public
 from tether.serving.settings import Settings, is_loopback
 from tether.serving.views import ErrorBody, ErrorView
 
@@ -96,7 +97,7 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != host.netloc:
             return Refused(403, "other_origin", "the request comes from another web site")
-        if settings.token is None or scope["path"] in OPEN:
+        if settings.token is None or scope["path"] in OPEN or is_public(scope["path"]):
             return None
         if not _shows(headers.get("authorization", ""), settings.token):
             return Refused(401, "unauthorized", "show the token: Authorization: Bearer TOKEN")

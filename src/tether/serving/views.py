@@ -109,6 +109,7 @@ class AnnotatorView(NamedView):
     """One way to make the condition map of an image."""
 
     options: list[OptionView]
+    ready: bool = Field(description="Whether it has all that it needs, such as weights, on this server.")
 
 
 class KindView(NamedView):
@@ -117,6 +118,7 @@ class KindView(NamedView):
     summary: str
     annotators: list[AnnotatorView]
     is_image: bool = Field(description="The condition is the image itself.")
+    white_lines: bool = Field(description="A ready map is white lines on black; `invert` takes its negative.")
 
 
 class SamplerView(NamedView):

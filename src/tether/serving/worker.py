@@ -51,6 +51,7 @@ class Worker(Thread):
 
     Attributes:
         ready: whether the default base is open.
+        size: width and height of its own, once it is open.
         failure: why it could not be opened.
     """
 
@@ -65,6 +66,7 @@ class Worker(Thread):
     ) -> None:
         super().__init__(name="tether-worker", daemon=True)
         self.ready, self.failure = False, ""
+        self.size: tuple[int, int] | None = None
         self._settings, self._store, self._folders = settings, store, folders
         self._hub, self._catalog, self._metrics = hub, catalog, metrics
         self._session = Session(bases=settings.kept_bases, locate=catalog.locate)
@@ -112,12 +114,12 @@ class Worker(Thread):
             prompt="", base=settings.base, device=settings.device, dtype=settings.dtype, engine=settings.engine
         )
         try:
-            self._session.open(request)
+            side = self._session.open(request).base.sample_size
         except Exception as error:
             self.failure = self._line(error)
             log("not_ready", level=ERROR, error=error)
             return
-        self.ready = True
+        self.size, self.ready = (side, side), True
         log("ready", base=settings.base)
 
     def _draw(self, jobs: Sequence[Job]) -> None:

@@ -1,0 +1,154 @@
+// The page: loads what the server offers, and joins form, result and history.
+
+import { ApiError, get, hasEnded, onUnauthorized, readPicture, submit } from "./api.js";
+import { $, announce, clearErrors, h } from "./dom.js";
+import { Form } from "./form.js";
+import { History } from "./history.js";
+import { fileOf, toBase64, urlOf } from "./pictures.js";
+import { Result } from "./result.js";
+
+const LISTS = ["defaults", "limits", "kinds", "controls", "weightings", "samplers", "bases", "examples"];
+const DRAFT = "tether-draft";
+
+onUnauthorized((refused) => {
+  const dialog = $("#login");
+  $("#login-problem").textContent = refused ? "The server does not accept this token." : "";
+  $("#token").value = "";
+  dialog.showModal();
+  dialog.oncancel = (event) => event.preventDefault();
+  return new Promise((given) => {
+    $("#login-form").onsubmit = (event) => {
+      event.preventDefault();
+      if (!$("#token").value.trim()) return;
+      dialog.close();
+      given($("#token").value.trim());
+    };
+  });
+});
+
+function problem(error) {
+  const wait = error.retryAfter ? ` Try again in ${error.retryAfter} s.` : "";
+  $("#problem").textContent = `${error.message}${wait}`;
+}
+
+/** What the server offers. Its base may still be opening: its size is then asked for again. */
+async function catalogOf() {
+  const lists = await Promise.all(LISTS.map((name) => get(`/v1/${name}`)));
+  const catalog = Object.fromEntries(LISTS.map((name, index) => [name, lists[index]]));
+  for (let tries = 0; !catalog.defaults.size && tries < 40; tries++) {
+    await new Promise((done) => setTimeout(done, 250));
+    catalog.defaults = await get("/v1/defaults");
+  }
+  return catalog;
+}
+
+function showExamples(examples, form) {
+  const chips = examples.map(({ name, request }) => {
+    const { condition, photo } = request.controls[0];
+    const fill = () => {
+      form.fill(request);
+      announce(`example: ${name}`);
+      $("#draw").click();
+    };
+    return h("button", { type: "button", className: "chip", onclick: fill }, h("img", { src: urlOf(condition ?? photo), alt: "" }), name);
+  });
+  $("#examples").append(h("span", { className: "hint" }, "Try"), ...chips);
+  $("#examples").hidden = !chips.length;
+}
+
+async function readRequest(file, form) {
+  $("#problem").textContent = "";
+  try {
+    form.fill(await readPicture(await toBase64(file)));
+    announce(`the request of ${file.name} is in the form`);
+    $("#status").textContent = `The form has the request of ${file.name}.`;
+    $("#prompt").focus();
+  } catch (error) {
+    const hint = error.status === 422 ? " To steer by it, drop it on the photo of a control." : "";
+    problem({ message: `${file.name}: ${error.message}.${hint}` });
+  }
+}
+
+function takeFiles(form) {
+  $("#open").addEventListener("change", (event) => {
+    if (event.target.files.length) readRequest(event.target.files[0], form);
+    event.target.value = "";
+  });
+  addEventListener("dragover", (event) => {
+    event.preventDefault();
+    document.body.classList.add("dropping");
+  });
+  addEventListener("dragleave", (event) => event.relatedTarget === null && document.body.classList.remove("dropping"));
+  addEventListener("drop", (event) => {
+    event.preventDefault();
+    document.body.classList.remove("dropping");
+    const file = fileOf(event.dataTransfer);
+    if (file) readRequest(file, form);
+  });
+  addEventListener("paste", (event) => {
+    const file = fileOf(event.clipboardData);
+    if (file) readRequest(file, form);
+  });
+}
+
+/** What was not drawn yet is there again after a reload, if it fits into the browser's store. */
+function keepDraft(form) {
+  try {
+    const draft = sessionStorage.getItem(DRAFT);
+    if (draft) form.fill(JSON.parse(draft));
+  } catch {
+    sessionStorage.removeItem(DRAFT);
+  }
+  addEventListener("pagehide", () => {
+    try {
+      sessionStorage.setItem(DRAFT, JSON.stringify(form.draft()));
+    } catch {
+      sessionStorage.removeItem(DRAFT);
+    }
+  });
+}
+
+async function draw(form, result) {
+  clearErrors();
+  $("#problem").textContent = "";
+  $("#draw").disabled = true;
+  try {
+    const job = await submit(form.read());
+    $("#stage").scrollIntoView({ block: "nearest" });
+    result.show(job);
+  } catch (error) {
+    if (error instanceof ApiError && error.field) form.refuse(error.field, error.message);
+    else problem(error instanceof ApiError ? error : { message: "The server cannot be reached." });
+  } finally {
+    $("#draw").disabled = false;
+  }
+}
+
+async function begin() {
+  const form = new Form(await catalogOf());
+  const history = new History((id) => get(`/v1/jobs/${id}`).then((job) => result.show(job)).catch(problem));
+  const result = new Result({
+    onChange: () => history.refresh().catch(() => {}),
+    onFill: (request) => {
+      form.fill(request);
+      $("#prompt").focus();
+      announce("the form is filled");
+    },
+    onStart: (base64) => form.startFrom(base64),
+  });
+  showExamples(form.catalog.examples, form);
+  takeFiles(form);
+  keepDraft(form);
+  $("#request").addEventListener("submit", (event) => {
+    event.preventDefault();
+    draw(form, result);
+  });
+  addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("#draw").click();
+  });
+  document.body.dataset.ready = "true";
+  const newest = await history.refresh();
+  if (newest && !hasEnded(newest)) result.show(newest);
+}
+
+begin().catch(problem);

@@ -1,0 +1,126 @@
+// The job that is shown: its queue, its steps, its images.
+
+import { call, cancel, follow, hasEnded, picture, requestOfJob } from "./api.js";
+import { $, announce, h } from "./dom.js";
+import { toBase64 } from "./pictures.js";
+
+export class Result {
+  /** `onChange()` is called when a job begins or ends, `onFill(request)` and `onStart(base64)` when people ask for it. */
+  constructor({ onChange, onFill, onStart }) {
+    this.onChange = onChange;
+    this.urls = [];
+    this.chosen = 0;
+    $("#cancel").addEventListener("click", () => this.#cancel());
+    $("#again").addEventListener("click", async () => onFill(await requestOfJob(this.job.id)));
+    $("#last-seed").addEventListener("click", async () => ($("#seed").value = (await requestOfJob(this.job.id)).seed));
+    $("#as-start").addEventListener("click", async () => onStart(await toBase64(await (await fetch(this.urls[this.chosen])).blob())));
+    $("#show-lines").addEventListener("change", () => ($("#lines").hidden = !$("#show-lines").checked));
+  }
+
+  /** Shows a job, and follows it while it has not ended. */
+  async show(job) {
+    this.following?.abort();
+    this.following = new AbortController();
+    const { signal } = this.following;
+    this.#clear();
+    const update = async (next) => {
+      try {
+        await this.#update(next, signal);
+      } catch (error) {
+        if (!signal.aborted) $("#status").textContent = error.message;
+      }
+    };
+    await update(job);
+    if (!hasEnded(job)) await follow(job.id, update, signal);
+  }
+
+  #clear() {
+    for (const url of this.urls) URL.revokeObjectURL(url);
+    this.urls = [];
+    this.chosen = 0;
+    $("#gallery").replaceChildren();
+    for (const id of ["#shown", "#lines", "#actions", "#over"]) $(id).hidden = true;
+    $("#lines").removeAttribute("src");
+    $("#placeholder").hidden = false;
+    $("#status").classList.remove("bad");
+  }
+
+  async #update(job, signal) {
+    const before = this.job?.id === job.id ? this.job.state : null;
+    this.job = job;
+    const running = !hasEnded(job);
+    $("#cancel").hidden = !running;
+    $("#progress").hidden = !running;
+    $("#stage").classList.toggle("busy", running);
+    const { step = 0, steps = 0 } = job.progress ?? {};
+    $("#progress").value = steps ? step / steps : 0;
+    $("#status").textContent = this.#said(job);
+    $("#status").classList.toggle("bad", job.state === "failed");
+    if (job.preview) this.#preview(job.preview);
+    if (before !== job.state) this.onChange(job);
+    if (job.state === "done") await this.#done(job, signal);
+    else if (!running) $("#shown").hidden = true;
+  }
+
+  #said(job) {
+    const { step = 0, steps = 0 } = job.progress ?? {};
+    const seconds = job.ended && job.started ? ` in ${(job.ended - job.started).toFixed(1)} s` : "";
+    return {
+      queued: job.position ? `Waiting: ${job.position} before it` : "Waiting",
+      running: step ? `Step ${step} of ${steps}` : "Beginning",
+      done: `Done${seconds}`,
+      failed: `Failed: ${job.error}`,
+      cancelled: "Cancelled",
+    }[job.state];
+  }
+
+  #preview(url) {
+    $("#placeholder").hidden = true;
+    const shown = $("#shown");
+    shown.src = url;
+    shown.alt = "Preview of the picture that is being drawn";
+    shown.classList.add("preview");
+    shown.hidden = false;
+  }
+
+  async #done(job, signal) {
+    const urls = await Promise.all(job.images.map((one) => picture(one.url)));
+    const map = job.maps.length ? await picture(job.maps[0]) : null;
+    if (signal.aborted) return;
+    this.urls = urls;
+    this.map = map;
+    const buttons = urls.map((url, index) =>
+      h("li", {}, h("button", { type: "button", onclick: () => this.#choose(index), "aria-label": `Image ${index + 1} of ${urls.length}` },
+        h("img", { src: url, alt: "" }))));
+    $("#gallery").replaceChildren(...(urls.length > 1 ? buttons : []));
+    $("#over").hidden = !map;
+    if (map) $("#lines").src = map;
+    $("#lines").hidden = !map || !$("#show-lines").checked;
+    $("#actions").hidden = $("#last-seed").hidden = false;
+    this.#choose(0);
+    announce(`${urls.length === 1 ? "the picture is" : `${urls.length} pictures are`} ready`);
+  }
+
+  #choose(index) {
+    this.chosen = index;
+    $("#placeholder").hidden = true;
+    const shown = $("#shown");
+    shown.classList.remove("preview");
+    shown.src = this.urls[index];
+    shown.alt = this.job.prompt || "A picture without a prompt";
+    shown.hidden = false;
+    $("#save").href = this.urls[index];
+    $("#save").download = `tether-${this.job.id.slice(0, 8)}-${index}.png`;
+    [...$("#gallery").children].forEach((one, k) => one.firstChild.setAttribute("aria-current", String(k === index)));
+  }
+
+  async #cancel() {
+    $("#status").textContent = "Cancelling";
+    try {
+      await cancel(this.job.id);
+    } catch (error) {
+      $("#status").textContent = error.message;
+    }
+    $("#draw").focus();
+  }
+}
