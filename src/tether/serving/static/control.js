@@ -40,8 +40,8 @@ export class ControlCard {
     choose(this.kind, [["", "the control's own"], ...this.catalog.kinds.filter((one) => one.annotators.length || one.is_image).map((one) => [one.name, one.name])]);
     this.annotator = h("select", { onchange: () => this.#annotatorChosen() });
     this.strength = new Slider("strength", "Strength", { value: 1, min: 0, max: 2, step: 0.05, texts: true });
-    this.start = new Slider("window", "From", { value: 0, min: 0, max: 1, step: 0.05 });
-    this.end = new Slider("window", "To", { value: 1, min: 0, max: 1, step: 0.05 });
+    this.start = new Slider("window", "Acts from", { value: 0, min: 0, max: 1, step: 0.05 });
+    this.end = new Slider("window", "until", { value: 1, min: 0, max: 1, step: 0.05 });
     this.weighting = h("select");
     this.sides = h("select");
     this.options = h("div", { className: "sliders" });
@@ -62,9 +62,10 @@ export class ControlCard {
     this.edit = h("button", { type: "button", className: "quiet", hidden: true, onclick: () => this.#drawOnMap() }, "Draw on this map");
     this.made = h("div", { className: "made" }, h("p", { className: "label" }, "Map"), this.preview);
     this.drawn = h("div", { "data-field": "condition" }, this.sketch.node);
+    this.pair = h("div", { className: "pair" }, this.photo.node, this.map.node, this.made);
     return h("div", { className: "pictures" },
       h("div", { className: "tabs", role: "radiogroup", "aria-label": "Where the map comes from" }, this.sources),
-      this.drawn, h("div", { className: "pair" }, this.photo.node, this.map.node, this.made), this.edit, this.state);
+      this.drawn, this.pair, this.edit, this.state);
   }
 
   #how() {
@@ -79,7 +80,7 @@ export class ControlCard {
     masked.addEventListener("toggle", () => masked.open && this.#layUnder());
     return h("div", { className: "how" }, kindOf, this.kindField, this.annotatorField,
       h("div", { "data-field": "options" }, this.options), this.strength.node,
-      h("div", { className: "row window", role: "group", "aria-label": "Window of the steps" }, this.start.node, this.end.node),
+      h("div", { className: "row window", role: "group", "aria-label": "Window: share of the steps" }, this.start.node, this.end.node),
       field("weighting", "Weighting", this.weighting),
       field("sides", "Acts on", this.sides), masked, this.kept);
   }
@@ -141,6 +142,7 @@ export class ControlCard {
   #showSource() {
     const source = this.source;
     this.drawn.hidden = source !== "sketch";
+    this.pair.hidden = source === "sketch";
     this.photo.node.hidden = source !== "photo";
     this.map.node.hidden = source !== "map";
     this.made.hidden = source !== "photo";
@@ -155,6 +157,7 @@ export class ControlCard {
     const lacking = { sketch: this.sketch.isBlank, photo: !this.photo.value, map: !this.map.value }[this.source];
     const texts = { sketch: "Blank so far: it does not count.", photo: "No photo so far: it does not count.", map: "No map so far: it does not count." };
     this.state.textContent = lacking ? texts[this.source] : "";
+    this.state.hidden = !lacking;
     this.edit.hidden = !this.#editable();
     this.node.classList.toggle("empty", lacking);
   }
@@ -187,14 +190,13 @@ export class ControlCard {
     const { signal } = this.running;
     try {
       const map = await annotate(values, signal);
-      clearErrors(this.node);
       this.#showMap(map);
       announce("map made");
     } catch (error) {
       if (signal.aborted) return;
-      clearErrors(this.node);
       this.#showMap(null);
       this.state.textContent = error.message;
+      this.state.hidden = false;
     }
   }
 

@@ -41,6 +41,7 @@ export class Form {
     $("#scheduler").addEventListener("change", () => this.#sigmas());
     $("#fit").addEventListener("change", () => this.#resized());
     for (const id of ["#width", "#height"]) $(id).addEventListener("change", () => this.#resized());
+    $("#request").addEventListener("input", (event) => clearErrors(event.target.closest("[data-field]") ?? event.target));
     $("#add").addEventListener("click", () => this.add().sketch.canvas.focus());
   }
 

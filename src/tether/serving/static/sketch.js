@@ -6,7 +6,7 @@ import { imageOf } from "./pictures.js";
 import { KEYS_HELP, SketchKeys } from "./sketch-keys.js";
 
 const FINE = 512; // pixels of the shorter side that lines are at least drawn with
-const UNDO = 30;
+const UNDO = 64 * 2 ** 20; // bytes of what can be taken back
 
 const layer = (width, height) => Object.assign(document.createElement("canvas"), { width, height });
 
@@ -125,7 +125,7 @@ export class Sketch {
     this.paper = button("Light", "Light paper", () => this.#turnPaper(), { "aria-pressed": "false", hidden: this.mask });
     return h("div", { className: "tools", role: "group", "aria-label": `Tools: ${label}` },
       h("span", { className: "joined" }, this.pen, this.eraser),
-      h("label", { className: "breadth" }, "Width", this.breadth),
+      h("span", { className: "breadth" }, this.breadth),
       h("label", { className: "ink", hidden: true }, "Ink", this.color),
       button("Undo", "Undo (Ctrl+Z)", () => this.undo()),
       button("Redo", "Redo (Ctrl+Y)", () => this.redo()),
@@ -149,7 +149,7 @@ export class Sketch {
 
   remember() {
     this.#past.push(this.#inkContext().getImageData(0, 0, this.ink.width, this.ink.height));
-    if (this.#past.length > UNDO) this.#past.shift();
+    if (this.#past.length * this.ink.width * this.ink.height * 4 > UNDO) this.#past.shift();
     this.#future = [];
   }
 
@@ -186,7 +186,6 @@ export class Sketch {
     context.lineTo(to.x, to.y);
     context.stroke();
     context.globalCompositeOperation = "source-over";
-    this.show();
   }
 
   show() {
@@ -218,6 +217,7 @@ export class Sketch {
       this.remember();
       this.#stroke = this.#at(event);
       this.line(this.#stroke, this.#stroke);
+      this.show();
     });
     canvas.addEventListener("pointermove", (event) => {
       if (!this.#stroke) return;
@@ -226,6 +226,7 @@ export class Sketch {
         this.line(this.#stroke, next);
         this.#stroke = next;
       }
+      this.show();
     });
     const end = () => {
       if (!this.#stroke) return;
