@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-low test-minimum check
+.PHONY: demo test test-page test-slow test-low test-minimum check
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -15,6 +15,11 @@ demo: .venv/.installed
 # Two processes of one thread each: most tests are small, and threads that wait for each other cost more than they give.
 test: .venv/.installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile
+
+# The server's page in a browser; it needs Chromium (apt-get install chromium).
+test-page: .venv/.installed
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,browser]'
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -rs tests/serving/page
 
 test-slow: .venv/.installed
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,8bit]'

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 from urllib.request import urlopen
 
-import pytest
 import numpy as np
+import pytest
 from PIL import Image, ImageDraw
 
 from tether.kinds.canny import fidelity

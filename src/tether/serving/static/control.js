@@ -41,7 +41,7 @@ export class ControlCard {
     this.annotator = h("select", { onchange: () => this.#annotatorChosen() });
     this.strength = new Slider("strength", "Strength", { value: 1, min: 0, max: 2, step: 0.05, texts: true });
     this.start = new Slider("window", "Acts from", { value: 0, min: 0, max: 1, step: 0.05 });
-    this.end = new Slider("window", "until", { value: 1, min: 0, max: 1, step: 0.05 });
+    this.end = new Slider("window", "Acts until", { value: 1, min: 0, max: 1, step: 0.05 });
     this.weighting = h("select");
     this.sides = h("select");
     this.options = h("div", { className: "sliders" });

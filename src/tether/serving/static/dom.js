@@ -91,7 +91,7 @@ export function showError(node, message) {
   const text = h("p", { className: "error", id: newId("error"), role: "alert" }, message);
   node.append(text);
   for (let up = node.closest("details"); up; up = up.parentElement.closest("details")) up.open = true;
-  const input = node.matches("[data-field]") ? $("input:not([hidden]), select, textarea, canvas, button", node) : null;
+  const input = node.matches("[data-field]") ? $(".exact", node) ?? $("input, select, textarea, canvas, button", node) : null;
   input?.setAttribute("aria-invalid", "true");
   input?.setAttribute("aria-errormessage", text.id);
   input?.focus({ preventScroll: true });

@@ -6,6 +6,7 @@ import { imageOf } from "./pictures.js";
 import { KEYS_HELP, SketchKeys } from "./sketch-keys.js";
 
 const FINE = 512; // pixels of the shorter side that lines are at least drawn with
+const MASK = "#fb8b3c"; // of what is painted over a picture
 const UNDO = 64 * 2 ** 20; // bytes of what can be taken back
 
 const layer = (width, height) => Object.assign(document.createElement("canvas"), { width, height });
@@ -61,7 +62,7 @@ export class Sketch {
 
   get isBlank() {
     const { data } = this.#inkContext().getImageData(0, 0, this.ink.width, this.ink.height);
-    for (let at = 3; at < data.length; at += 4) if (data[at] && (data[at - 1] || data[at - 2] || data[at - 3])) return false;
+    for (let at = 0; at < data.length; at += 4) if (data[at + 3] && (data[at] || data[at + 1] || data[at + 2])) return false;
     return true;
   }
 
@@ -72,8 +73,19 @@ export class Sketch {
     context.fillStyle = "#000";
     context.fillRect(0, 0, made.width, made.height);
     context.imageSmoothingQuality = "high";
-    context.drawImage(this.ink, 0, 0, made.width, made.height);
+    context.drawImage(this.mask ? this.#white() : this.ink, 0, 0, made.width, made.height);
     return made.toDataURL("image/png").split(",")[1];
+  }
+
+  /** The ink in white. */
+  #white() {
+    const made = layer(this.ink.width, this.ink.height);
+    const context = made.getContext("2d");
+    context.drawImage(this.ink, 0, 0);
+    context.globalCompositeOperation = "source-in";
+    context.fillStyle = "#fff";
+    context.fillRect(0, 0, made.width, made.height);
+    return made;
   }
 
   /** Puts a picture in place of what was drawn; of a mask, what is bright becomes ink. */
@@ -85,11 +97,12 @@ export class Sketch {
     drawFitted(context, image, fit);
     if (this.mask) {
       const pixels = context.getImageData(0, 0, this.ink.width, this.ink.height);
-      for (let at = 0; at < pixels.data.length; at += 4) {
-        pixels.data[at + 3] = (pixels.data[at + 3] * pixels.data[at]) / 255;
-        pixels.data.fill(255, at, at + 3);
-      }
+      for (let at = 0; at < pixels.data.length; at += 4) pixels.data[at + 3] = (pixels.data[at + 3] * pixels.data[at]) / 255;
       context.putImageData(pixels, 0, 0);
+      context.globalCompositeOperation = "source-in";
+      context.fillStyle = MASK;
+      context.fillRect(0, 0, this.ink.width, this.ink.height);
+      context.globalCompositeOperation = "source-over";
     }
     this.show();
   }
@@ -178,7 +191,7 @@ export class Sketch {
   line(from, to) {
     const context = this.#inkContext();
     context.globalCompositeOperation = this.erasing ? "destination-out" : "source-over";
-    context.strokeStyle = this.mask ? "#fff" : this.color.value;
+    context.strokeStyle = this.mask ? MASK : this.color.value;
     context.lineCap = context.lineJoin = "round";
     context.lineWidth = Number(this.breadth.value) * this.scale;
     context.beginPath();
@@ -194,7 +207,7 @@ export class Sketch {
     context.fillStyle = "#000";
     context.fillRect(0, 0, canvas.width, canvas.height);
     if (this.#under) drawFitted(context, this.#under.image, this.#under.fit);
-    context.globalAlpha = this.mask ? 0.6 : 1;
+    context.globalAlpha = this.mask ? 0.7 : 1;
     context.drawImage(this.ink, 0, 0);
     context.globalAlpha = 1;
     this.keys.show(context);
