@@ -130,6 +130,7 @@ def test_a_photo_has_a_live_map_whose_options_are_sliders(tiny: str, opened: Ope
     assert sent["options"] == {"low": 100, "high": 900}
     assert sent["annotator"] == "opencv"
     card.get_by_role("button", name="Draw on this map").click()
+    card.get_by_role("application", name="Canvas of control 1").wait_for()
     assert card.get_by_role("radio", name="Draw").is_checked()
     assert page.get_by_text("Blank so far").is_hidden()
 
