@@ -17,11 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from tether.evaluation import Arm, Artist, Case, Evaluation, evaluate, held_out_cases, open_held_out
+from tether.datasets.synthetic.builtin import builtin_source
+from tether.evaluation.cases import HeldOut
 from tether.evaluation.drawing import Steering
 from tether.sampling import Request, Session
+from tether.studies.chosen import evenly
 from tether.studies.study import Budget
+from tether.training.auxiliary import make_auxiliary_losses
 from tether.training.config import TrainConfig
-from tether.training.run import train
+from tether.training.plan import Plan, measure
+from tether.training.run import prepare_base, train
 from tether.training.start import open_start
 
 __all__ = ["Bench", "steered"]
@@ -85,19 +90,7 @@ class Bench:
         kept = run / f"at-{at}"
         if kept.is_dir():
             return kept
-        config = TrainConfig.of(
-            {
-                **TRAINING,
-                "batch_size": self.budget.batch_size,
-                "device": "cpu" if self.device == "cpu" else "auto",
-                "base": self.base,
-                **settings,
-                "seed": seed,
-                "steps": max(at, 1),
-                "out": run,
-                "cache": self.out / "cache",
-            }
-        )
+        config = self.config(settings, seed, at, run)
         if at == 0:
             _, control = open_start(config)
             control.save(kept)
@@ -112,6 +105,46 @@ class Bench:
         shutil.copytree(result.control, part)
         part.rename(kept)
         return kept
+
+    def config(self, settings: Mapping[str, Any], seed: int, steps: int, run: Path) -> TrainConfig:
+        """The settings of a run, see `train`."""
+        return TrainConfig.of(
+            {
+                **TRAINING,
+                "batch_size": self.budget.batch_size,
+                "device": "cpu" if self.device == "cpu" else "auto",
+                "base": self.base,
+                **settings,
+                "seed": seed,
+                "steps": max(steps, 1),
+                "out": run,
+                "cache": self.out / "cache",
+            }
+        )
+
+    def cost(self, settings: Mapping[str, Any]) -> Plan:
+        """Parameters, memory and the time of an update of a variant, measured on random numbers.
+
+        Args:
+            settings: as for `train`; auxiliary losses must need no more than a batch.
+        """
+        config = self.config(settings, 0, 1, self.out / "cost")
+        base, control = open_start(config)
+        auxiliary = make_auxiliary_losses(config.auxiliary_losses, control, base)
+        prepare_base(base, config)
+        return measure(base, control, config, {name: loss for name, (_, loss) in auxiliary.items()})
+
+    def training_cases(self, name: str, kinds: Sequence[str], count: int) -> list[Case]:
+        """Conditions of names that training sees, evenly from one of the package's sets; to choose or learn by."""
+        side = self.artist.base.sample_size
+        some = HeldOut(name, evenly(builtin_source(name, side, None), count), "train")
+        return held_out_cases(
+            [some],
+            kinds,
+            (side, side),
+            count,
+            on_progress=lambda done, total: self.on_progress("preparing training pictures", done, total),
+        )
 
     def cases(self, sets: Sequence[str], kinds: Sequence[str]) -> list[Case]:
         """Held-out conditions of the budget, shared between some sets; see `tether.evaluation.cases`."""

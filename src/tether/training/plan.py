@@ -10,6 +10,7 @@ the time is that of one whole update, without validation.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from tether.base import Base
 from tether.control.conditioning import Conditioning
 from tether.control.control import Control
+from tether.training.auxiliary import AuxiliaryLoss
 from tether.training.batch import Batch, Randomness, batch_generator, sample_generators
 from tether.training.config import TrainConfig
 from tether.training.inspection import Inspection
@@ -62,18 +64,21 @@ class Plan:
         return self.steps * self.seconds_a_step
 
 
-def measure(base: Base, control: Control, config: TrainConfig) -> Plan:
+def measure(
+    base: Base, control: Control, config: TrainConfig, auxiliary: Mapping[str, AuxiliaryLoss] | None = None
+) -> Plan:
     """Runs two updates of the run's size on random numbers, in one process; `control` is changed by them.
 
-    Auxiliary losses are left out: they need the run's data.
+    The config's auxiliary losses are left out: they may need the run's data.
 
     Args:
         base: the base, on its device and in its type.
         control: a control to throw away.
         config: the run.
+        auxiliary: losses that need no more than a batch of random numbers; their weights are 1.
     """
     dtype = resolve_precision(config.precision, base.device)
-    objective = make_objective(base, control, config)
+    objective = make_objective(base, control, config, auxiliary)
     optimizer = make_optimizer(config, objective)
     streams = steps_while_backward(config, dtype, config.gradient_accumulation)
     batch = _random_batch(base, control, config).to(base.device, layout(base.device, config.optimizer))
@@ -130,11 +135,12 @@ def _update(
         if config.randomness == "batch":
             randomness = batch_generator(config.seed, samples)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), autocast(device, dtype):
-            losses, _ = objective(batch, randomness)
+            losses, extra = objective(batch, randomness)
+            total = sum(extra.values(), losses.mean())
         if streams:
-            backward_and_step(losses.mean(), optimizer, parameters)
+            backward_and_step(total, optimizer, parameters)
         else:
-            losses.mean().backward()
+            total.backward()
     if not streams:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
