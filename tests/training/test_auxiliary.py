@@ -67,7 +67,7 @@ def test_modules_and_entry_points_are_found_by_name(monkeypatch: pytest.MonkeyPa
     point = EntryPoint("mse", "torch.nn:MSELoss", auxiliary.GROUP)
     monkeypatch.setattr(auxiliary, "entry_points", lambda group: [point] if group == auxiliary.GROUP else [])
     assert load_auxiliary_loss("mse") is torch.nn.MSELoss
-    with pytest.raises(TetherError, match=r"unknown auxiliary loss 'other' \(installed: mse\)"):
+    with pytest.raises(TetherError, match=r"unknown auxiliary loss 'other' \(installed: feedback, mse\)"):
         load_auxiliary_loss("other")
 
 

@@ -21,6 +21,8 @@ __all__ = ["OWN", "find_study", "studies"]
 OWN = {
     "zero-convolution": "tether.studies.zero_convolution",
     "guidance": "tether.studies.guidance",
+    "comparison": "tether.studies.comparison",
+    "feedback": "tether.studies.feedback",
 }
 """Name of a study of this package -> its module."""
 

@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tether.evaluation import Arm, Artist, Case, Evaluation, evaluate, held_out_cases, open_held_out
 from tether.datasets.synthetic.builtin import builtin_source
+from tether.evaluation import Arm, Artist, Case, Evaluation, evaluate, held_out_cases, open_held_out
 from tether.evaluation.cases import HeldOut
 from tether.evaluation.drawing import Steering
 from tether.sampling import Request, Session

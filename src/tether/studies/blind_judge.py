@@ -1,6 +1,6 @@
 """Ranks pictures by what they look like, without knowing what drew them: in place of people, who were not asked.
 
-Two small networks of one kind, which see pictures at half size:
+Two small networks of one kind:
 
 - *quality* sees a picture, and was trained to tell real ones from sampled ones. Real ones went through the base's
   autoencoder first, as every sampled one has.
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 __all__ = ["Judge", "pixels_of", "ranks", "train_fidelity", "train_quality", "wrong_maps"]
 
@@ -37,14 +37,14 @@ class Judge(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(channels, WIDTHS[0], 3, padding=1), nn.SiLU()]
+        layers: list[nn.Module] = [nn.Conv2d(channels, WIDTHS[0], 5, stride=2, padding=2), nn.SiLU()]
         for before, after in pairwise(WIDTHS):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(8, after), nn.SiLU()]
         self.layers = nn.Sequential(*layers)
         self.head = nn.Linear(2 * WIDTHS[-1], 1)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        x = self.layers(avg_pool2d(pictures, 2) - 0.5)
+        x = self.layers(2 * pictures - 1)
         return self.head(torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1))[:, 0]
 
     @torch.no_grad()
@@ -133,7 +133,7 @@ def wrong_maps(maps: Tensor, chosen: Tensor, rng: torch.Generator) -> Tensor:
     return wrong
 
 
-def ranks(scores: Sequence[Sequence[float]]) -> np.ndarray:
+def ranks(scores: Sequence[Sequence[float] | np.ndarray]) -> np.ndarray:
     """Ranks `(N, C)` of N ways in C cases by their scores: 1 for the lowest, N for the highest, ties by their mean."""
     table = np.asarray(scores, np.float64)
     below = (table[None] < table[:, None]).sum(axis=1)

@@ -90,6 +90,8 @@ def _cell(score: Score | None, measure: Measure) -> str:
     if score is None or math.isnan(score.value):
         return "-"
     digits = measure.digits
+    if score.low == score.value == score.high:  # counted, not sampled
+        return f"{score.value:.{digits}f}"
     return f"{score.value:.{digits}f} [{score.low:.{digits}f}, {score.high:.{digits}f}]"
 
 

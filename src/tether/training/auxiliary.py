@@ -9,7 +9,12 @@ its options. It usually registers forward hooks on the control and reads what th
         def __init__(self, control, base): ...          # hooks
         def __call__(self, batch): ...                  # of the latest forward pass of that batch
 
-A config names it by entry point (group `tether.auxiliary_losses`), by `module:name` or by `path/to/file.py:name`.
+A config names it by entry point (group `tether.auxiliary_losses`), by `module:name` or by `path/to/file.py:name`. This
+package has "feedback" (`tether.training.feedback`).
+
+A loss may have two things more: a method `watch(noisy, timesteps, prediction)`, which is called in the forward pass
+with z_t, t and what the steered base predicts; and `uses_autoencoder = True` on its class, without which the base's
+autoencoder has no weights while training.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -29,10 +34,20 @@ from tether.errors import TetherError
 from tether.training.batch import Batch
 from tether.training.config import AuxiliaryLossConfig
 
-__all__ = ["GROUP", "AuxiliaryLoss", "load_auxiliary_loss", "make_auxiliary_losses"]
+__all__ = [
+    "GROUP",
+    "OWN",
+    "AuxiliaryLoss",
+    "Watching",
+    "load_auxiliary_loss",
+    "make_auxiliary_losses",
+    "use_autoencoder",
+]
 
 GROUP = "tether.auxiliary_losses"
 """Entry points of this group are known by their name."""
+OWN = {"feedback": "tether.training.feedback:Feedback"}
+"""Name of a loss of this package -> its class."""
 
 
 class AuxiliaryLoss(Protocol):
@@ -40,6 +55,15 @@ class AuxiliaryLoss(Protocol):
 
     def __call__(self, batch: Batch) -> Tensor:
         """The loss, a float32 scalar, of the forward pass that has just been run on `batch` (on the device)."""
+        ...
+
+
+@runtime_checkable
+class Watching(Protocol):
+    """An auxiliary loss that watches the forward pass."""
+
+    def watch(self, noisy: Tensor, timesteps: Tensor, prediction: Tensor) -> None:
+        """z_t `(B, C, h, w)`, t `(B,)` and what the steered base predicts `(B, C, h, w)`, with gradients."""
         ...
 
 
@@ -66,21 +90,31 @@ def make_auxiliary_losses(
     return made
 
 
+def use_autoencoder(configs: Sequence[AuxiliaryLossConfig]) -> bool:
+    """Whether one of the losses needs the base's autoencoder.
+
+    Raises:
+        TetherError: when a loss is not found.
+    """
+    return any(getattr(load_auxiliary_loss(one.loss), "uses_autoencoder", False) for one in configs if one.weight)
+
+
 def load_auxiliary_loss(reference: str) -> Any:
     """The class, or function, that an auxiliary loss is made with.
 
     Args:
-        reference: an entry point's name, `module:name`, or `path/to/file.py:name`.
+        reference: a name of `OWN`, an entry point's, `module:name`, or `path/to/file.py:name`.
 
     Raises:
         TetherError: when there is none.
     """
+    reference = OWN.get(reference, reference)
     place, colon, name = reference.rpartition(":")
     try:
         if not colon:
             found: Mapping[str, Any] = {point.name: point for point in entry_points(group=GROUP)}
             if reference not in found:
-                known = ", ".join(sorted(found)) or "none"
+                known = ", ".join(sorted({*OWN, *found}))
                 raise TetherError(
                     f"unknown auxiliary loss {reference!r} (installed: {known}): give module:name or file.py:name"
                 )

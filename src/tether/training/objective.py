@@ -21,7 +21,7 @@ from tether.control.conditioning import Conditioning
 from tether.control.control import Control
 from tether.errors import TetherError
 from tether.files.hashing import hash_modules
-from tether.training.auxiliary import AuxiliaryLoss
+from tether.training.auxiliary import AuxiliaryLoss, Watching
 from tether.training.batch import Batch, Randomness
 from tether.training.performance.locked import locked_convolutions, uncopied_weights
 
@@ -182,7 +182,11 @@ class ControlObjective(nn.Module):
             hint = control.encode(batch.conditions)
 
         def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
-            return self._predict(control, noisy, timesteps, batch.conditioning, hint)
+            prediction = self._predict(control, noisy, timesteps, batch.conditioning, hint)
+            for loss in self.auxiliary.values():
+                if isinstance(loss, Watching):
+                    loss.watch(noisy, timesteps, prediction)
+            return prediction
 
         losses = diffusion_loss(
             predict,

@@ -136,7 +136,9 @@ def _update(
             randomness = batch_generator(config.seed, samples)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), autocast(device, dtype):
             losses, extra = objective(batch, randomness)
-            total = sum(extra.values(), losses.mean())
+            total = losses.mean()
+            for further in extra.values():
+                total = total + further
         if streams:
             backward_and_step(total, optimizer, parameters)
         else:

@@ -33,6 +33,7 @@ from tether.errors import TetherError
 from tether.evaluation import metric_of
 from tether.files.atomic import write_text
 from tether.files.hashing import hash_modules
+from tether.training.auxiliary import use_autoencoder
 from tether.training.checkpoints import list_checkpoints
 from tether.training.config import CONFIG, TrainConfig
 from tether.training.data import Data, OnStage, open_data
@@ -114,7 +115,12 @@ def _train(
         config.save(config.out / CONFIG)
     identity = {"base": hash_modules({"unet": base.unet})}
     data = open_data(config, base, on_stage)
-    prepare_base(base, config, keep_text_encoders=data.encodes_prompts)
+    prepare_base(
+        base,
+        config,
+        keep_text_encoders=data.encodes_prompts,
+        keep_autoencoder=use_autoencoder(config.auxiliary_losses),
+    )
     trainer = Trainer(
         base,
         control,
@@ -148,7 +154,9 @@ def dry_run(config: TrainConfig) -> Plan:
     return replace(measure(base, control, config), data=found)
 
 
-def prepare_base(base: Base, config: TrainConfig, *, keep_text_encoders: bool = False) -> None:
+def prepare_base(
+    base: Base, config: TrainConfig, *, keep_text_encoders: bool = False, keep_autoencoder: bool = False
+) -> None:
     """Makes a base as small as a run allows; call it when all latents and text states are cached.
 
     It is cast, in memory, to the type of the computation: half the memory, and no cast per step. A denoiser of which a
@@ -159,11 +167,16 @@ def prepare_base(base: Base, config: TrainConfig, *, keep_text_encoders: bool = 
         base: changed in place.
         config: the run.
         keep_text_encoders: whether prompts are encoded while training.
+        keep_autoencoder: whether an auxiliary loss uses the autoencoder.
     """
     if not config.validation_every:
-        text = base.text.networks if keep_text_encoders else []
+        kept = [
+            base.unet,
+            *(base.text.networks if keep_text_encoders else []),
+            *([base.vae] if keep_autoencoder else []),
+        ]
         for module in base.modules():
-            if module is not base.unet and not any(module is encoder for encoder in text):
+            if not any(module is one for one in kept):
                 module.to("meta")
     dtype = resolve_precision(config.precision, base.device)
     if dtype is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ PLACEMENTS = 8
 """Random placements of each drawing by default."""
 
 
+@lru_cache(maxsize=1)  # decoding takes half a second, and runs open the set several times
 def load_emoji3d(path: Path = EMOJI3D) -> list[Drawing]:
     """The drawings of the set, 160 pixels a side, held-out ones too (`tether.datasets.synthetic.emoji.is_held_out`).
 

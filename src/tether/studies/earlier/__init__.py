@@ -1,13 +1,13 @@
 """Earlier and other ways to steer a text-to-image model by a picture, each one class in one file.
 
-| family                | what it is                                                              | trained               |
-|-----------------------|-------------------------------------------------------------------------|-----------------------|
-| `concatenated`        | condition channels beside the latents, as in LDM and PITI               | the whole U-Net       |
-| `controlnet-unlocked` | a ControlNet whose U-Net is not locked                                  | copy and whole U-Net  |
-| `t2i-adapter`         | features of the condition alone, added to encoder blocks                | the adapter           |
-| `edge-guidance`       | gradients of a predictor of edges from the U-Net's features             | the predictor         |
-| `controlnet-xs`       | a small copy that sees the U-Net's features at every block              | the small copy        |
-| `control-lora`        | condition channels beside the latents, low-rank changes of every layer  | those, and the hint   |
+| family                | what it is                                                             | trained           |
+|-----------------------|------------------------------------------------------------------------|-------------------|
+| `concatenated`        | condition channels beside the latents, as in LDM and PITI              | the whole U-Net   |
+| `controlnet-unlocked` | a ControlNet whose U-Net is not locked                                 | both              |
+| `t2i-adapter`         | features of the condition alone, added to encoder blocks               | the adapter       |
+| `edge-guidance`       | gradients of a predictor of edges from the U-Net's features            | the predictor     |
+| `controlnet-xs`       | a small copy that sees the U-Net's features at every block             | the small copy    |
+| `control-lora`        | condition channels beside the latents, low-rank changes of every layer | those, and the hint |
 
 Importing this package registers them. They are the methods, made for one base and a small budget, and not their
 authors' programs: each module says where it is simpler than its paper.

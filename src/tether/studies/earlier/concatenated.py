@@ -47,4 +47,6 @@ class Concatenated(InsideControl):
 
 def settings_of(network: Any) -> dict[str, Any]:
     """The settings of a diffusers network, for JSON."""
-    return {name: value for name, value in network.config.items() if name not in ("_name_or_path", "_use_default_values")}
+    return {
+        name: value for name, value in network.config.items() if name not in ("_name_or_path", "_use_default_values")
+    }

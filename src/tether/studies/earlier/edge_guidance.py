@@ -4,8 +4,8 @@
     ε <- ε + β |ε| / |g| g,   g = ∂|P - e|² / ∂z_t                    when drawing, while t is in the noisier half
 
 P is a perceptron that sees one place at a time: all features of the U-Net at that place. |.| is over each sample. The
-paper predicts the edges' latents; here they are the edges themselves, `targets` numbers a latent pixel. Training P takes
-no gradient through F; drawing does, which makes a step two to three times as long.
+paper predicts the edges' latents; here they are the edges themselves, `targets` numbers a latent pixel. Training P
+takes no gradient through F; drawing does, which makes a step two to three times as long.
 """
 
 from __future__ import annotations
