@@ -76,8 +76,11 @@ def build(tokenizer: CLIPTokenizer) -> tuple[UNet2DConditionModel, CLIPTextModel
 
 def go_on(start: Path, tokenizer: CLIPTokenizer) -> tuple[UNet2DConditionModel, CLIPTextModel]:
     """The networks of an earlier base; what it did not have, the pooled prompt, starts at exactly nothing."""
-    unet, text = build(tokenizer)
-    text.load_state_dict(load_file(start / "text_encoder/model.safetensors"))
+    unet, _ = build(tokenizer)
+    text = CLIPTextModel.from_pretrained(
+        start / "text_encoder", torch_dtype=torch.float32
+    )  # knows names of all versions
+    text.train()
     missing, unexpected = unet.load_state_dict(
         load_file(start / "unet/diffusion_pytorch_model.safetensors"), strict=False
     )

@@ -5,17 +5,16 @@ stop those after it that do not need it. Seconds are those of one H200 with torc
 
 | stage | what | seconds | to $OUT |
 |---|---|---|---|
-| prepare | start weights, drawings, plans, the first scenes; images for the autoencoder | 77 | |
-| autoencoder | trains the shipped one further, on whole images | 138 | |
-| latents | standardizes and encodes | 45 | vae |
+| prepare | start weights, drawings, plans, scenes; images for the autoencoder, where it is trained | 77 | |
+| autoencoder | trains the shipped one further, on whole images; `--autoencoder 0`: it stays as it is | 138 | |
+| latents | standardizes a new autoencoder; encodes | 45 | vae |
 | denoiser | it and the text encoder are trained further, in the time that is left | 0.13 a step | unet, text_encoder |
-| control | the shipped canny control is moved to the new base and trained further | 0.12 a step | control |
-| union | the same with the shipped union, or else again the canny control | not tried: some 0.3 a step | union |
+| controls | the shipped canny control and union, on the new base, trained side by side | 0.12 a step | control, union |
 | samples | a sheet of everyday prompts with four seeds each | 20 | samples.png |
 
-The controls' latents, edges and images are made while the denoiser trains. The denoiser is compiled only if it has 6
-minutes or more, as that takes two of them; the control never is: its compilation alone took longer than all of its
-training. A step of the union waits for its conditions, which the CPU makes.
+The controls' latents, edges and images are made while the denoiser trains. The denoiser is compiled only if it has 5
+minutes or more; the controls never are: their compilation alone took longer than all of their training. A step of the
+union waits for its conditions, which the CPU makes.
 
 Weights are written in pieces: vae.0 and so on. $OUT/log.txt has the output of all, at the end of each stage.
 recipes/gpu_results.py makes folders of the files.
@@ -37,12 +36,12 @@ from safetensors.torch import save_file
 from gpu_weights import split
 from tether.training.checkpoints import latest_checkpoint
 
-STAGES = ("prepare", "autoencoder", "latents", "denoiser", "control", "union", "samples")
+STAGES = ("prepare", "autoencoder", "latents", "denoiser", "controls", "samples")
 SHIPPED = Path("src/tether/weights")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 VAE, BASE = Path("runs/autoencoder/vae"), Path("runs/base")
 LOGS = Path("logs")
-WORTH_COMPILING = 6.0
+WORTH_COMPILING = 5.0
 """Minutes of the denoiser from which on it is compiled."""
 GRACE = 8.0
 """Seconds that a recipe gets to end: `tether train` writes a checkpoint."""
@@ -123,25 +122,23 @@ def trained(arguments: argparse.Namespace, minutes: float, batch: int, lr: float
 def prepare(run: Run) -> bool:
     """Everything that the CPU makes; what is needed later in the background."""
     a = run.arguments
-    first = ("recipes/render_scenes.py", "--count", round(6000 * a.scale), "--held-out", max(1, round(160 * a.scale)))
-    scenes = run.begin("scenes-first", *first, background=True)
+    render, held_out = "recipes/render_scenes.py", max(1, round(160 * a.scale))
     plan, wide = ("recipes/mixture.py", "--scale", a.scale), ("--centred", 0.15, "--seed", 2)
+    needed = []
+    if a.autoencoder:  # its images are of the first scenes, and of others
+        first = (render, "--count", round(6000 * a.scale), "--held-out", held_out)
+        needed = [("scenes-first", run.begin("scenes-first", *first, background=True))]
     well = (
         run.run("unpack", "recipes/gpu_unpack.py")
         and run.run("bank", "recipes/bank.py")
         and run.run("plan-wide", *plan[:2], 0.24 * a.scale, *wide, "--out", "data/mixture-wide.npz")
-        and run.end("scenes-first", scenes, 200)
+        and all(run.end(name, process, 200) for name, process in needed)
     )
     if not well:
         return False
-    more = ("recipes/render_scenes.py", "--count", round(a.scenes * a.scale), "--held-out", 0)
-    more += ("--out", "data/scenes-all.npz")
-    maps = ("recipes/render_scenes.py", "--count", round(8000 * a.scale), "--held-out", 0, "--maps")
-    maps += ("--out", "data/scenes-maps.npz")
-    background = {"plan": plan, "scenes": more} | ({"scenes-maps": maps} if a.union else {})
-    for name, command in background.items():
-        run.background.append((name, run.begin(name, *command, background=True)))
-    return run.run("pictures", "recipes/pictures.py", "--device", a.device)
+    more = (render, "--count", round(a.scenes * a.scale), "--held-out", 0, "--out", "data/scenes-all.npz")
+    run.background = [("plan", run.begin("plan", *plan)), ("scenes", run.begin("scenes", *more))]
+    return not a.autoencoder or run.run("pictures", "recipes/pictures.py", "--device", a.device)
 
 
 def autoencoder(run: Run) -> bool:
@@ -167,58 +164,69 @@ def latents(run: Run) -> bool:
     rendered = Path("data/scenes-all.npz")
     if rendered.exists():
         rendered.replace("data/scenes.npz")
-    vae = VAE if improved() else SHIPPED / "base/vae"
+    new = improved()
+    vae = VAE if new else SHIPPED / "base/vae"
     run.say(f"the autoencoder at {vae} is encoded with")
-    command = ("recipes/latents.py", "--vae", vae, "--again", "--base", BASE, "--device", run.arguments.device)
-    well = run.run("latents", *command, limit=120)
-    run.give("vae", BASE / "vae" / WEIGHTS)
+    command = ["recipes/latents.py", "--vae", vae, "--base", BASE, "--device", run.arguments.device]
+    well = run.run("latents", *command, *(["--again"] if new else []), limit=120)
+    if new:
+        run.give("vae", BASE / "vae" / WEIGHTS)
     return well
 
 
 def denoiser(run: Run) -> bool:
     a = run.arguments
-    wide = ("--mixture", "data/mixture-wide.npz", "--out", "data/latents-wide.npz", "--edges", "--scenes", 20000)
-    command = ("recipes/latents.py", "--vae", BASE / "vae", *wide, "--device", a.device)
-    prepared = {"latents-wide": run.begin("latents-wide", *command, background=True)}
-    if a.union:
-        wide = ("--mixture", "data/mixture-wide.npz", "--scene-file", "data/scenes-maps.npz", "--images")
-        wide += ("--out", "data/latents-union.npz")
-        command = ("recipes/latents.py", "--vae", BASE / "vae", *wide, "--device", a.device)
-        prepared["latents-union"] = run.begin("latents-union", *command, background=True)
-    later = 60 * (a.control + a.union + a.samples) + 35 * (bool(a.control) + bool(a.union))
+    later = 60 * (max(a.control, a.union) + a.samples) + 45 * bool(a.control or a.union)
     minutes = a.denoiser or (run.left() - later - 32) / 60
-    options = [*trained(a, minutes, a.batch, 1.5e-3, 150), "--seed", 12]
+    options = [*trained(a, minutes, a.batch, a.rate, 150), "--seed", a.seed]
     if a.compile and minutes >= WORTH_COMPILING:
         options.append("--compile")
     command = ("recipes/denoiser.py", "--start", SHIPPED / "base", "--out", BASE, *options)
-    well = run.run("denoiser", *command, limit=60 * minutes + 40)
+    begun, process = time.time(), run.begin("denoiser", *command)
+    prepared = control_data(run)
+    well = run.end("denoiser", process, 60 * minutes + 40 - (time.time() - begun))
     run.give("unet", BASE / "unet" / WEIGHTS)
     run.give("text_encoder", BASE / "text_encoder/model.safetensors")
     ended = [run.end(name, process, 40) for name, process in prepared.items()]  # each of them, also after a failure
     return all(ended) and well
 
 
-def control(run: Run) -> bool:
+def control_data(run: Run) -> dict[str, subprocess.Popen]:
+    """Begins to make what the controls are trained on; returns the processes that do, by name."""
+    a, begun = run.arguments, {}
+    command = ("recipes/latents.py", "--vae", BASE / "vae", "--mixture", "data/mixture-wide.npz", "--device", a.device)
+    if a.control:
+        edges = ("--out", "data/latents-wide.npz", "--edges", "--scenes", 20000)
+        begun["latents-wide"] = run.begin("latents-wide", *command, *edges, background=True)
+    if a.union:
+        scenes = ("--count", round(8000 * a.scale), "--held-out", 0, "--maps", "--out", "data/scenes-maps.npz")
+        run.run("scenes-maps", "recipes/render_scenes.py", *scenes)
+        images = ("--out", "data/latents-union.npz", "--images", "--scene-file", "data/scenes-maps.npz")
+        begun["latents-union"] = run.begin("latents-union", *command, *images, background=True)
+    return begun
+
+
+def controls(run: Run) -> bool:
+    """The canny control and the union, side by side: alone, neither keeps the GPU busy."""
+    a, union = run.arguments, SHIPPED / "control-union"
+    plans = {
+        "control": (a.control, a.control_step, a.batch_control, SHIPPED / "control-canny"),
+        "union": (a.union, a.union_step, a.batch_union, union if union.exists() else SHIPPED / "control-canny"),
+    }
+    minutes = {name: min(plan[0], (run.left() - 45) / 60) for name, plan in plans.items()}
+    wanted = [name for name in plans if minutes[name] > 0.1 * plans[name][0]]
+    begun = {name: begin_control(run, name, minutes[name], *plans[name][1:]) for name in wanted}
+    well = [end_control(run, name, process, minutes[name]) for name, process in begun.items()]
+    return bool(well) and all(well)
+
+
+def begin_control(run: Run, name: str, minutes: float, step: float, batch: int, start: Path) -> subprocess.Popen:
+    """Moves a shipped control to the new base and trains it further, in `minutes` of steps of `step` seconds."""
     a = run.arguments
-    return train_control(run, "control", a.control, a.control_step, a.batch_control, SHIPPED / "control-canny")
-
-
-def union(run: Run) -> bool:
-    a, shipped = run.arguments, SHIPPED / "control-union"
-    start = shipped if shipped.exists() else SHIPPED / "control-canny"
-    return train_control(run, "union", a.union, a.union_step, a.batch_union, start)
-
-
-def train_control(run: Run, name: str, wanted: float, step: float, batch: int, start: Path) -> bool:
-    """Moves a shipped control to the new base and trains it further, in `wanted` minutes of steps of `step` seconds."""
-    a, out = run.arguments, Path("runs") / name
-    minutes = min(wanted, (run.left() - 45) / 60)
-    if minutes < 0.1 * wanted:
-        return False
-    steps = max(1, round(60 * minutes / step))
     recipe = "recipes/control-canny.yaml" if name == "control" else "recipes/control-union.yaml"
-    command = ["-m", "tether", "train", "--config", recipe, "--base", BASE, "--steps", steps]
-    command += ["--batch-size", batch, "--learning-rate", 1e-3, "--seed", 13, "--checkpoint-every", 100]
+    command = ["-m", "tether", "train", "--config", recipe, "--out", Path("runs") / name, "--base", BASE]
+    command += ["--steps", max(1, round(60 * minutes / step)), "--batch-size", batch]
+    command += ["--learning-rate", 1e-3, "--seed", 14, "--checkpoint-every", 100]
     settings = {
         "device": "cpu" if a.device == "cpu" else "auto",
         "attention": "math" if a.device == "cpu" else "auto",
@@ -226,11 +234,18 @@ def train_control(run: Run, name: str, wanted: float, step: float, batch: int, s
         "start_base": SHIPPED / "base",
         "warmup_steps": 60,
         "ema_warmup": "true",  # a short round has to forget what it started from
-        "workers": 1 if name == "control" else 4,  # conditions of several kinds are made while it trains
+        # Conditions of several kinds are made while it trains.
+        "workers": 1 if name == "control" else max(1, min(12, (os.cpu_count() or 1) - 3)),
         "trackers": "[]",
     }
     command += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-    well = run.run(name, *command, limit=60 * minutes + 45)
+    return run.begin(name, *command)
+
+
+def end_control(run: Run, name: str, process: subprocess.Popen, minutes: float) -> bool:
+    """Waits for a control's training, and gives what it has come to."""
+    out = Path("runs") / name
+    well = run.end(name, process, 60 * minutes + 45)
     run.give(name, out / "control" / WEIGHTS if well else unfinished(out))
     if name == "union":  # its kinds are the recipe's, which the shipped one need not have
         configs = [*sorted(out.glob("checkpoints/step-*/config.json")), out / "control/config.json"]
@@ -258,15 +273,17 @@ def samples(run: Run) -> bool:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--limit", type=float, default=9.6, help="minutes for all, from gpu.sh's start on")
-    parser.add_argument("--autoencoder", type=float, default=1.7, help="minutes")
+    parser.add_argument("--autoencoder", type=float, default=1.7, help="minutes; 0: it stays as it is")
     parser.add_argument("--denoiser", type=float, help="minutes; what the others leave by default")
-    parser.add_argument("--control", type=float, default=1.0, help="minutes of its steps; 0: no control")
+    parser.add_argument("--control", type=float, default=3.0, help="minutes of its steps; 0: no control")
     parser.add_argument("--control-step", type=float, default=0.12, help="seconds of a step, to know their number")
-    parser.add_argument("--union", type=float, default=1.5, help="minutes of its steps; 0: no union")
+    parser.add_argument("--union", type=float, default=3.0, help="minutes of its steps; 0: no union")
     parser.add_argument("--union-step", type=float, default=0.3, help="seconds of a step, to know their number")
     parser.add_argument("--samples", type=float, default=0.4, help="minutes that are kept for them")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--batch", type=int, default=1024, help="of the denoiser")
+    parser.add_argument("--rate", type=float, default=1.5e-3, help="learning rate of the denoiser")
+    parser.add_argument("--seed", type=int, default=15, help="of the denoiser; another for every round")
     parser.add_argument("--batch-control", type=int, default=384)
     parser.add_argument("--batch-union", type=int, default=390, help="a multiple of how many kinds the recipe lists")
     parser.add_argument("--batch-autoencoder", type=int, default=96)

@@ -28,6 +28,8 @@ from tether.datasets.synthetic.emoji import is_held_out
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = Path("src/tether/weights")
+NOT_TRAINED = ("detectors", "judges")
+"""Folders of weights that stay here."""
 LEFT_OUT = ("*.pyc", "__pycache__", "*.png", "*.safetensors", "*.egg-info")
 
 
@@ -51,7 +53,8 @@ def main() -> None:
     shutil.rmtree(out, ignore_errors=True)
     for folder in ("src/tether", "recipes"):
         shutil.copytree(ROOT / folder, out / folder, ignore=shutil.ignore_patterns(*LEFT_OUT))
-    for weights in sorted((ROOT / WEIGHTS).rglob("*.safetensors")):
+    trained = [path for path in sorted((ROOT / WEIGHTS).rglob("*.safetensors")) if path.parts[-2] not in NOT_TRAINED]
+    for weights in trained:
         quantize(weights, out / "start" / weights.relative_to(ROOT / WEIGHTS))
     (out / "data").mkdir()
     shutil.copy(arguments.data / "emoji-flat.npz", out / "data")

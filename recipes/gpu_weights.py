@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor
 
-PIECE = 16_000_000
+PIECE = 16_700_000
 """Bytes of a file that comes back at most: 16 MiB are 16,777,216."""
 SCALE = ".scale"
 
