@@ -18,13 +18,15 @@ from ..tiny import NOISE_SCHEDULE
 NOISE = noise_process(NOISE_SCHEDULE)
 
 
-def run(name: str, step: Any, steps: int = 6, seed: int = 0, **options: Any) -> Tensor:
+def run(
+    name: str, step: Any, steps: int = 6, seed: int = 0, dtype: torch.dtype = torch.float32, **options: Any
+) -> Tensor:
     scheduler = make_scheduler(name, NOISE_SCHEDULE)
     set_steps(scheduler, name, steps, torch.device("cpu"))
     generators = [torch.Generator().manual_seed(seed + k) for k in range(2)]
     noise = torch.stack([torch.randn(4, 8, 8, generator=one) for one in generators])
     options.setdefault("arguments", step_arguments(name, generators))
-    return denoise(step, noise * scheduler.init_noise_sigma, scheduler, NOISE, **options)
+    return denoise(step, (noise * scheduler.init_noise_sigma).to(dtype), scheduler, NOISE, **options)
 
 
 def knows(answer: Tensor) -> Any:
@@ -42,6 +44,19 @@ def test_a_step_that_knows_the_answer_leads_there(name: str) -> None:
     answer = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(9))
     # DDIM ends at the lowest noise level of the schedule, s = 0.03.
     assert (run(name, knows(answer), steps=20) - answer).abs().max() < 0.15
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_half_the_precision_leads_to_the_same_latents(name: str, dtype: torch.dtype) -> None:
+    def step(latents: Tensor, timestep: Tensor, index: int) -> Tensor:
+        assert latents.dtype in (dtype, torch.float32)
+        return torch.tanh(latents)
+
+    exact = run(name, step)
+    found = run(name, step, dtype=dtype)
+    assert found.dtype == dtype
+    assert (found - exact).norm() < 0.01 * exact.norm()  # other noise in an ancestral step: more than 0.5
 
 
 def test_the_step_sees_indices_and_the_callback_what_was_denoised() -> None:

@@ -54,6 +54,9 @@ def denoise(
 ) -> Tensor:
     """Runs the loop.
 
+    Between the steps everything is float32 at least, whatever the networks compute in: what is between two float16
+    latents is not lost at every step, and the noise of an ancestral sampler is the same numbers in every precision.
+
     Args:
         step: from `make_step`.
         latents: `(B, C, h, w)`, noised to the level of the first timestep that runs.
@@ -65,16 +68,18 @@ def denoise(
         on_step: called after each step.
 
     Returns:
-        Clean latents `(B, C, h, w)`.
+        Clean latents `(B, C, h, w)`, of the dtype that they came in.
     """
+    dtype, wide = latents.dtype, torch.promote_types(latents.dtype, torch.float32)
+    latents = latents.to(wide)
     timesteps = scheduler.timesteps[start * scheduler.order :]
     for index, timestep in enumerate(timesteps):
         model_input = scheduler.scale_model_input(latents, timestep)
-        prediction = step(model_input, timestep, index)
+        prediction = step(model_input.to(dtype), timestep, index).to(wide)
         latents = scheduler.step(prediction, timestep, latents, return_dict=False, **(arguments or {}))[0]
         if after is not None:
             latents = after(latents, index)
         if on_step is not None:
             denoised = noise_process.clean_estimate(model_input, prediction, timestep.reshape(1))
             on_step(Step(index, len(timesteps), float(timestep), latents, denoised))
-    return latents
+    return latents.to(dtype)
