@@ -30,7 +30,7 @@ HERE = Path(__file__).parent
 FACTS: dict[str, Any] = json.loads((HERE / "golden.json").read_text())
 NAMES = sorted(FACTS["pictures"])
 FIRST_EDITION = ("shipped", "shipped-control")
-"""Drawn by the first edition of the shipped weights; the package has the second now."""
+"""Drawn by the first edition of the shipped weights; the package has later ones now."""
 REPEATED = [name for name in NAMES if name not in FIRST_EDITION]
 ELSEWHERE = 1
 ELSEWHERE_BFLOAT16 = 16
