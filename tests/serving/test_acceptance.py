@@ -21,6 +21,7 @@ from tether.serving import Limits, Models, Settings
 from tether.serving.acceptance import accept, stored_request
 from tether.serving.catalog import Catalog
 from tether.serving.errors import Refused
+from tether.serving.structure import FORMATS
 
 from .conftest import as_base64, png
 
@@ -188,7 +189,7 @@ def test_broken_images_are_refused(settings: Settings) -> None:
 
 def test_any_bytes_of_an_image_changed_give_an_image_or_a_refusal(settings: Settings) -> None:
     rng = np.random.default_rng(1)
-    for format in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"):
+    for format in FORMATS:
         buffer = io.BytesIO()
         Image.fromarray(rng.integers(0, 256, (20, 20, 3), np.uint8)).save(buffer, format)
         for _ in range(40):

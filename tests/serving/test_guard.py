@@ -130,6 +130,30 @@ def test_a_full_queue_is_429_with_a_time(local: TestClient) -> None:
     assert local.get("/metrics").text.count('tether_jobs{state="queued"} 2.0') == 1
 
 
+def test_methods_that_clients_make_up_are_counted_as_one(local: TestClient) -> None:
+    """What is measured is kept as long as the process lives: it must not grow with what is sent."""
+    for number in range(5):
+        assert local.request(f"MADEUP{number}", "/v1/jobs").status_code == 405
+    assert "MADEUP" not in local.get("/metrics").text
+    assert 'method="other"' in local.get("/metrics").text
+
+
+def test_a_stream_that_there_is_no_room_for_is_refused_before_its_job_is_accepted(local: TestClient) -> None:
+    service = local.app.state.service  # type: ignore[attr-defined]
+    before, open_streams = service.store.counts(), service.open_streams
+    service.open_streams = service.settings.limits.listeners
+    answer = local.post("/v1/images/generations", json={"prompt": "x", "stream": True})
+    assert (answer.status_code, service.store.counts()) == (503, before)
+    service.open_streams = open_streams
+    local.post("/v1/images/generations", json={"prompt": 3, "stream": True})  # refused: its stream does not count
+    assert service.open_streams == open_streams
+
+
+def test_fields_of_a_form_are_texts_that_can_be_kept(local: TestClient) -> None:
+    answer = local.post("/v1/images/edits", data={"prompt": "a\0b"}, files={"image": b"x"})
+    assert (answer.status_code, answer.json()["error"]["field"]) == (422, "prompt")
+
+
 def asgi(guard: Any, body: list[bytes], *, silent: bool = False) -> list[Any]:
     """What an app that reads its body sees: the messages, or what was raised."""
     left = list(body)

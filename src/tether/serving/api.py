@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
-import zlib
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
-from PIL import Image
 from starlette.concurrency import run_in_threadpool
 
 from tether.kinds import kinds
@@ -18,15 +15,15 @@ from tether.sampling import SCHEDULERS
 from tether.sampling.request import METADATA_KEY
 from tether.serving.annotations import Annotation, annotated
 from tether.serving.bodies import read_values
-from tether.serving.errors import Refused, invalid, not_found
+from tether.serving.documents import body_of, refusals
+from tether.serving.errors import invalid, not_found
 from tether.serving.events import EventStream, follow
 from tether.serving.service import Service
 from tether.serving.store import Job
-from tether.serving.uploads import image_bytes, parse_json, read_image
+from tether.serving.uploads import image_bytes, parse_json, png_text, read_image
 from tether.serving.views import (
     AnnotatorView,
     ControlView,
-    ErrorBody,
     JobList,
     JobView,
     KindView,
@@ -44,22 +41,7 @@ FOREVER = {"cache-control": "private, max-age=31536000, immutable"}
 """Of files that never change under their address."""
 
 
-def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": ErrorBody} for status in (401, 403, *statuses)}
-
-
 router = APIRouter(prefix="/v1")
-
-
-def _body(schema: dict[str, Any], files: str) -> dict[str, Any]:
-    """The OpenAPI of a body that is JSON, or a form with that JSON and files."""
-    form = {
-        "type": "object",
-        "properties": {"request": schema},
-        "additionalProperties": {"type": "string", "format": "binary", "description": files},
-    }
-    content = {"application/json": {"schema": schema}, "multipart/form-data": {"schema": form}}
-    return {"requestBody": {"required": True, "content": content}}
 
 
 def _service(request: Request) -> Service:
@@ -71,8 +53,8 @@ def _service(request: Request) -> Service:
     status_code=202,
     response_model=JobView,
     response_model_exclude_none=True,
-    responses=_refusals(408, 413, 415, 422, 429, 503) | {200: {"model": JobView, "description": "Accepted before."}},
-    openapi_extra=_body(
+    responses=refusals(408, 413, 415, 422, 429, 503) | {200: {"model": JobView, "description": "Accepted before."}},
+    openapi_extra=body_of(
         {"$ref": f"#/components/schemas/{REQUEST_SCHEMA}"},
         "init, mask, controls.N.photo, controls.N.condition, controls.N.mask",
     ),
@@ -94,7 +76,7 @@ async def create_job(
     return JSONResponse(view.model_dump(exclude_none=True), 202 if created else 200, headers)
 
 
-@router.get("/jobs", response_model=JobList, response_model_exclude_none=True, responses=_refusals(422))
+@router.get("/jobs", response_model=JobList, response_model_exclude_none=True, responses=refusals(422))
 def list_jobs(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
@@ -105,14 +87,14 @@ def list_jobs(
     return JobList(jobs=[service.view(job) for job in service.store.jobs(limit, before)])
 
 
-@router.get("/jobs/{id}", response_model=JobView, response_model_exclude_none=True, responses=_refusals(404))
+@router.get("/jobs/{id}", response_model=JobView, response_model_exclude_none=True, responses=refusals(404))
 def get_job(request: Request, id: str) -> JobView:
     """A job: its state, its place in the queue or its steps, its images."""
     service = _service(request)
     return service.view(service.job(id))
 
 
-@router.delete("/jobs/{id}", response_model=JobView, response_model_exclude_none=True, responses=_refusals(404))
+@router.delete("/jobs/{id}", response_model=JobView, response_model_exclude_none=True, responses=refusals(404))
 def cancel_job(request: Request, id: str) -> JobView:
     """Cancels a job: at once while it waits, between two steps while it runs. One that has ended stays as it is."""
     service = _service(request)
@@ -122,22 +104,20 @@ def cancel_job(request: Request, id: str) -> JobView:
 @router.get(
     "/jobs/{id}/events",
     response_class=Response,
-    responses=_refusals(404, 503) | {200: {"content": {"text/event-stream": {}}, "description": "Server-sent events."}},
+    responses=refusals(404, 503) | {200: {"content": {"text/event-stream": {}}, "description": "Server-sent events."}},
 )
 async def job_events(request: Request, id: str, preview: bool = False) -> Response:
     """Events named by the job's state; the data of each is the job, while it runs with `progress`, and with `preview`
     a small PNG as a data URL. The last one is done, failed or cancelled."""
     service = _service(request)
     job = await run_in_threadpool(service.job, id)
-    limits = service.settings.limits
-    if service.open_streams >= limits.listeners:
-        raise Refused(503, "busy", "too many streams of events are open", retry_after=5)
 
     async def view() -> JobView | None:
         return await run_in_threadpool(_view_if_kept, service, job.id)
 
-    service.open_streams += 1
-    return EventStream(follow(job.id, view, service.hub, preview), limits.idle, service.stream_ended)
+    service.stream_begins()
+    events = follow(job.id, view, service.hub, preview)
+    return EventStream(events, service.settings.limits.idle, service.stream_ended)
 
 
 def _view_if_kept(service: Service, id: str) -> JobView | None:
@@ -145,7 +125,7 @@ def _view_if_kept(service: Service, id: str) -> JobView | None:
     return None if found is None else service.view(found)
 
 
-@router.get("/jobs/{id}/request", responses=_refusals(404) | {200: {"description": "The request."}})
+@router.get("/jobs/{id}/request", responses=refusals(404) | {200: {"description": "The request."}})
 def job_request(request: Request, id: str) -> Response:
     """The request of a job as it was accepted, with its seed; posted again it gives the same images."""
     service = _service(request)
@@ -155,7 +135,7 @@ def job_request(request: Request, id: str) -> Response:
 _PNG = {200: {"content": {"image/png": {}}, "description": "A PNG."}}
 
 
-@router.get("/jobs/{id}/images/{index}", response_class=FileResponse, responses=_refusals(404) | _PNG)
+@router.get("/jobs/{id}/images/{index}", response_class=FileResponse, responses=refusals(404) | _PNG)
 def job_image(request: Request, id: str, index: int) -> FileResponse:
     """An image of a job that is done; it carries its request."""
     service = _service(request)
@@ -163,7 +143,7 @@ def job_image(request: Request, id: str, index: int) -> FileResponse:
     return _file(service.folders.image(job.id, index) if 0 <= index < job.images else None, job, "image", index)
 
 
-@router.get("/jobs/{id}/maps/{index}", response_class=FileResponse, responses=_refusals(404) | _PNG)
+@router.get("/jobs/{id}/maps/{index}", response_class=FileResponse, responses=refusals(404) | _PNG)
 def job_map(request: Request, id: str, index: int) -> FileResponse:
     """The condition map of a control of a job that is done."""
     service = _service(request)
@@ -180,8 +160,8 @@ def _file(path: Any, job: Job, what: str, index: int) -> FileResponse:
 @router.post(
     "/annotate",
     response_class=Response,
-    responses=_refusals(413, 415, 422, 503) | _PNG,
-    openapi_extra=_body({"$ref": f"#/components/schemas/{Annotation.__name__}"}, "image"),
+    responses=refusals(413, 415, 422, 503) | _PNG,
+    openapi_extra=body_of({"$ref": f"#/components/schemas/{Annotation.__name__}"}, "image"),
 )
 async def annotate(request: Request) -> Response:
     """The condition map of an image, at its own size or fitted to another; a PNG."""
@@ -192,8 +172,8 @@ async def annotate(request: Request) -> Response:
 
 @router.post(
     "/read",
-    responses=_refusals(413, 415, 422, 503) | {200: {"description": "The request."}},
-    openapi_extra=_body(
+    responses=refusals(413, 415, 422, 503) | {200: {"description": "The request."}},
+    openapi_extra=body_of(
         {"type": "object", "properties": {"image": {"type": "string", "contentEncoding": "base64"}}}, "image"
     ),
 )
@@ -208,18 +188,13 @@ async def read_png(request: Request) -> Response:
 def _carried(values: dict[str, Any], most: int) -> str:
     content = image_bytes(values.get("image"), "image")
     read_image(content, "image", most)
-    try:
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-            image.load()
-            text = getattr(image, "text", {}).get(METADATA_KEY)
-    except (OSError, ValueError, SyntaxError, zlib.error):
-        text = None
+    text = png_text(content, METADATA_KEY)
     if text is None:
         raise invalid("image", "the image carries no request: only PNGs written by Tether do")
-    return json.dumps(parse_json(str(text), "the request in the image"))
+    return json.dumps(parse_json(text, "the request in the image"))
 
 
-@router.get("/kinds", responses=_refusals())
+@router.get("/kinds", responses=refusals())
 def list_kinds() -> list[KindView]:
     """The kinds of conditions, with their annotators and the options of those."""
     return [
@@ -244,32 +219,32 @@ def list_kinds() -> list[KindView]:
     ]
 
 
-@router.get("/controls", response_model_exclude_none=True, responses=_refusals())
+@router.get("/controls", response_model_exclude_none=True, responses=refusals())
 def list_controls(request: Request) -> list[ControlView]:
     """The controls that a request may name as `ref`."""
     entries = _service(request).catalog.entries("controls").values()
     return [ControlView(name=entry.name, kind=entry.kind) for entry in entries]
 
 
-@router.get("/bases", responses=_refusals())
+@router.get("/bases", responses=refusals())
 def list_bases(request: Request) -> list[NamedView]:
     """The bases that a request may name; the first of `/v1/limits` is opened at start."""
     return _named(request, "bases")
 
 
-@router.get("/vaes", responses=_refusals())
+@router.get("/vaes", responses=refusals())
 def list_vaes(request: Request) -> list[NamedView]:
     """The autoencoders that a request may name."""
     return _named(request, "vaes")
 
 
-@router.get("/loras", responses=_refusals())
+@router.get("/loras", responses=refusals())
 def list_loras(request: Request) -> list[NamedView]:
     """The LoRA files that a request may name, each NAME or NAME:STRENGTH."""
     return _named(request, "loras")
 
 
-@router.get("/embeddings", responses=_refusals())
+@router.get("/embeddings", responses=refusals())
 def list_embeddings(request: Request) -> list[NamedView]:
     """The textual-inversion embeddings that a request may name."""
     return _named(request, "embeddings")
@@ -279,7 +254,7 @@ def _named(request: Request, what: str) -> list[NamedView]:
     return [NamedView(name=name) for name in _service(request).catalog.entries(what)]
 
 
-@router.get("/samplers", responses=_refusals())
+@router.get("/samplers", responses=refusals())
 def list_samplers() -> list[SamplerView]:
     """The samplers: a request's `scheduler`, with what goes with each."""
     return [
@@ -288,7 +263,7 @@ def list_samplers() -> list[SamplerView]:
     ]
 
 
-@router.get("/limits", responses=_refusals())
+@router.get("/limits", responses=refusals())
 def limits(request: Request) -> LimitsView:
     """What may be asked for."""
     found = _service(request).settings.limits.model_dump()

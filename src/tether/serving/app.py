@@ -31,6 +31,7 @@ from tether.serving.webui import router as webui
 __all__ = ["create_app"]
 
 TITLE, VERSION = "Tether", "1"
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
 CODES = {404: "not_found", 405: "method_not_allowed", 400: "invalid"}
 
 
@@ -90,11 +91,13 @@ def _add_health(app: FastAPI, service: Service) -> None:
 
 
 def _observe(service: Service, scope: Scope, status: int, seconds: float) -> None:
-    """Measures and logs an answer; of a route its pattern, so that there are few."""
+    """Measures and logs an answer; of a route its pattern, of methods those of HTTP, so that there are few: each is
+    kept as long as the process lives."""
     route = getattr(scope.get("route"), "path", "other")
-    service.metrics.http_seconds.labels(scope["method"], route, str(status)).observe(seconds)
+    method = scope["method"] if scope["method"] in METHODS else "other"
+    service.metrics.http_seconds.labels(method, route, str(status)).observe(seconds)
     if route not in ("/healthz", "/readyz", "/metrics"):
-        fields = {"method": scope["method"], "path": scope["path"][:200], "status": status}
+        fields = {"method": scope["method"][:20], "path": scope["path"][:200], "status": status}
         log("http", **fields, seconds=round(seconds, 4))
 
 

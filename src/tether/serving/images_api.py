@@ -23,12 +23,13 @@ from starlette.exceptions import HTTPException
 from tether.images import is_transparent
 from tether.serving.bodies import MAX_FILES, read_values
 from tether.serving.catalog import SHIPPED_BASE
+from tether.serving.documents import body_of, form_of, refusals
 from tether.serving.errors import Refused, invalid
 from tether.serving.events import EventStream
 from tether.serving.hub import Live
 from tether.serving.service import Service
 from tether.serving.store import Job
-from tether.serving.uploads import read_image
+from tether.serving.uploads import check_texts, read_image
 from tether.serving.waiting import ended, steps_of
 from tether.serving.webui.units import as_png
 
@@ -48,16 +49,36 @@ EDITED = 0.75
 """`denoising_strength` of an edit without a mask; with one, the transparent part is made wholly anew."""
 MAX_PARTIAL = 3
 NO_TOKENS = {"image_tokens": 0, "text_tokens": 0}
+_TEXT: dict[str, Any] = {"type": "string"}
+_FIELDS: dict[str, Any] = {
+    "prompt": _TEXT,
+    "model": _TEXT,
+    "n": {"type": "integer", "minimum": 1},
+    "size": {"type": "string", "pattern": r"^(auto|\d{1,4}x\d{1,4})$"},
+    "quality": {"enum": list(QUALITIES)},
+    "response_format": {"enum": ["b64_json"]},
+    "output_format": {"enum": list(FORMATS)},
+    "output_compression": {"type": "integer", "minimum": 0, "maximum": 100},
+    "background": {"enum": ["auto", "opaque"]},
+    "stream": {"type": "boolean"},
+    "partial_images": {"type": "integer", "minimum": 0, "maximum": MAX_PARTIAL},
+}
+_GENERATION = {"type": "object", "properties": _FIELDS, "required": ["prompt"]}
+_ANSWERS = refusals(404, 408, 409, 413, 415, 422, 429, 503) | {
+    200: {"content": {"application/json": {}, "text/event-stream": {}}, "description": "The images, or their events."}
+}
 USAGE = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0, "input_tokens_details": NO_TOKENS}
 
 
-@router.post("/generations")
+@router.post("/generations", openapi_extra=body_of(_GENERATION), responses=_ANSWERS)
 async def generations(request: Request) -> Response:
     """Draws from a prompt."""
     return await _answered(request, await read_values(request), {}, "image_generation")
 
 
-@router.post("/edits")
+@router.post(
+    "/edits", openapi_extra=form_of(_FIELDS, ("image", "mask", "markup"), ["image", "prompt"]), responses=_ANSWERS
+)
 async def edits(request: Request) -> Response:
     """Draws an image anew: all of it, what the mask shows, and along what is drawn over it."""
     values, files = await _form(request)
@@ -70,13 +91,15 @@ async def edits(request: Request) -> Response:
 async def _answered(request: Request, values: dict[str, Any], change: dict[str, Any], kind: str) -> Response:
     service: Service = request.app.state.service
     native, how = _native(values, service)
-    job, _ = await service.read(service.submit, native | change)
     if how["stream"]:
-        limits = service.settings.limits
-        if service.open_streams >= limits.listeners:
-            raise Refused(503, "busy", "too many streams of events are open", retry_after=5)
-        service.open_streams += 1
-        return EventStream(_events(service, job, how, kind), limits.idle, service.stream_ended)
+        service.stream_begins()
+        try:
+            job, _ = await service.read(service.submit, native | change)
+        except BaseException:
+            service.stream_ended()
+            raise
+        return EventStream(_events(service, job, how, kind), service.settings.limits.idle, service.stream_ended)
+    job, _ = await service.read(service.submit, native | change)
     found = await ended(service, job.id)
     return JSONResponse(await run_in_threadpool(_result, service, found, how))
 
@@ -151,6 +174,7 @@ async def _form(request: Request) -> tuple[dict[str, Any], dict[str, bytes]]:
             if name in files or name in values:
                 raise invalid(name[:80], "it is given several times: expected one")
             if not isinstance(part, UploadFile):
+                check_texts(part, name)
                 values[name] = part
             elif name in ("image", "mask", "markup"):
                 files[name] = await part.read()

@@ -192,6 +192,16 @@ class Service:
         self.hub.changed()
         return job
 
+    def stream_begins(self) -> None:
+        """A stream of events is about to begin, until `stream_ended`; on the event loop.
+
+        Raises:
+            Refused: 503, when there are too many.
+        """
+        if self.open_streams >= self.settings.limits.listeners:
+            raise Refused(503, "busy", "too many streams of events are open", retry_after=5)
+        self.open_streams += 1
+
     def stream_ended(self) -> None:
         """A stream of events has ended; on the event loop."""
         self.open_streams -= 1

@@ -13,6 +13,7 @@ import io
 import json
 import math
 import re
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,14 +21,16 @@ from PIL import Image, UnidentifiedImageError
 
 from tether.errors import TetherError
 from tether.images import open_image
-from tether.images.read import FORMATS
 from tether.serving.errors import Refused, invalid, too_large
+from tether.serving.structure import FORMATS, check_structure
 
-__all__ = ["image_bytes", "parse_json", "place", "read_image"]
+__all__ = ["check_texts", "image_bytes", "parse_json", "place", "png_text", "read_image"]
 
 _DATA_URL = re.compile(r"data:[\w.+-]*/?[\w.+-]*(?:;[\w.+=-]+)*;base64,", re.ASCII)
 _DEPTH = 16
 """Levels of lists and objects in a request; a real one has four."""
+MAX_VALUES = 100_000
+"""Commas, colons and brackets of a JSON text, so that its values take no more memory than itself; base64 has none."""
 _PLACE = re.compile(r"init|mask|image|controls\.(\d{1,2})\.(photo|condition|mask)")
 
 
@@ -37,6 +40,9 @@ def parse_json(text: bytes | str, what: str = "the body") -> dict[str, Any]:
     Raises:
         Refused: 422, when it is anything else.
     """
+    marks = b",:[{" if isinstance(text, bytes) else ",:[{"
+    if sum(text.count(marks[k : k + 1]) for k in range(len(marks))) > MAX_VALUES:  # type: ignore[arg-type]
+        raise invalid(None, f"{what} has more than {MAX_VALUES:,} values")
     try:
         values = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
@@ -44,7 +50,7 @@ def parse_json(text: bytes | str, what: str = "the body") -> dict[str, Any]:
         raise invalid(None, f"{what} is not valid JSON: {line}") from None
     if not isinstance(values, dict):
         raise invalid(None, f"{what} is a {type(values).__name__}: expected a JSON object")
-    _check_texts(values)
+    check_texts(values)
     return values
 
 
@@ -59,17 +65,26 @@ def _finite(text: str) -> float:
     return number
 
 
-def _check_texts(value: Any, where: str = "", depth: int = 0) -> None:
-    """Refuses characters that neither UTF-8 nor a database takes, and lists within lists without end."""
+def check_texts(value: Any, where: str = "", depth: int = 0) -> None:
+    """Refuses characters that neither UTF-8 nor a database takes, and lists within lists without end.
+
+    Args:
+        value: of JSON.
+        where: its place in the request.
+        depth: how many lists and objects it is in.
+
+    Raises:
+        Refused: 422.
+    """
     if depth > _DEPTH:
         raise invalid(None, f"the request is nested deeper than {_DEPTH} levels")
     if isinstance(value, dict):
         for key, each in value.items():
-            _check_texts(key, where, depth + 1)
-            _check_texts(each, f"{where}.{key}".strip("."), depth + 1)
+            check_texts(key, where, depth + 1)
+            check_texts(each, f"{where}.{key}".strip("."), depth + 1)
     elif isinstance(value, list):
         for index, each in enumerate(value):
-            _check_texts(each, f"{where}.{index}".strip("."), depth + 1)
+            check_texts(each, f"{where}.{index}".strip("."), depth + 1)
     elif isinstance(value, str) and ("\0" in value or not _is_utf8(value)):
         raise invalid(where[:200] or None, "the text has a NUL, or half of a surrogate pair")
 
@@ -134,6 +149,7 @@ def read_image(content: bytes, field: str, most: int) -> Image.Image:
     Raises:
         Refused: 413 for more pixels, 422 for what is not an image.
     """
+    check_structure(content, field)
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
@@ -151,3 +167,19 @@ def read_image(content: bytes, field: str, most: int) -> Image.Image:
     except Exception as error:  # whatever Pillow raises for a broken header
         line = (str(error).splitlines() or [""])[0][:120]
         raise invalid(field, f"the image is damaged: {line or type(error).__name__}") from None
+
+
+def png_text(content: bytes, key: str) -> str | None:
+    """A text that a PNG carries; None when it has none, or is damaged. Nothing of it is opened or run.
+
+    Args:
+        content: of its file, which `read_image` took.
+        key: the text's keyword.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            image.load()
+            text = getattr(image, "text", {}).get(key)
+    except (OSError, ValueError, SyntaxError, zlib.error):
+        return None
+    return None if text is None else str(text)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import resource
 import sys
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +16,24 @@ from starlette.concurrency import run_in_threadpool
 
 from tether.sampling.parameters import PARAMETERS_KEY
 from tether.serving.bodies import read_values
+from tether.serving.documents import body_of, refusals
 from tether.serving.errors import invalid, not_found
 from tether.serving.service import Service
 from tether.serving.store import Job
-from tether.serving.uploads import image_bytes, parse_json, read_image
+from tether.serving.uploads import image_bytes, parse_json, png_text, read_image
 from tether.serving.waiting import ended
 from tether.serving.webui.names import SAMPLERS, SCHEDULES, find_module, module_table
 from tether.serving.webui.payload import Options, Wanted, wanted
+from tether.serving.webui.schema import DETECT, IMG2IMG, OPTIONS, PNG_INFO, TXT2IMG
 from tether.serving.webui.units import as_png, detected, number
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["webui"])
+router = APIRouter(tags=["webui"], responses=refusals())
 EXTENSION = 2
 """The version of the ControlNet extension whose API this is."""
+READ = refusals(408, 413, 415, 422, 503)
+DRAWN = refusals(404, 408, 413, 415, 422, 429, 503)
 
 
 def _service(request: Request) -> Service:
@@ -42,13 +44,13 @@ def _options(request: Request) -> Options:
     return getattr(request.app.state, "webui_options", None) or Options(base=_service(request).settings.base)
 
 
-@router.post("/sdapi/v1/txt2img")
+@router.post("/sdapi/v1/txt2img", openapi_extra=body_of(TXT2IMG), responses=DRAWN)
 async def txt2img(request: Request) -> JSONResponse:
     """Draws from a prompt, and answers when it is done."""
     return await _drawn(request, from_image=False)
 
 
-@router.post("/sdapi/v1/img2img")
+@router.post("/sdapi/v1/img2img", openapi_extra=body_of(IMG2IMG), responses=DRAWN)
 async def img2img(request: Request) -> JSONResponse:
     """Draws from an image, with a mask a part of it, and answers when it is done."""
     return await _drawn(request, from_image=True)
@@ -185,7 +187,7 @@ def get_options(request: Request) -> dict[str, Any]:
     }
 
 
-@router.post("/sdapi/v1/options")
+@router.post("/sdapi/v1/options", openapi_extra=body_of(OPTIONS), responses=READ)
 async def set_options(request: Request) -> dict[str, Any]:
     """Sets the base, the autoencoder or the layers of the text encoder for the requests that name none."""
     changed = _options(request).with_settings(await read_values(request), "options")
@@ -290,7 +292,7 @@ def refresh() -> None:
     """Nothing to do: folders are read whenever a name is asked for."""
 
 
-@router.post("/sdapi/v1/png-info")
+@router.post("/sdapi/v1/png-info", openapi_extra=body_of(PNG_INFO), responses=READ)
 async def png_info(request: Request) -> dict[str, Any]:
     """The text that a PNG carries for that API."""
     values = await read_values(request)
@@ -301,12 +303,7 @@ async def png_info(request: Request) -> dict[str, Any]:
 def _png_info(values: dict[str, Any], most: int) -> dict[str, Any]:
     content = image_bytes(values.get("image"), "image")
     read_image(content, "image", most)
-    try:
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-            image.load()
-            text = str(getattr(image, "text", {}).get(PARAMETERS_KEY, ""))
-    except (OSError, ValueError, SyntaxError, zlib.error):
-        text = ""
+    text = png_text(content, PARAMETERS_KEY) or ""
     return {"info": text, "items": {PARAMETERS_KEY: text} if text else {}, "parameters": {}}
 
 
@@ -366,7 +363,7 @@ def settings(request: Request) -> dict[str, int]:
     return {"control_net_unit_count": _service(request).settings.limits.controls}
 
 
-@router.post("/controlnet/detect")
+@router.post("/controlnet/detect", openapi_extra=body_of(DETECT), responses=READ)
 async def detect(request: Request) -> dict[str, Any]:
     """The maps of images."""
     values = await read_values(request)
