@@ -22,6 +22,7 @@ OWN = {
     "zero-convolution": "tether.studies.zero_convolution",
     "guidance": "tether.studies.guidance",
     "comparison": "tether.studies.comparison",
+    "data-size": "tether.studies.data_size",
     "feedback": "tether.studies.feedback",
 }
 """Name of a study of this package -> its module."""

@@ -3,6 +3,7 @@
     OUT/runs/VARIANT-SEED/               a run of the trainer, see `tether.training.run`
     OUT/runs/VARIANT-SEED/at-STEP/       the control after STEP steps
     OUT/cache/                           latents and text states, shared by all runs
+    OUT/data/SET-COUNT/                  the beginnings of sets, for studies of their size
     OUT/images/                          see `tether.evaluation.drawing`
     OUT/report.md, findings.json, sheet.png, FIGURE.png
 
@@ -16,12 +17,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tether.datasets.build import build_dataset
 from tether.datasets.synthetic.builtin import builtin_source
 from tether.evaluation import Arm, Artist, Case, Evaluation, evaluate, held_out_cases, open_held_out
 from tether.evaluation.cases import HeldOut
 from tether.evaluation.drawing import Steering
 from tether.sampling import Request, Session
-from tether.studies.chosen import evenly
+from tether.studies.chosen import Chosen, evenly
 from tether.studies.study import Budget
 from tether.training.auxiliary import make_auxiliary_losses
 from tether.training.config import TrainConfig
@@ -136,15 +138,37 @@ class Bench:
 
     def training_cases(self, name: str, kinds: Sequence[str], count: int) -> list[Case]:
         """Conditions of names that training sees, evenly from one of the package's sets; to choose or learn by."""
+        source = builtin_source(name, self.artist.base.sample_size, None)
+        return self._trained_on(name, evenly(source, count), kinds)
+
+    def first_cases(self, name: str, kinds: Sequence[str], count: int) -> list[Case]:
+        """The first conditions of one of the package's sets, which every `subset` of it contains."""
+        source = builtin_source(name, self.artist.base.sample_size, None)
+        return self._trained_on(name, Chosen(source, range(count)), kinds)
+
+    def _trained_on(self, name: str, some: Chosen, kinds: Sequence[str]) -> list[Case]:
         side = self.artist.base.sample_size
-        some = HeldOut(name, evenly(builtin_source(name, side, None), count), "train")
         return held_out_cases(
-            [some],
+            [HeldOut(f"train {name}", some, "train")],
             kinds,
             (side, side),
-            count,
+            len(some),
             on_progress=lambda done, total: self.on_progress("preparing training pictures", done, total),
         )
+
+    def subset(self, name: str, kind: str, count: int) -> Path:
+        """The first `count` samples of one of the package's sets, built as a data set to train on, once."""
+        folder = self.out / "data" / f"{name}-{count}"
+        build_dataset(
+            name,
+            folder,
+            kind,
+            size=self.artist.base.sample_size,
+            count=count,
+            workers=0,
+            on_progress=lambda done, total: self.on_progress(f"building {count} pairs", done, total),
+        )
+        return folder
 
     def cases(self, sets: Sequence[str], kinds: Sequence[str]) -> list[Case]:
         """Held-out conditions of the budget, shared between some sets; see `tether.evaluation.cases`."""
