@@ -1,7 +1,7 @@
 """How much data a control needs (section 4.4 and figure 10 of arXiv:2302.05543).
 
-Controls are trained for the same number of steps on sets of different sizes, each the beginning of the next, so that the
-smaller ones are repeated more often. Measured are fidelity and prompt agreement on held-out names, and fidelity on
+Controls are trained for the same number of steps on sets of different sizes, each the beginning of the next, so that
+the smaller ones are repeated more often. Measured are fidelity and prompt agreement on held-out names, and fidelity on
 conditions that every set contains: what it is higher there than on held-out ones is what was learned by heart.
 """
 
@@ -97,8 +97,8 @@ def _judged(
         verdict = "does not hold at this scale"
     return verdict, (
         f"After {bench.budget.steps} steps of {bench.budget.batch_size}, {smallest} follow the lines of held-out names "
-        f"by {_signed(learned)} of F1 more than no control; {largest} by {_signed(more)} more than those. On conditions "
-        f"that were seen F1 is {heart[smallest]:+.3f} higher with {smallest}, {heart[largest]:+.3f} with {largest}."
+        f"by {_signed(learned)} of F1 more than no control; {largest} by {_signed(more)} more than those. On "
+        f"conditions that were seen F1 is {heart[smallest]:+.3f} higher with {smallest}, {heart[largest]:+.3f} with {largest}."
     )
 
 
