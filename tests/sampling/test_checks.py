@@ -10,7 +10,15 @@ from tether.base import Base
 from tether.control import Injection
 from tether.errors import TetherError
 from tether.sampling import Request
-from tether.sampling.checks import check_base, check_controls, check_mask, check_size, empty_conditions, idle_controls
+from tether.sampling.checks import (
+    check_base,
+    check_controls,
+    check_mask,
+    check_size,
+    empty_conditions,
+    idle_controls,
+    open_conditions,
+)
 
 from ..tiny import make_unet
 from .fakes import FakeControl
@@ -139,3 +147,20 @@ def test_of_several_conditions_the_empty_ones_are_counted() -> None:
     pixels[:] = 0
     line = "conditions 1, 2, 3, 4, 5 and 4 more of control c say nothing: they are black everywhere"
     assert empty_conditions("c", "canny", pixels) == line
+
+
+def test_a_condition_that_leaves_the_picture_open_is_said_and_what_settles_it() -> None:
+    pixels = torch.zeros(2, 3, 64, 64)
+    pixels[0, :, 30, 10:34] = 1  # seven of 256 cells
+    pixels[1, :, 8:56, 8] = pixels[1, :, 8, 8:56] = pixels[1, :, 8:56, 55] = 1
+    line = open_conditions("c", "canny", pixels[:1], prompted=True)
+    assert line == (
+        "the condition of control c leaves the picture open: connected lines run through 3% of it; seeds will differ: "
+        "draw more of the outline, in unbroken lines"
+    )
+    line = open_conditions("c", "canny", pixels, prompted=False)
+    assert line is not None
+    assert line.startswith("condition 1 of control c leaves the picture open")
+    assert line.endswith(", and say in the prompt what it shows")
+    assert open_conditions("c", "canny", pixels[1:], prompted=False) is None
+    assert open_conditions("c", "depth", pixels, prompted=False) is None

@@ -163,6 +163,23 @@ def test_a_condition_that_is_black_everywhere_is_said(tiny_base: Base) -> None:
     assert lines == ["the condition of control canny says nothing: it is black everywhere"]
 
 
+def test_a_single_control_whose_lines_leave_the_picture_open_is_said_before_the_first_step(tiny_base: Base) -> None:
+    lines: list[str] = []
+    control = trained_control(tiny_base, 4)
+    control.kind = "canny"
+    stroke = Image.new("RGB", (64, 64))
+    stroke.paste((255, 255, 255), (10, 10, 34, 11))
+    seen: list[int] = []
+    pipe = tether.Pipeline(tiny_base, [control], notify=lines.append)
+    pipe("", [stroke], steps=2, on_step=lambda step: seen.append(len(lines)))
+    assert seen[0] == 1
+    assert "leaves the picture open" in lines[0]
+    both = tether.Pipeline(tiny_base, [control, trained_control(tiny_base, 4)], notify=lines.append)
+    both("", [stroke, stroke], steps=1)  # the other one may settle it
+    pipe("", [stroke], steps=2, init=stroke)
+    assert len(lines) == 1
+
+
 def test_guidance_below_one_is_between_the_two_predictions(tiny_base: Base) -> None:
     """One step of DDIM to t = 0 is linear in the prediction."""
     pipe = tether.Pipeline(tiny_base)

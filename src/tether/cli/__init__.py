@@ -11,7 +11,21 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tether.cli import annotate, convert, dataset, demo, detectors, evaluate, generate, info, lean, serve, study, train
+from tether.cli import (
+    annotate,
+    convert,
+    dataset,
+    demo,
+    detectors,
+    evaluate,
+    generate,
+    info,
+    inspect,
+    lean,
+    serve,
+    study,
+    train,
+)
 from tether.cli.threads import settle
 from tether.errors import TetherError, is_out_of_memory
 
@@ -86,6 +100,7 @@ def _options(
 
 app.command()(generate.generate)
 app.command()(annotate.annotate)
+app.command()(inspect.inspect)
 app.add_typer(detectors.app, name="detectors")
 app.command()(train.train)
 app.command()(evaluate.evaluate)

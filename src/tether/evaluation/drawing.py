@@ -90,6 +90,23 @@ class Artist:
             self.drawn += 1
         return path
 
+    def pictures(self, case: Case, arm: Arm, seeds: Sequence[int]) -> list[Path]:
+        """The files of the pictures of a case with several seeds, drawn as one batch if one of them is not there:
+        faster than one by one, and not to the same bytes.
+
+        Raises:
+            TetherError: as `picture`.
+        """
+        request = self.request(case, arm, seeds[0]).model_copy(update={"seed": list(seeds), "count": len(seeds)})
+        request = self.session.prepare(request)
+        paths = [self._path(case, arm, seed, request) for seed in seeds]
+        if not all(_is_whole(path) for path in paths):
+            for path, one in zip(paths, self.session.draw(request), strict=True):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save_png(one.image, path, one.metadata)
+                self.drawn += 1
+        return paths
+
     def source(self, case: Case) -> Path:
         """The file of the held-out picture itself, written if it is not there: for tools that compare folders."""
         code = hashlib.sha256(case.pixels.tobytes()).hexdigest()[:16]

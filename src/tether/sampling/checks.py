@@ -14,10 +14,19 @@ from tether.base import Base
 from tether.control import Injection
 from tether.control.control import Control
 from tether.errors import TetherError
-from tether.kinds import find_kind, kinds
+from tether.kinds import find_kind
+from tether.kinds.openness import LIMITS, is_open, nothing_in, remedy, structure
 from tether.sampling.request import Request
 
-__all__ = ["check_base", "check_controls", "check_mask", "check_size", "empty_conditions", "idle_controls"]
+__all__ = [
+    "check_base",
+    "check_controls",
+    "check_mask",
+    "check_size",
+    "empty_conditions",
+    "idle_controls",
+    "open_conditions",
+]
 
 MAX_SIDE = 4096
 
@@ -103,25 +112,52 @@ def empty_conditions(name: str, kind: str | None, pixels: Tensor) -> str | None:
 
     Args:
         name: of the control.
-        kind: of the control. A map of a known kind is empty when it has one color everywhere, except where the color
-            itself says something: images themselves, and classes. All others are empty when they are black.
+        kind: of the control; see `tether.kinds.openness.nothing_in`.
         pixels: `(B, C, H, W)`, one map or one an image.
     """
-    found = find_kind(kind)
-    flat = (pixels == pixels[..., :1, :1]).all(dim=3).all(dim=2).all(dim=1).tolist()
-    black = [not one.any() for one in pixels]
-    counts = kind in kinds() and not found.is_image and found.resize != "nearest"
-    empty = [k for k in range(len(pixels)) if black[k] or (flat[k] and counts)]
+    why = [nothing_in(kind, one.permute(1, 2, 0).float().cpu().numpy()) for one in pixels]
+    empty = [k for k, one in enumerate(why) if one]
     if not empty:
         return None
-    why = "black" if all(black[k] for k in empty) else "of one color"
-    which, say = "the condition", "says nothing: it is"
+    color = "black" if all(why[k] == "black" for k in empty) else "of one color"
+    verb, pronoun = ("say", "they are") if _several(empty, pixels) else ("says", "it is")
+    return f"{_which(name, empty, pixels)} {verb} nothing: {pronoun} {color} everywhere"
+
+
+def open_conditions(name: str, kind: str | None, pixels: Tensor, *, prompted: bool) -> str | None:
+    """A line for people when condition maps leave the picture open (`tether.kinds.openness`); None if none does.
+
+    Args:
+        name: of the control.
+        kind: of the control; kinds that are not judged leave nothing open.
+        pixels: `(B, C, H, W)`, one map or one an image, in [0, 1].
+        prompted: whether there is a prompt.
+    """
+    if kind not in LIMITS or pixels.shape[1] != 3:
+        return None
+    maps = (pixels.float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    found = [k for k, one in enumerate(maps) if is_open(kind, one, prompted=prompted)]
+    if not found:
+        return None
+    most = max(structure(maps[k]) for k in found)
+    verb = "leave" if _several(found, pixels) else "leaves"
+    return (
+        f"{_which(name, found, pixels)} {verb} the picture open: connected lines run through {most:.0%} of it; "
+        f"seeds will differ: {remedy(prompted=prompted)}"
+    )
+
+
+def _which(name: str, numbers: Sequence[int], pixels: Tensor) -> str:
+    """What some of the conditions `(B, C, H, W)` of a control are called: "conditions 4, 9 of control c"."""
+    which = "the condition"
     if len(pixels) > 1:
-        several = len(empty) > 1
-        which = f"condition{'s' if several else ''} {', '.join(str(k + 1) for k in empty[:5])}"
-        which += f" and {len(empty) - 5} more" if len(empty) > 5 else ""
-        say = "say nothing: they are" if several else say
-    return f"{which} of control {name} {say} {why} everywhere"
+        which = f"condition{'s' if len(numbers) > 1 else ''} {', '.join(str(k + 1) for k in numbers[:5])}"
+        which += f" and {len(numbers) - 5} more" if len(numbers) > 5 else ""
+    return f"{which} of control {name}"
+
+
+def _several(numbers: Sequence[int], pixels: Tensor) -> bool:
+    return len(pixels) > 1 and len(numbers) > 1
 
 
 def idle_controls(controls: Sequence[Control], injections: Sequence[Injection], total_steps: int) -> list[str]:

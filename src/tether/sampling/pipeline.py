@@ -24,7 +24,15 @@ from tether.errors import TetherError
 from tether.images import FitRule, fit, from_pixels, to_rgb
 from tether.kinds import find_kind
 from tether.sampling.calls import read_call
-from tether.sampling.checks import check_base, check_controls, check_mask, check_size, empty_conditions, idle_controls
+from tether.sampling.checks import (
+    check_base,
+    check_controls,
+    check_mask,
+    check_size,
+    empty_conditions,
+    idle_controls,
+    open_conditions,
+)
 from tether.sampling.combine import Combine
 from tether.sampling.engines import Engine, engine
 from tether.sampling.guidance import Guidance
@@ -279,10 +287,17 @@ class Pipeline:
         listed = conditions if isinstance(conditions, (list, tuple)) else [conditions]
         maps = [map_pixels(one, control.kind, channels, size, request.fit) for one in listed]  # type: ignore[arg-type]
         pixels = torch.cat(maps)
-        self._notify(empty_conditions(control.name, control.kind, pixels))
+        self._notify(self._says_little(control, pixels, request))
         if kind.needs_mask and request.mask is not None:
             pixels = pixels.masked_fill(white_of(fit(request.mask, *size, request.fit)), kind.value_range[0])
         return control.encode(pixels.to(self.base.device, self.base.dtype))
+
+    def _says_little(self, control: Control, pixels: Tensor, request: Request) -> str | None:
+        """A line about maps that say nothing or leave the picture open; what else steers it settles it too."""
+        empty = empty_conditions(control.name, control.kind, pixels)
+        if empty is not None or len(self.controls) > 1 or request.init is not None:
+            return empty
+        return open_conditions(control.name, control.kind, pixels, prompted=bool(request.prompt.strip()))
 
 
 _ONE = (str, Path, nn.Module)

@@ -24,6 +24,9 @@ OWN = {
     "comparison": "tether.studies.comparison",
     "data-size": "tether.studies.data_size",
     "feedback": "tether.studies.feedback",
+    "ambiguity": "tether.studies.ambiguity",
+    "sudden-convergence": "tether.studies.sudden_convergence",
+    "transfer": "tether.studies.transfer",
 }
 """Name of a study of this package -> its module."""
 

@@ -12,6 +12,7 @@ A run is trained by Tether's one trainer: killed and continued, it ends with the
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,8 +28,9 @@ from tether.studies.chosen import Chosen, evenly
 from tether.studies.study import Budget
 from tether.training.auxiliary import make_auxiliary_losses
 from tether.training.config import TrainConfig
+from tether.training.events import Outcome, Validation
 from tether.training.plan import Plan, measure
-from tether.training.run import prepare_base, train
+from tether.training.run import RESULT, prepare_base, train
 from tether.training.start import open_start
 
 __all__ = ["Bench", "steered"]
@@ -169,6 +171,11 @@ class Bench:
             on_progress=lambda done, total: self.on_progress(f"building {count} pairs", done, total),
         )
         return folder
+
+    def curve(self, variant: str, seed: int) -> list[Validation]:
+        """The validations of a run that is trained to its end: settings with `validation_every` above 0."""
+        result = self.out / "runs" / f"{variant}-{seed}" / RESULT
+        return Outcome.from_json(json.loads(result.read_text())["outcome"]).curve
 
     def cases(self, sets: Sequence[str], kinds: Sequence[str]) -> list[Case]:
         """Held-out conditions of the budget, shared between some sets; see `tether.evaluation.cases`."""

@@ -53,7 +53,7 @@ def _scored(groups: Sequence[Sequence[Table]], score: Callable[[Sequence[Table]]
     for _ in range(RESAMPLES):
         chosen, places = rng.integers(seeds, size=seeds), rng.integers(cases, size=cases)
         found.append(score([_pooled([tables[k] for k in chosen], places) for tables in groups]))
-    low, high = np.nanquantile(found, [0.025, 0.975], method="nearest")
+    low, high = (np.nan, np.nan) if np.isnan(found).all() else np.nanquantile(found, [0.025, 0.975], method="nearest")
     every = np.arange(cases)
     return Score(float(score([_pooled(tables, every) for tables in groups])), float(low), float(high))
 

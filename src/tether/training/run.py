@@ -46,11 +46,12 @@ from tether.training.start import open_start
 from tether.training.trainer import Trainer
 from tether.training.validation import ImageValidator
 
-__all__ = ["Result", "dry_run", "prepare_base", "train"]
+__all__ = ["RESULT", "Result", "dry_run", "prepare_base", "train"]
 
 logger = logging.getLogger(__name__)
 
 RESULT = "result.json"
+"""The file of how a run ended."""
 FOREVER = timedelta(days=30)
 
 

@@ -1,0 +1,281 @@
+"""What is drawn where the condition does not say it? (Section 4.3, "Interpreting contents", of arXiv:2302.05543.)
+
+Held-out conditions are erased bit by bit or replaced by noise (`tether.studies.ambiguous`), and drawn with several
+seeds, with their prompts and without. Measured is *agreement*: the F1, at 2 px, of the Canny edges of each two pictures
+of a condition, 0 where one of them has none. A condition leaves the picture *open* where agreement is nearer to that of
+blank conditions than to that of whole ones.
+
+From the map alone, `tether.kinds.openness` predicts which ones do. Its limits are fitted on conditions of names and
+scenes that trainings see; precision and recall are those on held-out ones. Blank maps are not counted: that they say
+nothing is certain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tether.evaluation import Case
+from tether.evaluation.drawing import Artist, seeds_of
+from tether.evaluation.intervals import Score
+from tether.images import open_image
+from tether.kinds.canny import edge_map
+from tether.kinds.edges import edge_f1
+from tether.kinds.measures import Measure, Numbers, Table
+from tether.kinds.openness import LIMITS, structure
+from tether.studies.ambiguous import BLANK, LEVELS, QUICK_LEVELS, WHOLE, made_ambiguous
+from tether.studies.bench import Bench, steered
+from tether.studies.statistics import difference_of_seeds, score_of_seeds
+from tether.studies.study import Budget, Curve, Figure, Findings, Row, Study, Verdict
+
+__all__ = ["STUDY", "agreement", "limit_of"]
+
+KINDS, SETS = ("canny",), ("emoji3d", "scenes")
+PROMPTED = {"no prompt": False, "prompt": True}
+TRAINED_ON, HELD_OUT = "trained on", "held out"
+LEAST_SEEDS, SHOWN = 2, 2
+"""Pictures a condition, and how many of them are in the contact sheet."""
+PRECISION = 0.95
+"""Of the warning, on the conditions that its limits are fitted on."""
+AMBIGUOUS = "swept 1/8"
+"""The level that the claim is judged on."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A condition on a level, drawn: its structure, and how well the pictures agree."""
+
+    case: str
+    level: str
+    structure: float
+    agreement: float
+
+
+def _share(of: str, among: str) -> Any:
+    def pool(table: Table) -> float:
+        total = table[among].sum()
+        return float(table[of].sum() / total) if total else float("nan")
+
+    return pool
+
+
+AGREEMENT = Measure("agreement", "agreement of seeds")
+RIGHT = Measure("precision", "precision of the warning", pool=_share("right", "warned"))
+FOUND = Measure("recall", "recall of the warning", pool=_share("right", "open"))
+FALSE = Measure("false", "whole maps that are warned of", pool=_share("false", "whole"), higher=False)
+
+
+def agreement(pictures: Sequence[np.ndarray]) -> float:
+    """How much of what pictures show is the same in all: mean F1 of the edges of each two; 0 where one shows none.
+
+    Args:
+        pictures: uint8 `(H, W, 3)` each, two or more.
+    """
+    edges = [edge_map(one) for one in pictures]
+    pairs = [edge_f1(a, b) if a.any() and b.any() else 0.0 for a, b in combinations(edges, 2)]
+    return float(np.mean(pairs))
+
+
+def limit_of(points: Sequence[tuple[float, bool]], precision: float = PRECISION) -> float:
+    """The highest limit below which enough conditions are open.
+
+    Args:
+        points: structure, and whether the condition is open, of each.
+        precision: the share of those below the limit that must be open.
+
+    Returns:
+        The limit, half way to the next structure; 0, which warns of none, where no limit is precise enough.
+    """
+    values = sorted({value for value, _ in points})
+    best = 0.0
+    for k, value in enumerate(values):
+        below = [is_open for one, is_open in points if one <= value]
+        if np.mean(below) >= precision:
+            best = (value + values[k + 1]) / 2 if k + 1 < len(values) else value
+    return float(best)
+
+
+def run(bench: Bench) -> Findings:
+    """The study."""
+    columns, rows, figures, sheet, raw, told = {}, {}, [], [], {}, []
+    heads: list[str] = []
+    for kind in KINDS:
+        cases = {TRAINED_ON: _trained_on(bench, kind), HELD_OUT: bench.cases(SETS, [kind])}
+        drawn = {
+            (split, name): _drawn(bench, kind, split, name, listed, sheet)
+            for split, listed in cases.items()
+            for name in PROMPTED
+        }
+        heads = heads or [case.prompt for case in cases[HELD_OUT][:4] for _ in range(SHOWN)]
+        held = {name: drawn[HELD_OUT, name] for name in PROMPTED}
+        for name in PROMPTED:
+            column = f"{kind}, {name}"
+            columns[column] = AGREEMENT
+            for level, found in _by_level(held[name]).items():
+                rows.setdefault(level, {})[column] = score_of_seeds(AGREEMENT, [found])
+        figures.append(_figure(kind, held))
+        fitted = {name: _fitted(drawn[TRAINED_ON, name]) for name in PROMPTED}
+        for name, prompted in PROMPTED.items():
+            limits = LIMITS[kind]
+            used = limits.with_prompt if prompted else limits.without_prompt
+            scores = _warned(held[name], used, fitted[name]["open_below"])
+            rows[f"warning: {kind}, {name}"] = scores
+            raw[f"{kind}, {name}"] = {
+                "fitted": fitted[name],
+                "limit": used,
+                "points": {split: [vars(one) for one in drawn[split, name]] for split in cases},
+            }
+        told.append((kind, held))
+    columns |= {"precision": RIGHT, "recall": FOUND, "false alarms, whole maps": FALSE}
+    verdict, summary = _judged(bench, told, rows)
+    listed = [Row(name, scores) for name, scores in rows.items()]
+    return Findings(columns, listed, verdict, summary, figures, sheet, heads, raw)
+
+
+def _trained_on(bench: Bench, kind: str) -> list[Case]:
+    """Conditions that trainings see, as many as are held out."""
+    each = max(1, bench.budget.cases // len(SETS))
+    return [case for name in SETS for case in bench.training_cases(name, [kind], each)]
+
+
+def _drawn(
+    bench: Bench,
+    kind: str,
+    split: str,
+    name: str,
+    cases: Sequence[Case],
+    sheet: list[tuple[str, Sequence[Path]]],
+) -> list[Point]:
+    """All conditions of a split on all levels; a few of the first kind's held-out ones are added to the sheet."""
+    levels = QUICK_LEVELS if bench.quick else tuple(LEVELS)
+    changes = {"dtype": "float32" if bench.quick else "bfloat16"}
+    artist = Artist(bench.session, bench.artist.template.model_copy(update=changes), bench.artist.folder)
+    count = max(LEAST_SEEDS, bench.budget.seeds)
+    points, done = [], 0
+    for level in levels:
+        first = []
+        for case in cases:
+            pixels = made_ambiguous(np.asarray(case.maps[kind].convert("RGB")), level, case.key)
+            one = _with_map(case, kind, pixels, level, prompted=PROMPTED[name])
+            seeds = seeds_of(0, case.number, count)
+            files = artist.pictures(one, steered(f"{kind} {split}", kind, kind), list(seeds))
+            pictures = [np.asarray(open_image(file)) for file in files]
+            points.append(Point(case.key, level, structure(pixels), agreement(pictures)))
+            first += files[:SHOWN]
+            done += 1
+            bench.on_progress(f"{kind}, {split}, {name}", done, len(levels) * len(cases))
+        if kind == KINDS[0] and split == HELD_OUT:
+            sheet.append((f"{level}\n{name}", first[: 4 * SHOWN]))
+    return points
+
+
+def _with_map(case: Case, kind: str, pixels: np.ndarray, level: str, *, prompted: bool) -> Case:
+    return replace(
+        case,
+        key=f"{case.key}-{level}",
+        maps={kind: Image.fromarray(pixels)},
+        prompt=case.prompt if prompted else "",
+    )
+
+
+def _by_level(points: Sequence[Point]) -> dict[str, list[list[Numbers]]]:
+    """The agreement of each case on each level."""
+    found: dict[str, list[list[Numbers]]] = {}
+    for one in points:
+        found.setdefault(one.level, []).append([{"value": one.agreement}])
+    return found
+
+
+def _mean(points: Sequence[Point], level: str) -> float:
+    return float(np.mean([one.agreement for one in points if one.level == level]))
+
+
+def _fitted(points: Sequence[Point]) -> dict[str, float]:
+    """What the warning is fitted to: the agreement below which a condition is open, and the limit of structure."""
+    open_below = (_mean(points, WHOLE) + _mean(points, BLANK)) / 2
+    rest = [(one.structure, one.agreement < open_below) for one in points if one.level != BLANK]
+    return {"open_below": open_below, "limit": limit_of(rest)}
+
+
+def _warned(points: Sequence[Point], limit: float, open_below: float) -> dict[str, Score]:
+    """Precision, recall and false alarms of a limit, with intervals over the conditions."""
+    by_case: dict[str, list[Numbers]] = {}
+    for one in points:
+        if one.level == BLANK:
+            continue
+        warned, is_open, whole = one.structure < limit, one.agreement < open_below, one.level == WHOLE
+        by_case.setdefault(one.case, []).append(
+            {
+                "warned": warned,
+                "open": is_open,
+                "right": warned and is_open,
+                "whole": whole,
+                "false": whole and warned,
+            }
+        )
+    rows = [[{key: float(value) for key, value in numbers.items()} for numbers in one] for one in by_case.values()]
+    return {
+        "precision": score_of_seeds(RIGHT, [rows]),
+        "recall": score_of_seeds(FOUND, [rows]),
+        "false alarms, whole maps": score_of_seeds(FALSE, [rows]),
+    }
+
+
+def _figure(kind: str, held: Mapping[str, Sequence[Point]]) -> Figure:
+    """Agreement over what is left of the lines, for both ways to erase them."""
+    curves = []
+    for name, points in held.items():
+        found = _by_level(points)
+        for way in ("swept", "dashed"):
+            parts = {level: 1 / int(level.partition("/")[2]) for level in found if level.startswith(way)}
+            levels = {WHOLE: 1.0, **parts, BLANK: 0.0}
+            scores = [score_of_seeds(AGREEMENT, [found[level]]) for level in levels]
+            curves.append(Curve(f"{way}, {name}", list(levels.values()), scores))
+    return Figure(f"agreement-{kind}", "share of the lines that is left", f"agreement of seeds, {kind}", curves)
+
+
+def _judged(
+    bench: Bench, told: Sequence[tuple[str, Mapping[str, Sequence[Point]]]], rows: Mapping[str, Mapping[str, Score]]
+) -> tuple[Verdict, str]:
+    """The claim: ambiguous conditions are interpreted at will without a prompt, and a prompt settles them."""
+    if bench.quick:
+        return "not judged", "Nothing is judged on a budget this small."
+    parts, shown = [], []
+    for kind, held in told:
+        of = {name: _by_level(points) for name, points in held.items()}
+        plain, prompted = of["no prompt"], of["prompt"]
+        fallen = difference_of_seeds(AGREEMENT, [plain[AMBIGUOUS]], [plain[WHOLE]])
+        settled = difference_of_seeds(AGREEMENT, [prompted[AMBIGUOUS]], [plain[AMBIGUOUS]])
+        shown += [fallen.high < 0, settled.low > 0]
+        warning = rows[f"warning: {kind}, no prompt"]
+        parts.append(
+            f"{kind}: without a prompt, agreement of seeds with an eighth of the lines left is {_signed(fallen)} "
+            f"against whole maps, and a prompt adds {_signed(settled)}; the warning without a prompt has precision "
+            f"{_plain(warning['precision'])} and recall {_plain(warning['recall'])}"
+        )
+    verdict: Verdict = "holds" if all(shown) else "holds partly" if any(shown) else "does not hold at this scale"
+    return verdict, "; ".join(parts) + "."
+
+
+def _signed(score: Score) -> str:
+    return f"{score.value:+.3f} [{score.low:+.3f}, {score.high:+.3f}]"
+
+
+def _plain(score: Score) -> str:
+    return f"{score.value:.2f} [{score.low:.2f}, {score.high:.2f}]"
+
+
+STUDY = Study(
+    "ambiguity",
+    "What is drawn where the condition does not say it?",
+    "If the input is ambiguous and the prompt does not mention what is in it, the model interprets the shapes as it "
+    "likes (section 4.3, figure 11).",
+    run,
+    Budget(seeds=3, cases=12, sampling_steps=10),
+)

@@ -1,0 +1,167 @@
+"""Does control appear at once? (Section 3.3 and figure 4, "sudden convergence", of arXiv:2302.05543.)
+
+ControlNets learn canny edges from scratch at several learning rates and batch sizes; at equal distances the same
+held-back images are drawn, and the monitor of `tether.training.convergence` judges the curve of their fidelity: flat,
+gradual (with a beginning or without) or sudden. How sharp a curve is says
+
+    sharpness = largest rise between two validations / rise from the first to the best one
+
+which is 1 for a jump, and 1 / (their number - 1) for a line; noise makes it larger. Curves are compared over steps, and
+over samples: with the same number of samples a larger batch has made fewer steps.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tether.evaluation.intervals import Score
+from tether.kinds.measures import Measure
+from tether.studies.bench import Bench
+from tether.studies.statistics import score_of_seeds
+from tether.studies.study import Budget, Curve, Figure, Findings, Row, Study, Verdict
+from tether.training.convergence import find_convergence
+
+__all__ = ["STUDY", "sharpness"]
+
+KIND, SET = "canny", "emoji3d"
+RATES, QUICK_RATES = (1e-4, 4e-4, 1.6e-3), (4e-4,)
+BATCHES, QUICK_BATCHES = (4, 16), (2, 4)
+VALIDATIONS, QUICK_VALIDATIONS = 16, 1
+FIDELITY = Measure("fidelity", "fidelity at the end")
+SHARPNESS = Measure("sharpness", "sharpness", digits=2)
+APPEARED = Measure("appeared", "control appeared at step", higher=False, digits=0)
+SAME = Measure("same", "fidelity at equal samples")
+
+
+@dataclass(frozen=True)
+class Learned:
+    """One run: its curve, and what the monitor says of it."""
+
+    steps: Sequence[int]
+    fidelity: Sequence[float]
+    kind: str
+    appeared_at: int | None
+
+
+def sharpness(fidelity: Sequence[float]) -> float:
+    """How much of a curve's rise is between two validations: 1 for a jump, 1 / (their number - 1) for a line; 0 where
+    it does not rise."""
+    values = np.asarray(fidelity, np.float64)
+    rise = values.max() - values[0]
+    return float(np.diff(values).max() / rise) if rise > 0 else 0.0
+
+
+def run(bench: Bench) -> Findings:
+    """The study."""
+    rates, batches = (QUICK_RATES, QUICK_BATCHES) if bench.quick else (RATES, BATCHES)
+    # The same number of samples for every batch size: a smaller one makes more steps.
+    settings = {(rate, batch): bench.budget.steps * max(batches) // batch for rate in rates for batch in batches}
+    found = {
+        (rate, batch): [_learned(bench, rate, batch, steps, seed) for seed in range(bench.budget.seeds)]
+        for (rate, batch), steps in settings.items()
+    }
+    columns = {"fidelity": FIDELITY, "sharpness": SHARPNESS, "appeared at step": APPEARED}
+    rows = [Row(_name(*setting), _scores(seeds)) for setting, seeds in found.items()]
+    figures = [
+        Figure(
+            f"fidelity-over-{what}",
+            what,
+            "condition fidelity (edge F1)",
+            [
+                Curve(_name(rate, batch), [by * step for step in seeds[0].steps], _scored(seeds))
+                for (rate, batch), seeds in found.items()
+                for by in (1 if what == "steps" else batch,)
+            ],
+        )
+        for what in ("steps", "samples")
+    ]
+    verdict, summary = _judged(bench, found)
+    raw = {_name(*setting): [vars(one) for one in seeds] for setting, seeds in found.items()}
+    return Findings(columns, rows, verdict, summary, figures, raw=raw)
+
+
+def _name(rate: float, batch: int) -> str:
+    return f"rate {rate:g}, batch {batch}"
+
+
+def _learned(bench: Bench, rate: float, batch: int, steps: int, seed: int) -> Learned:
+    variant = f"rate-{rate:g}-batch-{batch}"
+    settings: dict[str, Any] = {
+        "data": SET,
+        "condition": KIND,
+        "learning_rate": rate,
+        "batch_size": batch,
+        "validation_every": max(1, steps // (QUICK_VALIDATIONS if bench.quick else VALIDATIONS)),
+        "validation_images": 2 if bench.quick else 12,
+        "validation_steps": bench.budget.sampling_steps,
+    }
+    bench.train(variant, seed, steps, settings)
+    curve = bench.curve(variant, seed)
+    at, fidelity = [one.step for one in curve], [one.fidelity or 0.0 for one in curve]
+    verdict = find_convergence(at, fidelity)
+    return Learned(at, fidelity, verdict.kind, verdict.step)
+
+
+def _scored(seeds: Sequence[Learned]) -> list[Score]:
+    """The fidelity at each validation, with its interval over seeds."""
+    return [_over_seeds(FIDELITY, values) for values in zip(*(one.fidelity for one in seeds), strict=True)]
+
+
+def _scores(seeds: Sequence[Learned]) -> dict[str, Score]:
+    scores = {
+        "fidelity": _over_seeds(FIDELITY, [one.fidelity[-1] for one in seeds]),
+        "sharpness": _over_seeds(SHARPNESS, [sharpness(one.fidelity) for one in seeds]),
+    }
+    appeared = [float(one.appeared_at) for one in seeds if one.appeared_at is not None]
+    return scores | ({"appeared at step": _over_seeds(APPEARED, appeared)} if appeared else {})
+
+
+def _over_seeds(measure: Measure, values: Sequence[float]) -> Score:
+    return score_of_seeds(measure, [[[{"value": value}]] for value in values])
+
+
+def _judged(bench: Bench, found: Mapping[tuple[float, int], Sequence[Learned]]) -> tuple[Verdict, str]:
+    """The claim: fidelity does not grow gradually, it jumps."""
+    if bench.quick:
+        return "not judged", "Nothing is judged on a budget this small."
+    runs = [one for seeds in found.values() for one in seeds]
+    kinds = Counter(
+        "gradual, with a beginning" if one.kind == "gradual" and one.appeared_at else one.kind for one in runs
+    )
+    counted = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    sharp = _over_seeds(SHARPNESS, [sharpness(one.fidelity) for one in runs])
+    verdict: Verdict = "does not hold at this scale"
+    if kinds["sudden"]:
+        verdict = "holds" if kinds["sudden"] == len(runs) else "holds partly"
+    elif kinds["gradual, with a beginning"] > len(runs) / 2:
+        verdict = "holds partly"
+    largest, smallest = max(batch for _, batch in found), min(batch for _, batch in found)
+    rates = dict.fromkeys(rate for rate, _ in found)
+    gains = [
+        (one.fidelity[-1] - other.fidelity[-1])
+        for rate in rates
+        for one, other in zip(found[rate, largest], found[rate, smallest], strict=True)
+    ]
+    helped = _over_seeds(SAME, gains)
+    return verdict, (
+        f"Of {len(runs)} runs the monitor calls {counted}; the largest rise between two of {len(runs[0].steps)} "
+        f"validations is {sharp.value:.2f} [{sharp.low:.2f}, {sharp.high:.2f}] of the whole rise. At equal samples "
+        f"batches of {largest} end {helped.value:+.3f} [{helped.low:+.3f}, {helped.high:+.3f}] of fidelity "
+        f"against batches of {smallest}."
+    )
+
+
+STUDY = Study(
+    "sudden-convergence",
+    "Does control appear at once?",
+    "Because of the zero convolutions the model draws well from the first step on, and at some step it suddenly "
+    "follows the condition, usually before 10,000 steps (section 3.3, figure 4); a larger batch after that helps more "
+    "than more steps.",
+    run,
+    Budget(steps=300, batch_size=16, seeds=3, cases=2, sampling_steps=10),
+)

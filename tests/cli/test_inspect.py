@@ -1,0 +1,66 @@
+"""`tether inspect`: what it says of maps, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+from typer.testing import CliRunner
+
+import tether
+from tether import cli
+from tether.errors import TetherError
+
+EXAMPLES = Path(tether.__file__).parent / "examples"
+
+
+def run(*arguments: str) -> str:
+    done = CliRunner().invoke(cli.app, ["inspect", *arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+@pytest.fixture
+def stroke(tmp_path: Path) -> Path:
+    """One short line, drawn in ink on paper."""
+    image = Image.new("RGB", (256, 256), "white")
+    ImageDraw.Draw(image).line([(60, 60), (140, 60)], fill="black", width=3)
+    image.save(tmp_path / "stroke.png")
+    return tmp_path / "stroke.png"
+
+
+def test_a_few_lines_are_open_and_what_settles_it_is_said(stroke: Path) -> None:
+    said = run(f"canny={stroke}")
+    assert "without a prompt: open" in said
+    assert "say in the prompt what it shows" in said
+    found = json.loads(run(f"canny={stroke}", "--json"))
+    assert found["without_prompt"]["open"] is found["with_prompt"]["open"] is True
+
+
+@pytest.mark.parametrize("name", ["house.webp", "mouse.webp", "lock.webp"])
+def test_a_photo_is_annotated_first(name: str) -> None:
+    found = json.loads(run(f"canny={EXAMPLES / name}", "--photo", "--json"))
+    assert found["without_prompt"]["open"] is found["with_prompt"]["open"] is False
+
+
+def test_a_blank_map_says_nothing_and_other_kinds_are_not_judged(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "blank.png")
+    assert "says nothing, it is black everywhere" in run(f"canny={tmp_path / 'blank.png'}")
+    assert "alone" in run(f"depth={EXAMPLES / 'house.webp'}")
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("canny=no/such.png", "no file"),
+        ("cany=no/such.png", "did you mean canny"),
+        ("canny", "write KIND=IMAGE"),
+        ("canny=doodle.png:0.5", "has settings of a control"),
+        ("canny=doodle.png,low=3", "has settings of a control"),
+    ],
+)
+def test_what_cannot_be_right_is_refused(argument: str, message: str) -> None:
+    with pytest.raises(TetherError, match=message):
+        run(argument)
