@@ -7,8 +7,9 @@ the interface of controls of diffusion models and `ControlNet` its first family;
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tether._lazy import lazy
 
 if TYPE_CHECKING:
     from tether.control.attachment import Attached, attach
@@ -43,29 +44,26 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Attached": "attachment",
-    "Conditioning": "conditioning",
-    "Control": "control",
-    "ControlNet": "controlnet",
-    "ControlledBlock": "block",
-    "HintEncoder": "hint",
-    "Injection": "injection",
-    "Signal": "signal",
-    "UnionControlNet": "union",
-    "ZeroConv2d": "zero",
-    "ZeroLinear": "zero",
-    "attach": "attachment",
-    "families": "control",
-    "family": "control",
-    "load_control": "load",
-    "register": "control",
+    "Attached": ".attachment",
+    "Conditioning": ".conditioning",
+    "Control": ".control",
+    "ControlNet": ".controlnet",
+    "ControlledBlock": ".block",
+    "HintEncoder": ".hint",
+    "Injection": ".injection",
+    "Signal": ".signal",
+    "UnionControlNet": ".union",
+    "ZeroConv2d": ".zero",
+    "ZeroLinear": ".zero",
+    "attach": ".attachment",
+    "families": ".control",
+    "family": ".control",
+    "load_control": ".load",
+    "register": ".control",
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"tether.control.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'tether.control' has no attribute {name!r}")
+__getattr__ = lazy(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

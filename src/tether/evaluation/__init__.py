@@ -5,9 +5,9 @@ Names are imported when they are first used: `fidelity` needs neither PyTorch no
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from tether._lazy import lazy
 from tether.evaluation.fidelity import fidelity, metric_of
 
 if TYPE_CHECKING:
@@ -29,18 +29,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Arm": "drawing",
-    "Artist": "drawing",
-    "Case": "cases",
-    "Evaluation": "run",
-    "Steering": "drawing",
-    "evaluate": "run",
-    "held_out_cases": "cases",
-    "open_held_out": "cases",
+    "Arm": ".drawing",
+    "Artist": ".drawing",
+    "Case": ".cases",
+    "Evaluation": ".run",
+    "Steering": ".drawing",
+    "evaluate": ".run",
+    "held_out_cases": ".cases",
+    "open_held_out": ".cases",
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"tether.evaluation.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'tether.evaluation' has no attribute {name!r}")
+__getattr__ = lazy(__name__, _HOMES)

@@ -5,8 +5,9 @@ Names are imported when they are first used, so that a request can be checked wi
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tether._lazy import lazy
 
 if TYPE_CHECKING:
     from tether.sampling.guidance import Guidance, classifier_free_guidance
@@ -35,27 +36,24 @@ __all__ = [
 ]
 
 _HOMES = {
-    "SCHEDULERS": "samplers",
-    "Cancelled": "session",
-    "ControlRequest": "request",
-    "Drawn": "session",
-    "Guidance": "guidance",
-    "Pipeline": "pipeline",
-    "Request": "request",
-    "Sampler": "samplers",
-    "Session": "session",
-    "Steering": "step",
-    "Step": "loop",
-    "classifier_free_guidance": "guidance",
-    "make_scheduler": "samplers",
-    "make_step": "step",
+    "SCHEDULERS": ".samplers",
+    "Cancelled": ".session",
+    "ControlRequest": ".request",
+    "Drawn": ".session",
+    "Guidance": ".guidance",
+    "Pipeline": ".pipeline",
+    "Request": ".request",
+    "Sampler": ".samplers",
+    "Session": ".session",
+    "Steering": ".step",
+    "Step": ".loop",
+    "classifier_free_guidance": ".guidance",
+    "make_scheduler": ".samplers",
+    "make_step": ".step",
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"tether.sampling.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'tether.sampling' has no attribute {name!r}")
+__getattr__ = lazy(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -5,8 +5,9 @@ Names are imported when they are first used, so that the objective alone does no
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tether._lazy import lazy
 
 if TYPE_CHECKING:
     from tether.training.batch import Batch
@@ -17,15 +18,12 @@ if TYPE_CHECKING:
 __all__ = ["Batch", "TrainConfig", "Trainer", "dry_run", "train"]
 
 _HOMES = {
-    "Batch": "tether.training.batch",
-    "TrainConfig": "tether.training.config",
-    "Trainer": "tether.training.trainer",
-    "dry_run": "tether.training.run",
-    "train": "tether.training.run",
+    "Batch": ".batch",
+    "TrainConfig": ".config",
+    "Trainer": ".trainer",
+    "dry_run": ".run",
+    "train": ".run",
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy(__name__, _HOMES)
