@@ -99,7 +99,7 @@ def control(tmp_path: Path) -> ControlNet:
         for parameter in control.parameters():
             parameter.copy_(torch.randn_like(parameter))
     assert isinstance(control, ControlNet)
-    control.kind = "canny"
+    control.kind, control.sides = "canny", 0.6
     return control
 
 
@@ -174,6 +174,7 @@ def test_a_control_comes_back_bit_for_bit_and_keeps_its_kind(control: ControlNet
     same(back.state_dict(), control.state_dict())
     assert back.config == control.config
     assert back.kind == "canny"
+    assert back.sides == (0.6 if ending == ".safetensors" else None)  # a .pth has no metadata
 
 
 def test_a_released_control_has_the_names_that_other_programs_look_for(control: ControlNet, tmp_path: Path) -> None:

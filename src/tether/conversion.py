@@ -22,9 +22,9 @@ from tether.base.folder import ORIGINAL_ONLY
 from tether.base.load import SHIPPED, base_parts
 from tether.base.parts import Part, Parts
 from tether.control.architecture import default_settings
-from tether.control.files import NOTES, SETTINGS, UNSHAPED, ControlPart, control_of, is_control_folder
+from tether.control.files import SETTINGS, UNSHAPED, ControlPart, control_of, is_control_folder
 from tether.control.load import find_control
-from tether.control.store import family_of_folder, trained
+from tether.control.store import NOTES, family_of_folder, notes, trained
 from tether.control.transfer import transferred
 from tether.control.union import UnionControlNet, union_part
 from tether.errors import TetherError
@@ -172,8 +172,8 @@ def _write_control_folder(control: ControlPart, target: Path, dtype: torch.dtype
         part.mkdir()
         size = write_safetensors(part / NETWORK_WEIGHTS, control.tensors, dtype, give_back=True)
         write_json(part / "config.json", control.settings)
-        if control.kind is not None:
-            write_json(part / NOTES, {"kind": control.kind})
+        if found := notes(control.kind, control.sides):
+            write_json(part / NOTES, found)
     return Converted(control.words, target, len(control.tensors), size, control.notes)
 
 
@@ -192,7 +192,7 @@ def _write_control_file(control: ControlPart, target: Path, dtype: torch.dtype |
             raise TetherError(
                 f"{control.what} has {name}={value}, which {target.suffix} cannot store: use .safetensors"
             )
-    metadata = {} if control.kind is None else {"tether.kind": control.kind}
+    metadata = {f"tether.{name}": str(value) for name, value in notes(control.kind, control.sides).items()}
     if settings["global_pool_conditions"]:
         metadata["tether.global_pool_conditions"] = "true"
     if more:

@@ -22,6 +22,7 @@ def test_every_shipped_kind_opens_as_a_control_of_its_kind_that_fits_the_base() 
         control = load_control(kind, base=base)
         assert isinstance(control, ControlNet)
         assert control.kind == kind
+        assert control.sides == 0.5
 
 
 def test_a_kind_that_has_a_control_of_its_own_is_opened_from_that() -> None:

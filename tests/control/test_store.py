@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,6 +29,19 @@ def test_without_a_kind_there_are_no_notes(tmp_path: Path) -> None:
     write_folder(tmp_path / "a", {"a": torch.ones(1)}, {}, kind=None)
     assert not (tmp_path / "a" / "tether.json").exists()
     assert read_folder(tmp_path / "a").kind is None
+
+
+@pytest.mark.parametrize("sides", [0.6, "conditional", "both"])
+def test_the_recommended_sides_come_back(tmp_path: Path, sides: Any) -> None:
+    write_folder(tmp_path / "a", {"a": torch.ones(1)}, {}, kind=None, sides=sides)
+    assert read_folder(tmp_path / "a").sides == sides
+
+
+def test_sides_that_are_none_are_refused_with_their_file(tmp_path: Path) -> None:
+    write_folder(tmp_path / "a", {"a": torch.ones(1)}, {}, kind="canny")
+    (tmp_path / "a" / "tether.json").write_text('{"sides": 7}')
+    with pytest.raises(TetherError, match=r"tether\.json: sides is 7; it must be"):
+        read_folder(tmp_path / "a")
 
 
 def test_a_broken_weight_is_not_written_and_the_old_folder_stays(tmp_path: Path) -> None:

@@ -35,8 +35,9 @@ REPEATED = [name for name in NAMES if name not in FIRST_EDITION]
 ELSEWHERE = 1
 ELSEWHERE_BFLOAT16 = 16
 """A bfloat16 has 8 bits: one rounding that falls the other way moves an image by several levels."""
-OTHER_RULES = ("inpaint", "inpaint-base", "inpaint-control", "long-prompt", "xl")
-"""Commands whose new requests draw otherwise: inpainting pastes what is kept, prompts have another syntax."""
+OTHER_RULES = ("bfloat16", "inpaint", "inpaint-base", "inpaint-control", "long-prompt", "xl")
+"""Commands whose new requests draw otherwise: inpainting pastes what is kept, prompts have another syntax, latents are
+float32 between the steps."""
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from tether.base import Base, ControlNet
 from tether.errors import TetherError
 from tether.images import fit, to_pixels, to_rgb
 from tether.sampling import SCHEDULERS, ControlRequest, Request, make_scheduler
+from tether.sampling.request import RULES
 
 from ..tiny import make_unet
 
@@ -238,6 +239,23 @@ def test_requests_of_older_rules_compare_windows_to_the_last_bit(tiny_base: Base
 
     assert drawn(0.333333) == drawn(1 / 3) == drawn(1 / 3, rules=2)
     assert drawn(0.333333, rules=2) == drawn(0.3) != drawn(1 / 3)
+
+
+def test_what_a_control_recommends_is_the_default_of_the_balanced_weighting(
+    tiny_base: Base, condition: Image.Image
+) -> None:
+    control = trained_control(tiny_base, 5)
+    pipe = tether.Pipeline(tiny_base, [control])
+
+    def drawn(rules: int = RULES, **how: Any) -> bytes:
+        entry = ControlRequest(ref="any", condition=condition, **how)
+        return pipe.run(Request(prompt=PROMPT, steps=3, controls=[entry], rules=rules))[0].tobytes()
+
+    both, share, soft = drawn(), drawn(sides=0.3), drawn(weighting="soft")
+    control.sides = 0.3
+    assert drawn() == share != both
+    assert drawn(sides="both") == drawn(rules=3) == both
+    assert drawn(weighting="soft") == soft
 
 
 def test_a_photo_that_is_not_annotated_is_refused(tiny_base: Base, photo: Image.Image) -> None:

@@ -38,6 +38,7 @@ import torch
 from torch import Tensor, nn
 
 from tether.control.conditioning import Conditioning
+from tether.control.injection import Sides
 from tether.control.signal import Signal
 from tether.errors import TetherError
 
@@ -73,6 +74,7 @@ class Control(nn.Module, ABC):
         family: the name it was registered under.
         per_step: whether the signal depends on latents or timestep. Where it does not, `signal` is called once a run.
         kind: the kind of its condition images ("canny", ...), or None where unknown, or where it has several.
+        sides: the CFG branches that it is best used on, see `Injection.sides`; None where nothing is recommended.
         name: its name in messages.
         config: the arguments of `from_config` that make the same architecture again; they are saved as JSON.
     """
@@ -80,6 +82,7 @@ class Control(nn.Module, ABC):
     family: ClassVar[str] = ""
     per_step: ClassVar[bool] = True
     kind: str | None = None
+    sides: Sides | None = None
     name: str = "control"
     config: Mapping[str, Any] = MappingProxyType({})
 
@@ -227,7 +230,7 @@ class Control(nn.Module, ABC):
         """
         from tether.control.store import write_folder
 
-        write_folder(Path(path), self.state_dict(), self.saved_config(), kind=self.kind, dtype=dtype)
+        write_folder(Path(path), self.state_dict(), self.saved_config(), kind=self.kind, sides=self.sides, dtype=dtype)
 
     def saved_config(self) -> dict[str, Any]:
         """The content of `config.json` in the folder that `save` writes.
@@ -278,7 +281,7 @@ class Control(nn.Module, ABC):
         except (TypeError, ValueError, KeyError) as error:
             raise TetherError(f"{path} has settings that {cls.__name__} does not accept: {error}") from None
         fill(control, stored.tensors, dtype, str(path))
-        control.kind = kind or stored.kind
+        control.kind, control.sides = kind or stored.kind, stored.sides
         return control
 
 

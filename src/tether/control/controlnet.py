@@ -188,7 +188,7 @@ class ControlNet(Control):
         part = control_of(path, base_unet=unet, kind=kind, name=name)
         control = cls(part.modules, part.settings)
         materialize(control, part.tensors, dtype, part.what)
-        control.kind = part.kind
+        control.kind, control.sides = part.kind, part.sides
         return control
 
     def save(self, path: Path | str, dtype: torch.dtype | None = None) -> None:
@@ -201,7 +201,7 @@ class ControlNet(Control):
         Raises:
             TetherError: when it cannot be written, or a weight is NaN or infinite.
         """
-        write_folder(Path(path), self.state_dict(), self.saved_config(), kind=self.kind, dtype=dtype)
+        write_folder(Path(path), self.state_dict(), self.saved_config(), kind=self.kind, sides=self.sides, dtype=dtype)
 
     def saved_config(self) -> dict[str, Any]:
         return {**self.config, "_class_name": "ControlNetModel"}

@@ -29,7 +29,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from tether.control.architecture import assemble, build, complete
-from tether.control.store import FAMILY, NOTES, read_folder
+from tether.control.injection import Sides, checked_sides
+from tether.control.store import FAMILY, read_folder
 from tether.errors import TetherError
 from tether.files.checkpoints import Checkpoint, open_checkpoint
 from tether.files.folder import is_base_folder
@@ -42,7 +43,7 @@ from tether.formats.strays import check_marks, left_out_words, split_strays, unw
 from tether.formats.unet import control_pairs
 from tether.kinds import find_kind, guess_kind
 
-__all__ = ["NOTES", "SETTINGS", "UNSHAPED", "ControlPart", "control_of", "is_control_folder"]
+__all__ = ["SETTINGS", "UNSHAPED", "ControlPart", "control_of", "is_control_folder"]
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ class ControlPart:
         what: its name in messages.
         words: a description: "ControlNet for Stable Diffusion 1.x (768-wide text states)".
         kind: the kind of its condition images, or None.
+        sides: the recommended `Injection.sides`, or None.
         notes: what was left out, for the user.
     """
 
@@ -87,6 +89,7 @@ class ControlPart:
     what: str
     words: str
     kind: str | None = None
+    sides: Sides | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -176,6 +179,7 @@ def _of_folder(folder: Path, kind: str | None, guessed: str | None) -> ControlPa
         what=str(folder),
         words=f"ControlNet for {describe(family_of_config(stored.config), stored.config.get('cross_attention_dim'))}",
         kind=kind or stored.kind or guessed,
+        sides=stored.sides,
     )
 
 
@@ -187,7 +191,7 @@ def _of_file(path: Path, kind: str | None, guessed: str | None, base_unet: Mappi
     config = _config(checkpoint, recognized)
     if find_kind(kind).pools_globally:
         config["global_pool_conditions"] = True
-    part = ControlPart(config, {}, str(path), recognized.words, kind=kind)
+    part = ControlPart(config, {}, str(path), recognized.words, kind=kind, sides=_sides(checkpoint))
     rest = dict(checkpoint.tensors)
     is_difference = any(rest.pop(name, None) is not None for name in (DIFFERENCE, recognized.prefix + DIFFERENCE))
     own = {name.removeprefix(recognized.prefix): t for name, t in rest.items() if name.startswith(recognized.prefix)}
@@ -204,6 +208,15 @@ def _of_file(path: Path, kind: str | None, guessed: str | None, base_unet: Mappi
         part.tensors = _added_back(part, base_unet)
         part.notes.append("the base was added back to the difference")
     return part
+
+
+def _sides(checkpoint: Checkpoint) -> Sides | None:
+    """The recommended `Injection.sides` in a file's metadata, if there are any."""
+    said = checkpoint.metadata.get("tether.sides")
+    try:
+        return None if said is None else checked_sides(said if said.isalpha() else float(said))
+    except (ValueError, TetherError):
+        return None
 
 
 def _leave_out(part: ControlPart, own: dict[str, Tensor], expected: Iterable[str], beside: list[str]) -> None:

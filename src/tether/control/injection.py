@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from tether.control.signal import Signal
 
-__all__ = ["Injection", "MaskResize", "Sides", "Weighting", "is_inside"]
+__all__ = ["Injection", "MaskResize", "Sides", "Weighting", "checked_sides", "is_inside"]
 
 Weighting = Literal["balanced", "conditional", "cfg-rw", "released", "soft", "diffusers"]
 Sides = Literal["both", "conditional"] | float
@@ -85,7 +85,8 @@ class Injection:
         weighting: a name from the table above, or one weight for each injection point.
         sides: the CFG branches it acts on, "both" or "conditional", or the share u in [0, 1] of the control that the
             unconditional branch gets: 1 for "both", 0 for "conditional". By default as in the table, and
-            "conditional" for a control that pools globally (as in the authors' code and diffusers).
+            "conditional" for a control that pools globally (as in the authors' code and diffusers); a pipeline takes
+            what the control recommends (`Control.sides`) where the table says both branches for "balanced".
         window: (start, end) of the sampling trajectory, 0 <= start < end <= 1. Step i of n is inside unless
             i/n < start or (i+1)/n > end, to 5 decimals: 0.333333 is a third.
         mask: where the control acts, from 1 (fully) to 0 (not at all): a tensor or array, `(H, W)`, `(1, 1, H, W)` or
@@ -115,7 +116,7 @@ class Injection:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weighting", _checked_weighting(self.weighting))
-        object.__setattr__(self, "sides", _checked_sides(self.sides))
+        object.__setattr__(self, "sides", checked_sides(self.sides))
         strength, window = with_window(_checked_strength(self.strength), _checked_window(self.window))
         object.__setattr__(self, "strength", strength)
         object.__setattr__(self, "window", window)
@@ -171,6 +172,14 @@ class Injection:
             return self.sides
         both = self.weighting in ("balanced", "soft") or not isinstance(self.weighting, str)
         return "both" if both and not pools_globally else "conditional"
+
+    def recommended(self, sides: Sides | None) -> Injection:
+        """This injection with a control's recommended `sides`, where it says nothing itself and is "balanced"."""
+        return (
+            self
+            if sides is None or self.sides is not None or self.weighting != "balanced"
+            else replace(self, sides=sides)
+        )
 
     def weights(self, heights: Sequence[int], latent_height: int, strength: float | None = None) -> list[float]:
         """strength * w_i for each injection point.
@@ -258,7 +267,12 @@ def _checked_weighting(weighting: str | Sequence[float]) -> str | tuple[float, .
     raise TetherError(f"weighting is {weighting!r}; it must be one of {names}, or one number for each injection point")
 
 
-def _checked_sides(sides: Sides | None) -> Sides | None:
+def checked_sides(sides: Any) -> Sides | None:
+    """`Injection.sides` as it is stored: 0 is "conditional", 1 is "both".
+
+    Raises:
+        TetherError: when it is something else than None, "both", "conditional" or a share from 0 to 1.
+    """
     if sides is None or sides == "both" or sides == "conditional":
         return sides
     if _is_number(sides) and 0 <= sides <= 1:

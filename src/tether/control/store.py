@@ -1,7 +1,7 @@
 """A control's folder: config.json, one file of weights, and tether.json with the kind of its condition images.
 
     config.json   {"tether_family": "my-adapter", "settings": {...}}; for a ControlNet, diffusers' own config
-    tether.json   {"kind": "canny"}
+    tether.json   {"kind": "canny", "sides": 0.6}: both may be left out
 
 This is the default format of every family. ControlNet's other layouts are in `tether.control.files`.
 """
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tether.control.injection import Sides, checked_sides
 from tether.errors import TetherError
 from tether.files.checkpoints import open_checkpoint
 from tether.files.folder import read_json, weights_of_folder
@@ -28,6 +29,7 @@ __all__ = [
     "Stored",
     "family_of_folder",
     "fill",
+    "notes",
     "read_folder",
     "share_equal",
     "trained",
@@ -50,11 +52,13 @@ class Stored:
         config: the content of config.json.
         tensors: the weights, mapped from their file.
         kind: the kind of its condition images, or None.
+        sides: the recommended `Injection.sides`, or None.
     """
 
     config: dict[str, Any]
     tensors: dict[str, Tensor]
     kind: str | None
+    sides: Sides | None = None
 
 
 def write_folder(
@@ -63,6 +67,7 @@ def write_folder(
     config: Mapping[str, Any],
     *,
     kind: str | None,
+    sides: Sides | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
     """Writes a control's folder as a whole or not at all; a control that is there is replaced.
@@ -74,8 +79,13 @@ def write_folder(
         part.mkdir()
         write_safetensors(part / WEIGHTS, tensors, dtype)
         write_json(part / "config.json", dict(config))
-        if kind is not None:
-            write_json(part / NOTES, {"kind": kind})
+        if found := notes(kind, sides):
+            write_json(part / NOTES, found)
+
+
+def notes(kind: str | None, sides: Sides | None) -> dict[str, Any]:
+    """The content of tether.json; empty where there is nothing to say."""
+    return {name: value for name, value in (("kind", kind), ("sides", sides)) if value is not None}
 
 
 def read_folder(path: Path) -> Stored:
@@ -84,8 +94,12 @@ def read_folder(path: Path) -> Stored:
     Raises:
         TetherError: when a file is missing or damaged.
     """
-    notes = read_json(path / NOTES) if (path / NOTES).is_file() else {}
-    return Stored(read_json(path / "config.json"), _tensors(path), notes.get("kind"))
+    found = read_json(path / NOTES) if (path / NOTES).is_file() else {}
+    try:
+        sides = checked_sides(found.get("sides"))
+    except TetherError as error:
+        raise TetherError(f"{path / NOTES}: {error}") from None
+    return Stored(read_json(path / "config.json"), _tensors(path), found.get("kind"), sides)
 
 
 def trained(path: Path) -> Path:

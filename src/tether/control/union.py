@@ -227,6 +227,7 @@ class UnionControlNet(ControlNet):
         stored = read_folder(path)
         union = cls.from_config(stored.config)
         fill(union, stored.tensors, dtype, str(path))
+        union.sides = stored.sides
         return union
 
     def saved_config(self) -> dict[str, Any]:
@@ -249,7 +250,7 @@ class UnionControlNet(ControlNet):
         with torch.no_grad():
             cast(Any, time).linear_2.bias += self.kind_embedding.weight[number]
         plain = ControlNet(parts | {"time_embedding": time}, plain_config(self.config))
-        plain.kind, plain.name = kind, f"{self.name}:{kind}"
+        plain.kind, plain.sides, plain.name = kind, self.sides, f"{self.name}:{kind}"
         return plain.train(self.training)
 
     def choose(self, kinds: Sequence[str]) -> UnionControlNet:
@@ -313,7 +314,7 @@ def union_part(path: Path, kind: str | None) -> ControlPart:
     config = plain_config(union.config)
     family = describe(family_of_config(config), config.get("cross_attention_dim"))
     part = ControlPart(config, plain_tensors(stored.tensors, kinds, kind), f"{path}:{kind}", f"ControlNet for {family}")
-    part.kind = kind
+    part.kind, part.sides = kind, stored.sides
     part.check()
     return part
 

@@ -48,14 +48,12 @@ def denoise(
     noise_process: NoiseProcess,
     *,
     start: int = 0,
+    widened: bool = True,
     arguments: Mapping[str, Any] | None = None,
     after: Callable[[Tensor, int], Tensor] | None = None,
     on_step: Callable[[Step], None] | None = None,
 ) -> Tensor:
     """Runs the loop.
-
-    Between the steps everything is float32 at least, whatever the networks compute in: what is between two float16
-    latents is not lost at every step, and the noise of an ancestral sampler is the same numbers in every precision.
 
     Args:
         step: from `make_step`.
@@ -63,6 +61,8 @@ def denoise(
         scheduler: a diffusers scheduler whose timesteps are set.
         noise_process: of the base, for `Step.denoised`.
         start: number of steps to skip (image-to-image).
+        widened: between the steps everything is float32 at least, whatever the networks compute in: what is between two
+            float16 latents is not lost at every step, and an ancestral sampler's noise does not depend on the dtype.
         arguments: further arguments of the scheduler's `step`; see `step_arguments`.
         after: (latents, step index) -> latents, applied after each step (inpainting).
         on_step: called after each step.
@@ -70,7 +70,8 @@ def denoise(
     Returns:
         Clean latents `(B, C, h, w)`, of the dtype that they came in.
     """
-    dtype, wide = latents.dtype, torch.promote_types(latents.dtype, torch.float32)
+    dtype = latents.dtype
+    wide = torch.promote_types(dtype, torch.float32) if widened else dtype
     latents = latents.to(wide)
     timesteps = scheduler.timesteps[start * scheduler.order :]
     for index, timestep in enumerate(timesteps):

@@ -228,6 +228,9 @@ class Pipeline:
         base, size = self.base, request.size or (self.base.sample_size, self.base.sample_size)
         injections = [Injection()] * len(self.controls) if injections is None else injections
         check_controls(self.controls, conditions, injections, request)
+        if request.rules > 3:
+            pairs = zip(injections, self.controls, strict=True)
+            injections = [injection.recommended(control.sides) for injection, control in pairs]
         check_base(base, request)
         check_size(base, size)
         self._notify(check_mask(request, size))
@@ -258,6 +261,7 @@ class Pipeline:
             scheduler,
             base.noise,
             start=start.skipped,
+            widened=request.rules > 3,
             arguments=step_arguments(request.scheduler, generators, request.eta),
             after=start.inpainting and start.inpainting.keep_known(scheduler, noise, timesteps),
             on_step=on_step,

@@ -40,7 +40,7 @@ __all__ = ["MAX_COUNT", "METADATA_KEY", "ControlRequest", "Request", "parse_lora
 METADATA_KEY = "tether"
 MAX_COUNT = 1000
 """Images a request: a file cannot ask for more memory than there is."""
-RULES = 3
+RULES = 4
 """The rules of today; see `Request.rules`."""
 
 
@@ -227,7 +227,8 @@ class Request(_Model):
             decoded from latents, its mask was cut at half gray and sampled at the middle of each latent, the mask of a
             control that pools globally acted after pooling, and prompts were read by the syntax "simple" of
             `tether.base.prompt_syntax`. Under 1 and 2, windows were compared with steps to the last bit, so that
-            0.333333 was less than a third.
+            0.333333 was less than a third. Under 1 to 3, what a control recommends (`Control.sides`) was not looked at, and
+            latents had the dtype of the networks between the steps too.
 
     Raises:
         TetherError: when a value is out of range, or values do not go together.

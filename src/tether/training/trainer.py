@@ -24,7 +24,7 @@ from torch import nn
 
 from tether.base import Base
 from tether.control.control import Control
-from tether.control.store import NOTES
+from tether.control.store import NOTES, notes
 from tether.errors import TetherError
 from tether.training.auxiliary import AuxiliaryLoss, make_auxiliary_losses
 from tether.training.average import MovingAverage
@@ -292,8 +292,8 @@ class Trainer:
         try:
             checkpoint = self.state.capture(self.terms.to_json())
             checkpoint.control["config.json"] = self.control.saved_config()
-            if self.control.kind is not None:
-                checkpoint.control[NOTES] = {"kind": self.control.kind}
+            if found := notes(self.control.kind, self.control.sides):
+                checkpoint.control[NOTES] = found
             if self.accelerator.is_main_process:
                 save_checkpoint(self.checkpoints, checkpoint, keep=self.config.keep_checkpoints, tag=tag)
         except (TetherError, OSError) as error:
