@@ -24,9 +24,6 @@ EXAMPLES: list[tuple[str, list[str]]] = [
     ("doodle.png", ["a red apple, 3d emoji", "a peach, 3d emoji", "a green apple, flat emoji"]),
 ]
 """Image and prompts. The emoji are held out of every training; doodle.png is a ready-made condition."""
-SIDES = 0.6
-"""The unconditional branch's share of the control: at 1 lines are followed less, words hardly better (see its model
-card)."""
 
 
 def demo(
@@ -74,4 +71,4 @@ def _request(name: str, seed: int) -> Request:
 
     image = open_image(Path(__file__).parents[1] / "examples" / name)
     given: dict[str, Any] = {"condition": image} if name == "doodle.png" else {"photo": image}
-    return Request(prompt="", seed=seed, controls=[ControlRequest(ref="canny", source=name, sides=SIDES, **given)])
+    return Request(prompt="", seed=seed, controls=[ControlRequest(ref="canny", source=name, **given)])

@@ -52,7 +52,7 @@ def evaluate(
     strength: Annotated[str, typer.Option(help="Of every control: a number, or a schedule: 0.2@0-0.3,1@0.3-1.")] = "1",
     sides: Annotated[
         str | None,
-        typer.Option(help="CFG branches that controls act on: both, conditional, or a share.", show_default=False),
+        typer.Option(help="CFG branches that controls act on, as in tether generate.", show_default=False),
     ] = None,
     weighting: Annotated[str, typer.Option(help="Weights of the controls' layers.")] = "balanced",
     alone: Annotated[bool, typer.Option("--alone", help="Of several controls, draw with each alone too.")] = False,

@@ -173,8 +173,9 @@ class GenerateOptions:
     sides: Annotated[
         str | None,
         typer.Option(
-            help="CFG branches that the control acts on, by default the weighting's: both, conditional, or a share "
-            "from 0 to 1 for the unconditional branch; less follows lines closer, and near 0 words less.",
+            help="CFG branches that the control acts on: both, conditional, or a share from 0 to 1 for the "
+            "unconditional branch; less follows lines closer, and near 0 words less. By default what the control "
+            "recommends (0.5 for the shipped ones), or else the weighting's.",
         ),
     ] = None
     control_mask: Annotated[
