@@ -73,6 +73,10 @@ def evaluate(
         str | None,
         typer.Option(help="A CLIP model, folder or hub: adds the CLIP score.", show_default=False),
     ] = None,
+    contrast: Annotated[
+        Path | None,
+        typer.Option(help="A model of recipes/contrast.py: adds picture-text agreement.", show_default=False),
+    ] = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of the pictures; those that are there are not drawn again.")
     ] = Path("out/evaluate"),
@@ -131,7 +135,7 @@ def evaluate(
         cases = held_out_cases(sets, kinds, drawn_size, count, use_given=not annotate, on_progress=on_progress)
     _say_what(sets, len(cases), count)
     arms = _arms(controls, kinds, steering, alone)
-    words = [] if clip is None else [_clip(clip)]
+    words = _words(clip, contrast)
     artist = Artist(session, template, out)
     with count_bar("drawing and measuring") as on_progress:
         found = run(cases, arms, artist, kinds, images=images, seed=seed, words=words, on_progress=on_progress)
@@ -223,10 +227,13 @@ def _arms(controls: list[str], kinds: list[str], steering: dict[str, Any], alone
     return arms
 
 
-def _clip(ref: str) -> Any:
+def _words(clip: str | None, contrast: Path | None) -> list[Any]:
+    """Further measures of a picture and its prompt."""
     from tether.evaluation.clip import CLIP, ClipScore
+    from tether.evaluation.contrast import CONTRAST, load_contrast
 
-    return CLIP, ClipScore(ref)
+    found: list[Any] = [] if clip is None else [(CLIP, ClipScore(clip))]
+    return found if contrast is None else [*found, (CONTRAST, load_contrast(contrast).agreement)]
 
 
 def _say_what(sets: list[HeldOut], found: int, asked: int) -> None:

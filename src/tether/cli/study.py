@@ -33,6 +33,10 @@ def study(
         int | None, typer.Option(help="Training steps of each variant.", min=1, show_default=False)
     ] = None,
     cases: Annotated[int | None, typer.Option(help="Held-out conditions.", min=2, show_default=False)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples a training step.", min=1, show_default=False)] = None,
+    sampling_steps: Annotated[
+        int | None, typer.Option(help="Denoising steps of each image.", min=1, show_default=False)
+    ] = None,
     base: Annotated[str, typer.Option(help="As in tether generate.")] = "tether",
     device: Annotated[str, typer.Option(help="Where to train and draw.")] = "cpu",
     out: Annotated[
@@ -61,7 +65,13 @@ def study(
     check_plotting()
     if budget is not None and not found.budget.steps:
         raise TetherError(f"{found.name} trains nothing: leave --budget out")
-    given = {"seeds": seeds, "steps": budget, "cases": cases}
+    given = {
+        "seeds": seeds,
+        "steps": budget,
+        "cases": cases,
+        "batch_size": batch_size,
+        "sampling_steps": sampling_steps,
+    }
     usual = replace(QUICK, steps=min(QUICK.steps, found.budget.steps)) if quick else found.budget
     wanted = replace(usual, **{key: value for key, value in given.items() if value is not None})
 

@@ -98,7 +98,8 @@ def _judged(
     return verdict, (
         f"After {bench.budget.steps} steps of {bench.budget.batch_size}, {smallest} follow the lines of held-out names "
         f"by {_signed(learned)} of F1 more than no control; {largest} by {_signed(more)} more than those. On "
-        f"conditions that were seen F1 is {heart[smallest]:+.3f} higher with {smallest}, {heart[largest]:+.3f} with {largest}."
+        f"conditions that were seen F1 is {heart[smallest]:+.3f} higher with {smallest}, {heart[largest]:+.3f} with "
+        f"{largest}."
     )
 
 

@@ -139,11 +139,11 @@ class _Guided(InsideDenoiser):
             moving = latents.clone().requires_grad_(True)
             prediction, features = self._looked(plain, moving)
             edges = self.control.predicted(features, timestep, latents.shape[-2:])
-            error = (edges - wanted.clone()).square().mean(dim=(1, 2, 3)).sum()
+            error = (edges - wanted.clone()).float().square().sum()  # its scale does not matter, but in half precision
             (gradient,) = torch.autograd.grad(error, moving)
         prediction = prediction.detach()
         length = _norm(prediction) / _norm(gradient).clamp(min=1e-12)
-        return prediction + self.control.config["scale"] * strength * length * gradient
+        return prediction + (self.control.config["scale"] * strength * length * gradient).to(prediction.dtype)
 
     def _looked(self, predict: Callable[[Tensor], Tensor], latents: Tensor) -> tuple[Tensor, list[Tensor]]:
         """A prediction, and the features that came up."""
@@ -170,4 +170,4 @@ def _channels(block: Any) -> int:
 
 
 def _norm(x: Tensor) -> Tensor:
-    return x.flatten(1).norm(dim=1)[:, None, None, None]
+    return x.float().flatten(1).norm(dim=1)[:, None, None, None]
