@@ -33,6 +33,7 @@ class Setting:
         steps: how many are timed.
         tiny: a tiny model, to test this script.
         profile: time the parts of a step too, and in one more step PyTorch's operators; for "ours" and "clipped".
+        device: "cpu", or "cuda", for "ours", "clipped" and "reference".
     """
 
     variant: str
@@ -42,6 +43,7 @@ class Setting:
     steps: int
     tiny: bool = False
     profile: bool = False
+    device: str = "cpu"
 
 
 def make_base(tiny: bool) -> Any:
@@ -117,7 +119,7 @@ def measure_ours(setting: Setting, clock: Clock) -> dict[str, Any]:
                 "validation_every": 0,
                 "batch_size": setting.batch,
                 "precision": "bf16" if setting.dtype == "bf16" else "no",
-                "device": "cpu",
+                "device": "cpu" if setting.device == "cpu" else "auto",
                 "trackers": (),
                 "learning_rate": LEARNING_RATE,
                 "max_grad_norm": 1.0 if setting.variant == "clipped" else 0.0,
@@ -144,10 +146,10 @@ def measure_reference(setting: Setting, clock: Clock) -> None:
     from diffusers import ControlNetModel, DDPMScheduler
 
     base = make_base(setting.tiny)
-    accelerator = Accelerator(mixed_precision="bf16" if setting.dtype == "bf16" else "no", cpu=True)
+    accelerator = Accelerator(mixed_precision="bf16" if setting.dtype == "bf16" else "no", cpu=setting.device == "cpu")
     control = ControlNetModel.from_unet(base.unet).train()
     weight_dtype = torch.bfloat16 if setting.dtype == "bf16" else torch.float32
-    base.to(dtype=weight_dtype)
+    base.to(accelerator.device, weight_dtype)
     schedule = DDPMScheduler.from_config(base.noise_schedule)
     optimizer = torch.optim.AdamW(control.parameters(), lr=LEARNING_RATE)
     control, optimizer = accelerator.prepare(control, optimizer)
@@ -157,12 +159,15 @@ def measure_reference(setting: Setting, clock: Clock) -> None:
     images = torch.rand(setting.batch, 3, side, side, generator=random) * 2 - 1
     conditions = torch.rand(setting.batch, 3, side, side, generator=random)
     tokens = torch.randint(1000, 40000, (setting.batch, base.tokenizer.model_max_length), generator=random)
+    images, conditions, tokens = (one.to(accelerator.device) for one in (images, conditions, tokens))
     while True:
         with accelerator.accumulate(control):
             latents = base.vae.encode(images.to(weight_dtype)).latent_dist.sample()
             latents = latents * base.vae.config.scaling_factor
             noise = torch.randn_like(latents)
-            timesteps = torch.randint(0, schedule.config.num_train_timesteps, (setting.batch,)).long()
+            timesteps = (
+                torch.randint(0, schedule.config.num_train_timesteps, (setting.batch,)).long().to(accelerator.device)
+            )
             noisy = schedule.add_noise(latents, noise, timesteps)
             states = base.text_encoder(tokens)[0]
             down, middle = control(
@@ -258,6 +263,7 @@ def measure(setting: Setting) -> dict[str, Any]:
         "imports": imports,
         **parts,
         "threads": torch.get_num_threads(),
+        "device memory": torch.cuda.max_memory_allocated() if setting.device == "cuda" else 0,
     }
 
 

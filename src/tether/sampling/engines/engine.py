@@ -49,7 +49,7 @@ class Engine(ABC):
 
 _Class = TypeVar("_Class", bound=type[Engine])
 _ENGINES: dict[str, type[Engine]] = {}
-_OWN = {"eager": "tether.sampling.engines.eager", "openvino": "tether.sampling.engines.openvino"}
+_OWN = {name: f"tether.sampling.engines.{name}" for name in ("compile", "eager", "openvino")}
 """Engines of this package by name -> their module, imported when one is asked for."""
 
 

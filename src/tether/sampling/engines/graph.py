@@ -122,10 +122,12 @@ class ControlGraph(nn.Module):
         self.control, self.names, self.arguments = control, tuple(names), dict(arguments)
         self.points: tuple[str, ...] = ()
 
-    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def signal(self, *tensors: Tensor) -> Signal:
+        """The control's signal."""
         given = dict(zip(self.names, tensors, strict=True))
-        signal: Signal = self.control(
-            given["latents"], given["timestep"], _conditioning(given), given["hint"], **self.arguments
-        )
+        return self.control(given["latents"], given["timestep"], _conditioning(given), given["hint"], **self.arguments)
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        signal = self.signal(*tensors)
         self.points = tuple(signal)
         return tuple(signal.values())

@@ -16,30 +16,17 @@ from __future__ import annotations
 import sys
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tether.base.denoiser import Denoiser, UNetDenoiser
-from tether.control.conditioning import Conditioning
-from tether.control.control import Control
-from tether.control.controlnet import ControlNet
-from tether.control.signal import Signal
 from tether.errors import TetherError
-from tether.sampling.engines.cache import Cache, weights_mark
-from tether.sampling.engines.engine import Engine, register
-from tether.sampling.engines.graph import (
-    ControlGraph,
-    DenoiserGraph,
-    conditioning_tensors,
-    is_odd,
-    points_for,
-    signal_tensors,
-    times,
-)
+from tether.sampling.engines.cache import Cache
+from tether.sampling.engines.engine import register
+from tether.sampling.engines.graphed import Graph, GraphEngine, MakeGraph
 
 __all__ = ["OpenVino"]
 
@@ -71,7 +58,7 @@ def _openvino() -> Any:
 
 
 @register("openvino")
-class OpenVino(Engine):
+class OpenVino(GraphEngine):
     """Computes with OpenVINO; what it converted and compiled is kept from run to run.
 
     Args:
@@ -81,68 +68,33 @@ class OpenVino(Engine):
         TetherError: when OpenVINO is not installed.
     """
 
+    name = "openvino"
+
     def __init__(self, cache: Cache | None = None) -> None:
         super().__init__()
         self.core = _openvino().Core()
         self.cache = cache or Cache("openvino")
-        self._graphs: OrderedDict[Any, _Graph] = OrderedDict()
 
-    def prepare(self, denoiser: Denoiser, controls: Sequence[Control]) -> tuple[Denoiser, Sequence[Control]]:
-        self._forget(denoiser, controls)
-        prepared = [self._control(control) for control in controls]
-        why = _why_not(denoiser, UNetDenoiser, denoiser.network)
-        if why is not None:
-            self.notes.append(f"the base is drawn by eager: {why}")
-            return denoiser, prepared
-        points = points_for(denoiser.spec, None, [name for control in controls for name in control.points])
-        return _OpenVinoDenoiser(denoiser, self, points), prepared
+    def graph(self, owner: nn.Module, variant: Any, names: tuple[str, ...], make: MakeGraph) -> Graph:
+        return _Graph(self, owner, variant, names, make)
 
-    def _control(self, control: Control) -> Any:
-        why = _why_not(control, ControlNet, control)
-        if why is None:
-            return _OpenVinoControl(control, self)
-        self.notes.append(f"control {control.name} is drawn by eager: {why}")
-        return control
+    def taken(self, network: nn.Module) -> Any:
+        """The network, or a float32 copy of it: what is converted is float32."""
+        return network if owner_dtype(network) == torch.float32 else deepcopy(network).float()
 
-    def _forget(self, denoiser: Denoiser, controls: Sequence[Control]) -> None:
-        """Lets go of the graphs of other networks, and of other weights."""
-        kept = {(id(network), weights_mark(network)) for network in (denoiser.network, *controls)}
-        for key in [key for key in self._graphs if (key[0], key[-1]) not in kept]:
-            del self._graphs[key]
-
-    def compute(
-        self, owner: nn.Module, variant: Any, tensors: Mapping[str, Tensor], make: Callable[[Sequence[str]], nn.Module]
-    ) -> tuple[list[Tensor], Any] | None:
-        """The outputs of a graph and what it was made with (its points); None where it does not convert.
-
-        Args:
-            owner: the network whose weights it has.
-            variant: what tells graphs of the network with the same inputs apart.
-            tensors: its inputs by name.
-            make: names -> the graph, to be converted.
-        """
-        key = (id(owner), variant, tuple(tensors), weights_mark(owner))
-        graph = self._graphs.get(key)
-        if graph is None:
-            graph = self._graphs[key] = _Graph(self, owner, variant, tuple(tensors), make)
-        return graph(list(tensors.values()))
+    def why_not(self, network: nn.Module) -> str | None:
+        parameter = next(network.parameters())
+        if parameter.device.type != "cpu":
+            return f"engine openvino computes on the CPU, not on {parameter.device.type}"
+        if parameter.dtype not in PRECISIONS:
+            dtype = str(parameter.dtype).removeprefix("torch.")
+            return f"engine openvino computes in float32 or bfloat16, not in {dtype}"
+        return None
 
 
 def owner_dtype(owner: nn.Module) -> torch.dtype:
     """The dtype of a network's first parameter."""
     return next(owner.parameters()).dtype
-
-
-def _why_not(given: Any, known: type, network: nn.Module) -> str | None:
-    """Why something is not computed here; None if it is."""
-    parameter = next(network.parameters())
-    if type(given) is not known:
-        return f"engine openvino does not know {type(given).__name__}"
-    if parameter.device.type != "cpu":
-        return f"engine openvino computes on the CPU, not on {parameter.device.type}"
-    if parameter.dtype not in PRECISIONS:
-        return f"engine openvino computes in float32 or bfloat16, not in {str(parameter.dtype).removeprefix('torch.')}"
-    return None
 
 
 class _Graph:
@@ -154,7 +106,7 @@ class _Graph:
         owner: nn.Module,
         variant: Any,
         names: tuple[str, ...],
-        make: Callable[[Sequence[str]], nn.Module],
+        make: MakeGraph,
     ) -> None:
         self.engine, self.owner, self.variant, self.names, self.make = engine, owner, variant, names, make
         self.precision = PRECISIONS[owner_dtype(owner)]
@@ -233,77 +185,3 @@ class _Graph:
                 "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
             },
         )
-
-
-class _OpenVinoDenoiser(Denoiser):
-    """A denoiser as OpenVINO computes it, with a signal at `points` or none."""
-
-    def __init__(self, inner: Denoiser, engine: OpenVino, points: tuple[str, ...]) -> None:
-        self.inner, self.engine = inner, engine
-        self.network, self.spec = inner.network, inner.spec
-        self._points = points
-        self._zeros: dict[Any, Tensor] = {}
-
-    def predict(
-        self,
-        latents: Tensor,
-        timestep: int | float | Tensor,
-        conditioning: Conditioning,
-        signal: Signal | None = None,
-    ) -> Tensor:
-        for name in signal or ():
-            if name not in {point.name for point in self.spec.points}:
-                return self.inner.predict(latents, timestep, conditioning, signal)  # tells what is wrong
-        self._points = points_for(self.spec, signal, self._points)
-        tensors = {"latents": latents, "timestep": times(timestep, latents), **conditioning_tensors(conditioning)}
-        tensors |= signal_tensors(self.spec, self._points, signal, latents, self._zeros)
-        found = self.engine.compute(
-            self.network,
-            ("odd" if is_odd(self.spec, latents) else "even", "denoiser"),
-            tensors,
-            lambda names: DenoiserGraph(_float_denoiser(self.inner), names),
-        )
-        if found is None:
-            return self.inner.predict(latents, timestep, conditioning, signal)
-        return found[0][0].to(latents.dtype)
-
-
-def _float_denoiser(denoiser: Denoiser) -> Denoiser:
-    """The denoiser, or a float32 copy of it: what is converted is float32."""
-    network: Any = _float(denoiser.network)
-    return UNetDenoiser(network, denoiser.spec.noise, denoiser.spec.latent_factor)
-
-
-def _float(network: nn.Module) -> Any:
-    return network if owner_dtype(network) == torch.float32 else deepcopy(network).float()
-
-
-class _OpenVinoControl:
-    """A control as OpenVINO computes it; called as a `Control` is."""
-
-    def __init__(self, inner: Control, engine: OpenVino) -> None:
-        self.inner, self.engine = inner, engine
-
-    def __call__(
-        self,
-        latents: Tensor,
-        timestep: int | float | Tensor,
-        conditioning: Conditioning,
-        hint: Tensor,
-        **arguments: Any,
-    ) -> Signal:
-        tensors = {"latents": latents, "timestep": times(timestep, latents), "hint": hint}
-        tensors |= conditioning_tensors(conditioning)
-        found = self.engine.compute(
-            self.inner,
-            tuple(sorted(arguments.items())),
-            tensors,
-            lambda names: ControlGraph(_float(self.inner), names, arguments),
-        )
-        if found is None:
-            return self.inner(latents, timestep, conditioning, hint, **arguments)
-        outputs, points = found
-        return Signal({point: tensor.to(latents.dtype) for point, tensor in zip(points, outputs, strict=True)})
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)

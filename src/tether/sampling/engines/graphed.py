@@ -1,0 +1,175 @@
+"""What engines share that compute networks as graphs of tensors: the denoiser and the controls around them.
+
+An engine of this kind says what it cannot compute, and makes graphs; a graph that fails once is drawn by PyTorch.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from tether.base.denoiser import Denoiser, UNetDenoiser
+from tether.control.conditioning import Conditioning
+from tether.control.control import Control
+from tether.control.controlnet import ControlNet
+from tether.control.signal import Signal
+from tether.sampling.engines.cache import weights_mark
+from tether.sampling.engines.engine import Engine
+from tether.sampling.engines.graph import (
+    ControlGraph,
+    DenoiserGraph,
+    conditioning_tensors,
+    is_odd,
+    points_for,
+    signal_tensors,
+    times,
+)
+
+__all__ = ["Graph", "GraphEngine", "MakeGraph"]
+
+MakeGraph = Callable[[Sequence[str]], nn.Module]
+"""Names of tensors -> a `ControlGraph` or `DenoiserGraph` that takes them in this order."""
+
+
+class Graph(Protocol):
+    """One network as an engine computes it: tensors -> its outputs and the points of its signal; None if it fails."""
+
+    def __call__(self, inputs: list[Tensor], /) -> tuple[list[Tensor], tuple[str, ...]] | None: ...
+
+
+class GraphEngine(Engine):
+    """Computes denoisers and controls of this package as graphs, kept from run to run; others by PyTorch.
+
+    Attributes:
+        name: under which it is registered.
+    """
+
+    name: str
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._graphs: dict[Any, Graph] = {}
+
+    @abstractmethod
+    def why_not(self, network: nn.Module) -> str | None:
+        """Why a network is not computed here, for people; None if it is."""
+
+    @abstractmethod
+    def graph(self, owner: nn.Module, variant: Any, names: tuple[str, ...], make: MakeGraph) -> Graph:
+        """A graph.
+
+        Args:
+            owner: the network whose weights it has.
+            variant: what tells graphs of the network with the same inputs apart.
+            names: of its inputs.
+            make: what is to be compiled or converted.
+        """
+
+    def taken(self, network: nn.Module) -> Any:
+        """The network that graphs are made of: itself, or a copy of another dtype."""
+        return network
+
+    def prepare(self, denoiser: Denoiser, controls: Sequence[Control]) -> tuple[Denoiser, Sequence[Control]]:
+        self._forget(denoiser, controls)
+        prepared = [self._control(control) for control in controls]
+        why = self._why_not(denoiser, UNetDenoiser, denoiser.network)
+        if why is not None:
+            self.notes.append(f"the base is drawn by eager: {why}")
+            return denoiser, prepared
+        points = points_for(denoiser.spec, None, [name for control in controls for name in control.points])
+        return GraphedDenoiser(denoiser, self, points), prepared
+
+    def _control(self, control: Control) -> Any:
+        why = self._why_not(control, ControlNet, control)
+        if why is None:
+            return GraphedControl(control, self)
+        self.notes.append(f"control {control.name} is drawn by eager: {why}")
+        return control
+
+    def _why_not(self, given: Any, known: type, network: nn.Module) -> str | None:
+        if type(given) is not known:
+            return f"engine {self.name} does not know {type(given).__name__}"
+        return self.why_not(network)
+
+    def _forget(self, denoiser: Denoiser, controls: Sequence[Control]) -> None:
+        """Lets go of the graphs of other networks, and of other weights."""
+        kept = {(id(network), weights_mark(network)) for network in (denoiser.network, *controls)}
+        for key in [key for key in self._graphs if (key[0], key[-1]) not in kept]:
+            del self._graphs[key]
+
+    def compute(
+        self, owner: nn.Module, variant: Any, tensors: dict[str, Tensor], make: MakeGraph
+    ) -> tuple[list[Tensor], tuple[str, ...]] | None:
+        """The outputs of a graph and the points of its signal; None where it is drawn by PyTorch. See `graph`."""
+        names = tuple(tensors)
+        key = (id(owner), variant, names, weights_mark(owner))
+        if key not in self._graphs:
+            self._graphs[key] = self.graph(owner, variant, names, make)
+        return self._graphs[key](list(tensors.values()))
+
+
+class GraphedDenoiser(Denoiser):
+    """A denoiser as a graph, with a signal at `points` or none."""
+
+    def __init__(self, inner: Denoiser, engine: GraphEngine, points: tuple[str, ...]) -> None:
+        self.inner, self.engine = inner, engine
+        self.network, self.spec = inner.network, inner.spec
+        self._points = points
+        self._zeros: dict[Any, Tensor] = {}
+
+    def predict(
+        self,
+        latents: Tensor,
+        timestep: int | float | Tensor,
+        conditioning: Conditioning,
+        signal: Signal | None = None,
+    ) -> Tensor:
+        for name in signal or ():
+            if name not in {point.name for point in self.spec.points}:
+                return self.inner.predict(latents, timestep, conditioning, signal)  # tells what is wrong
+        self._points = points_for(self.spec, signal, self._points)
+        tensors = {"latents": latents, "timestep": times(timestep, latents), **conditioning_tensors(conditioning)}
+        tensors |= signal_tensors(self.spec, self._points, signal, latents, self._zeros)
+        variant = ("odd" if is_odd(self.spec, latents) else "even", "denoiser")
+        found = self.engine.compute(self.network, variant, tensors, self._graph)
+        if found is None:
+            return self.inner.predict(latents, timestep, conditioning, signal)
+        return found[0][0].to(latents.dtype)
+
+    def _graph(self, names: Sequence[str]) -> DenoiserGraph:
+        network = self.engine.taken(self.network)
+        return DenoiserGraph(UNetDenoiser(network, self.spec.noise, self.spec.latent_factor), names)
+
+
+class GraphedControl:
+    """A control as a graph; called as a `Control` is."""
+
+    def __init__(self, inner: Control, engine: GraphEngine) -> None:
+        self.inner, self.engine = inner, engine
+
+    def __call__(
+        self,
+        latents: Tensor,
+        timestep: int | float | Tensor,
+        conditioning: Conditioning,
+        hint: Tensor,
+        **arguments: Any,
+    ) -> Signal:
+        tensors = {"latents": latents, "timestep": times(timestep, latents), "hint": hint}
+        tensors |= conditioning_tensors(conditioning)
+        found = self.engine.compute(
+            self.inner,
+            tuple(sorted(arguments.items())),
+            tensors,
+            lambda names: ControlGraph(self.engine.taken(self.inner), names, arguments),
+        )
+        if found is None:
+            return self.inner(latents, timestep, conditioning, hint, **arguments)
+        outputs, points = found
+        return Signal({point: tensor.to(latents.dtype) for point, tensor in zip(points, outputs, strict=True)})
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
