@@ -18,7 +18,7 @@ diffusers-float32         the peer that all times and errors are relative to
 diffusers-bfloat16        channels last, its fastest without compilation
 diffusers-compile         bfloat16, channels last, torch.compile with freezing
 hand-openvino             `openvino.convert_model` of both networks, static shapes, its own precision, as a user would
-tether-ENGINE-DTYPE       ENGINE: eager, openvino; DTYPE: float32, bfloat16
+tether-ENGINE-DTYPE       ENGINE: eager, compile, openvino; DTYPE: float32, bfloat16
 
 Each method has a process of its own that makes the same weights and inputs from the same seeds, and stays. Rounds go
 through the methods in turn, so that what else the machine does meets all of them; what is reported is the median of
@@ -53,6 +53,7 @@ METHODS = (
     "tether-openvino-float32",
     "tether-openvino-bfloat16",
     "diffusers-compile",
+    "tether-compile-bfloat16",
 )
 STEPS = {"step-256": 256, "step-512": 512}
 COMMANDS = ("cold", "annotate", "loaded")

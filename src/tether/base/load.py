@@ -47,8 +47,8 @@ def load_base(
         light: text encoders and tokenizers of Tether's own, which encode prompts to the same states without importing
             transformers; they are no objects of transformers, which a pipeline of diffusers expects. Where Tether has
             none for this base, those of transformers.
-        engine: what a `tether.Pipeline` computes the base and its controls with: "eager", "openvino", or "auto"; see
-            docs/performance.md.
+        engine: what a `tether.Pipeline` computes the base and its controls with: "eager", "compile", "openvino", or
+            "auto"; see docs/performance.md.
 
     Raises:
         TetherError: if there is nothing at `ref`, or it is not a base, or it is damaged or hostile.

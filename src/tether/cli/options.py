@@ -258,7 +258,7 @@ class GenerateOptions:
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.", show_default="float32")] = None
     engine: Annotated[
         str | None,
-        typer.Option(help="What computes: eager, openvino, or auto, the faster one.", show_default="eager"),
+        typer.Option(help="What computes: eager, compile, openvino, or auto.", show_default="eager"),
     ] = None
     low_memory: Annotated[
         bool, typer.Option("--low-memory", help="One image at a time, in tiles; on a GPU, one network at a time.")

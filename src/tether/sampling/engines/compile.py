@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tether.sampling.engines.eager import lay_out
 from tether.sampling.engines.engine import register
 from tether.sampling.engines.graph import ControlGraph
 from tether.sampling.engines.graphed import Graph, GraphEngine, MakeGraph
@@ -65,6 +66,7 @@ class Compile(GraphEngine):
 
     def regional(self, network: nn.Module) -> Any:
         """A copy of a network whose blocks are compiled; it shares the weights."""
+        lay_out(network)
         tensors = (*network.parameters(), *network.buffers())
         copy = deepcopy(network, {id(tensor): tensor for tensor in tensors})
         for module in copy.modules():
