@@ -62,7 +62,6 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "inpainting": (2, {"init": picture(6), "mask": left_half()}),
     "two images": (1, {"count": 2}),
     "another size": (1, {"size": (SIZE, 2 * SIZE)}),
-    "sides that are rounded": (1, {"size": (SIZE + 8, SIZE)}),
 }
 
 
