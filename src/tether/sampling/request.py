@@ -227,8 +227,8 @@ class Request(_Model):
             decoded from latents, its mask was cut at half gray and sampled at the middle of each latent, the mask of a
             control that pools globally acted after pooling, and prompts were read by the syntax "simple" of
             `tether.base.prompt_syntax`. Under 1 and 2, windows were compared with steps to the last bit, so that
-            0.333333 was less than a third. Under 1 to 3, what a control recommends (`Control.sides`) was not looked at, and
-            latents had the dtype of the networks between the steps too.
+            0.333333 was less than a third. Under 1 to 3, what a control recommends (`Control.sides`) was not looked at,
+            and latents had the dtype of the networks between the steps too.
 
     Raises:
         TetherError: when a value is out of range, or values do not go together.
