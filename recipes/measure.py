@@ -33,8 +33,8 @@ from tether.kinds.canny import edge_map
 from tether.kinds.edges import edge_f1
 
 SETTINGS = {
-    "balanced": Injection(),
-    "sides 0.6": Injection(sides=0.6),
+    "both": Injection(sides="both"),
+    "recommended": Injection(),
     "conditional": Injection(weighting="conditional"),
 }
 """How the control acts: on both sides of guidance, in full on one and in part on the other, on one."""
