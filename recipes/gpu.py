@@ -9,7 +9,7 @@ stop those after it that do not need it. Seconds are those of one H200 with torc
 | autoencoder | trains the shipped one further, on whole images; `--autoencoder 0`: it stays as it is | 138 | |
 | latents | standardizes a new autoencoder; encodes | 45 | vae |
 | denoiser | it and the text encoder are trained further, in the time that is left | 0.13 a step | unet, text_encoder |
-| controls | the shipped canny control and union, on the new base, trained side by side | 0.12 a step | control, union |
+| controls | the shipped canny control and union, on the new base, side by side | 0.2 and 0.6 a step | control, union |
 | samples | a sheet of everyday prompts with four seeds each | 20 | samples.png |
 
 The controls' latents, edges and images are made while the denoiser trains. The denoiser is compiled only if it has 5
@@ -276,16 +276,16 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--autoencoder", type=float, default=1.7, help="minutes; 0: it stays as it is")
     parser.add_argument("--denoiser", type=float, help="minutes; what the others leave by default")
     parser.add_argument("--control", type=float, default=3.0, help="minutes of its steps; 0: no control")
-    parser.add_argument("--control-step", type=float, default=0.12, help="seconds of a step, to know their number")
+    parser.add_argument("--control-step", type=float, default=0.21, help="seconds of a step, to know their number")
     parser.add_argument("--union", type=float, default=3.0, help="minutes of its steps; 0: no union")
-    parser.add_argument("--union-step", type=float, default=0.3, help="seconds of a step, to know their number")
+    parser.add_argument("--union-step", type=float, default=0.58, help="seconds of a step, to know their number")
     parser.add_argument("--samples", type=float, default=0.4, help="minutes that are kept for them")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--batch", type=int, default=1024, help="of the denoiser")
     parser.add_argument("--rate", type=float, default=1.5e-3, help="learning rate of the denoiser")
     parser.add_argument("--seed", type=int, default=15, help="of the denoiser; another for every round")
     parser.add_argument("--batch-control", type=int, default=384)
-    parser.add_argument("--batch-union", type=int, default=390, help="a multiple of how many kinds the recipe lists")
+    parser.add_argument("--batch-union", type=int, default=208, help="a multiple of how many kinds the recipe lists")
     parser.add_argument("--batch-autoencoder", type=int, default=96)
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of images, for a trial")
     parser.add_argument("--scenes", type=int, default=30_000)
