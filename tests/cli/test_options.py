@@ -26,7 +26,7 @@ def shown_defaults() -> dict[str, str]:
 
 def test_the_help_shows_the_defaults_of_a_request() -> None:
     shown = shown_defaults()
-    assert len(shown) == 15
+    assert len(shown) == 16
     request = Request(prompt="")
     for name, default in shown.items():
         model = ControlRequest if name in ControlRequest.model_fields else request

@@ -11,6 +11,7 @@ from PIL import Image
 from tether.cli.options import GenerateOptions
 from tether.cli.requests import prompts_of, request_of
 from tether.errors import TetherError
+from tether.sampling import Request
 
 
 @pytest.fixture
@@ -30,6 +31,10 @@ def image(tmp_path: Path) -> Path:
         ({"invert": True, "control": ["canny=x.png"]}, "--invert has nothing to act on: it needs --condition"),
         ({"negative_prompt": "b", "guidance_scale": 1.0}, "--negative-prompt has nothing to act on"),
         ({"guidance_rescale": 0.7, "guidance_scale": 1.0}, "--guidance-rescale has nothing to act on"),
+        ({"control_tolerance": 0.2}, "--control-tolerance has nothing to act on"),
+        ({"deep_skips": 2}, "--deep-skips has nothing to act on: it needs --deep-every above 1, or --fast"),
+        ({"deep_window": "0-0.5", "deep_every": 1}, "--deep-window has nothing to act on"),
+        ({"deep_window": "a", "deep_every": 2}, "--deep-window a: write START-END"),
         ({"seed": "1,2", "count": 3}, "--seed already names every image"),
         ({"control": ["canny=none.png"]}, "there is no file none"),
         ({"control": ["cany=none.png"]}, "there is no control 'cany': did you mean canny"),
@@ -58,6 +63,23 @@ def test_each_control_has_its_own_settings(image: Path, tmp_path: Path) -> None:
     assert (photo.strength, photo.weighting, photo.sides, photo.options) == (0.5, "cfg-rw", 0.5, {"low": 20})
     assert photo.mask is not None
     assert (inverted.weighting, inverted.invert, plain.invert) == ("released", True, None)
+
+
+def test_less_work_of_the_options_is_that_of_the_request(image: Path, tmp_path: Path) -> None:
+    given: dict[str, Any] = {
+        "deep_every": 2,
+        "deep_skips": 3,
+        "deep_window": "0.1-1",
+        "merge_tokens": 0.5,
+        "control_tolerance": 0.1,
+    }
+    options = GenerateOptions(out=tmp_path, control=[f"canny={image}", f"canny={image},tolerance=0.3"], **given)
+    request = request_of(options, "x")
+    assert (request.deep_every, request.deep_skips, request.deep_window) == (2, 3, (0.1, 1.0))
+    assert request.merge_tokens == 0.5
+    assert [one.tolerance for one in request.controls] == [0.1, 0.3]
+    fast = request_of(GenerateOptions(out=tmp_path, fast=True, deep_skips=2, seed="1"), "x")
+    assert fast == Request(prompt="x", fast=True, deep_skips=2, seed=1)
 
 
 def test_an_output_that_is_an_input_is_refused(image: Path) -> None:

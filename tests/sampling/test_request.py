@@ -18,7 +18,7 @@ import tether
 from tether.errors import TetherError
 from tether.images import read_metadata, save_png
 from tether.sampling import ControlRequest, Request
-from tether.sampling.request import RULES, parse_lora, read_request, request_text
+from tether.sampling.request import FAST, RULES, parse_lora, read_request, request_text
 
 IMAGE = Image.new("RGB", (8, 8), "red")
 GOLDEN = Path(__file__).parents[1] / "golden" / "pictures"
@@ -87,7 +87,7 @@ def test_a_request_cannot_be_changed() -> None:
 def test_pipelines_defaults_are_those_of_a_request() -> None:
     parameters = inspect.signature(tether.Pipeline.__call__).parameters
     shared = [name for name in Request.model_fields if name in parameters and name != "prompt"]
-    assert len(shared) == 19
+    assert len(shared) == 24
     default = Request(prompt="")
     for name in shared:
         assert parameters[name].default == getattr(default, name), name
@@ -271,14 +271,39 @@ def test_a_large_map_in_json_is_read_as_a_map_and_a_photo_as_a_photo() -> None:
 def test_less_work_is_written_only_when_it_is_asked_for() -> None:
     plain = Request(prompt="x", controls=[ControlRequest(ref="canny", photo=Image.new("RGB", (8, 8)))])
     text = plain.model_dump_json()
-    assert not any(name in text for name in ("guidance_window", "every", "engine"))
+    assert not any(name in text for name in ("guidance_window", "every", "engine", "deep", "merge", "fast", "toler"))
     less = Request(
         prompt="x",
         guidance_window=(0.2, 0.8),
-        controls=[ControlRequest(ref="canny", photo=Image.new("RGB", (8, 8)), every=3)],
+        deep_every=4,
+        deep_skips=2,
+        deep_window=(0.1, 1.0),
+        merge_tokens=0.5,
+        controls=[ControlRequest(ref="canny", photo=Image.new("RGB", (8, 8)), every=3, tolerance=0.2)],
     )
     read = Request(**json.loads(less.model_dump_json()))
-    assert (read.guidance_window, read.controls[0].every, read.controls[0].injection().every) == ((0.2, 0.8), 3, 3)
+    assert (read.guidance_window, read.deep_every, read.deep_skips) == ((0.2, 0.8), 4, 2)
+    assert (read.deep_window, read.merge_tokens) == ((0.1, 1.0), 0.5)
+    injection = read.controls[0].injection()
+    assert (injection.every, injection.tolerance) == (3, 0.2)
+
+
+def test_the_preset_is_written_field_by_field_and_what_is_given_stays() -> None:
+    fast = Request(prompt="x", fast=True)
+    assert {name: getattr(fast, name) for name in FAST} == FAST
+    assert "fast" not in fast.model_dump_json()
+    assert Request(**json.loads(fast.model_dump_json())) == fast
+    assert Request(prompt="x", fast=True, deep_every=1).deep_every == 1
+    assert Request(prompt="x", fast=False) == Request(prompt="x")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"deep_every": 0}, {"deep_skips": 0}, {"merge_tokens": 0.8}, {"deep_window": (0.5, 0.5)}, {"fast": "x"}]
+)
+def test_less_work_that_is_none_is_refused(wrong: dict[str, Any]) -> None:
+    (name,) = wrong
+    with pytest.raises(TetherError, match=f"^{name}"):
+        Request(prompt="x", **wrong)
 
 
 @pytest.mark.parametrize("window", [(0.5, 0.5), (-0.1, 1), (0.2, 1.1), (0.8, 0.2)])

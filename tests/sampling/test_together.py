@@ -104,5 +104,6 @@ def test_what_has_to_be_drawn_alone_is_like_nothing() -> None:
         {"low_memory": True},
         {"rules": 1},
         {"controls": [masked]},
+        {"controls": [ENTRY.model_copy(update={"tolerance": 0.1})]},
     ]
-    assert [alike(Request(prompt="x", **values)) for values in alone] == [""] * 5
+    assert [alike(Request(prompt="x", **values)) for values in alone] == [""] * 6

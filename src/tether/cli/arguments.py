@@ -27,7 +27,7 @@ WINDOW = rf"(?P<start>{NUMBER})-(?P<end>{NUMBER})"
 STEERING = re.compile(rf"(?P<image>.+?)(?:@{WINDOW}|:(?P<strength>{SCHEDULE_PATTERN}))?")
 
 
-SETTINGS = ("weighting", "sides", "mask", "mask_resize", "annotator", "kind", "invert", "window", "every")
+SETTINGS = ("weighting", "sides", "mask", "mask_resize", "annotator", "kind", "invert", "window", "every", "tolerance")
 """Fields of `tether.sampling.ControlRequest` that an argument may set; any other name is an option of the annotator."""
 SETTING = re.compile(r",(?=[a-z_]+=)")
 
@@ -102,6 +102,10 @@ def _parse_setting(name: str, value: str) -> Any:
         if not re.fullmatch(r"[1-9]\d{0,3}", value):
             raise TetherError(f"every={value}: write a whole number from 1, such as every=2")
         return int(value)
+    if name == "tolerance":
+        if not re.fullmatch(NUMBER, value):
+            raise TetherError(f"tolerance={value}: write a number from 0 to below 1, such as tolerance=0.2")
+        return float(value)
     if name == "invert":
         if value not in ("true", "false"):
             raise TetherError(f"invert={value}: write true or false")

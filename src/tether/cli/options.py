@@ -100,9 +100,8 @@ class GenerateOptions:
             help="KIND=IMAGE[:STRENGTH][@START-END][,NAME=VALUE...]: annotate IMAGE and steer by it. KIND is a shipped "
             "control or the path of one; IMAGE is a file, several with commas between or a pattern (one an image), or "
             "a folder, which is drawn image by image; STRENGTH is a number or a schedule, 0.2@0-0.3,0.6@0.3-1; NAME is "
-            "weighting, sides, window, every, mask, mask_resize, annotator, kind, invert, or an option of the "
-            "annotator. "
-            "Repeatable.",
+            "weighting, sides, window, every, tolerance, mask, mask_resize, annotator, kind, invert, or an option of "
+            "the annotator. Repeatable.",
             show_default=False,
         ),
     ] = None
@@ -162,6 +161,28 @@ class GenerateOptions:
         int | None,
         typer.Option(help="Run the controls at every n-th step, and use their signals again between.", min=1),
     ] = None
+    control_tolerance: Annotated[
+        float | None,
+        typer.Option(help="Run the controls by need: when their signals may have changed by more than this share."),
+    ] = None
+    deep_every: Annotated[
+        int | None,
+        typer.Option(help="Compute the deep part of the base at every n-th step, and use its features again.", min=1),
+    ] = None
+    deep_skips: Annotated[
+        int | None,
+        typer.Option(help="Skip connections of the part that is computed at every step.", min=1, show_default="1"),
+    ] = None
+    deep_window: Annotated[
+        str | None, typer.Option(help="START-END, shares of the steps at which deep features are used again.")
+    ] = None
+    merge_tokens: Annotated[
+        float | None,
+        typer.Option(help="Share of the positions that self-attention merges, 0 to 0.75; it pays from 512 pixels on."),
+    ] = None
+    fast: Annotated[
+        bool, typer.Option("--fast", help="The combination of these that costs at most 2% of what controls do.")
+    ] = False
     weighting: Annotated[
         str | None,
         typer.Option(

@@ -45,6 +45,9 @@ AS_GIVEN = (
     "sigmas",
     "eta",
     "guidance_rescale",
+    "deep_every",
+    "deep_skips",
+    "merge_tokens",
     "combine",
     "fit",
     "init_latents",
@@ -111,6 +114,7 @@ def request_of(options: GenerateOptions, prompt: str) -> Request:
         sides=None if options.sides is None else parse_sides(options.sides),
         mask_resize=options.mask_resize,
         every=options.control_every,
+        tolerance=options.control_tolerance,
     )
     values = _values(options)
     _check_uses(options, values)
@@ -241,7 +245,9 @@ def _values(options: GenerateOptions) -> dict[str, Any]:
         denoising_strength=options.older_denoise,
         negative_prompt=options.older_negative,
         size=None if options.size is None else parse_size(options.size),
-        guidance_window=_window_of(options),
+        guidance_window=_window_of(options.guidance_window, "--guidance-window", "0.2-0.8"),
+        deep_window=_window_of(options.deep_window, "--deep-window", "0.2-1"),
+        fast=options.fast or None,
         loras=options.lora,
         embeddings=options.embedding,
     )
@@ -256,6 +262,7 @@ def _values(options: GenerateOptions) -> dict[str, Any]:
 def _check_uses(options: GenerateOptions, values: dict[str, Any]) -> None:
     """Refuses options that have nothing to act on."""
     steered, unguided = bool(_entries(options)), values.get("guidance_scale") == 1
+    reuses = options.fast or (options.deep_every or 1) > 1
     idle = (
         ("--denoising-strength", "denoising_strength" in values and options.init is None, "--init"),
         ("--init-latents", options.init_latents is not None and options.init is None, "--init"),
@@ -267,6 +274,9 @@ def _check_uses(options: GenerateOptions, values: dict[str, Any]) -> None:
         ("--fit", options.fit is not None and not steered and options.init is None, "an image to fit"),
         ("--negative-prompt", bool(values.get("negative_prompt")) and unguided, "a --guidance-scale other than 1"),
         ("--control-every", options.control_every is not None and not steered, "--control or --condition"),
+        ("--control-tolerance", options.control_tolerance is not None and not steered, "--control or --condition"),
+        ("--deep-skips", options.deep_skips is not None and not reuses, "--deep-every above 1, or --fast"),
+        ("--deep-window", options.deep_window is not None and not reuses, "--deep-every above 1, or --fast"),
         ("--guidance-window", options.guidance_window is not None and unguided, "a --guidance-scale other than 1"),
         ("--guidance-rescale", bool(options.guidance_rescale) and unguided, "a --guidance-scale other than 1"),
     )
@@ -275,9 +285,8 @@ def _check_uses(options: GenerateOptions, values: dict[str, Any]) -> None:
             raise TetherError(f"{option} has nothing to act on: it needs {needed}")
 
 
-def _window_of(options: GenerateOptions) -> tuple[float, float] | None:
-    given = options.guidance_window
-    return None if given is None else parse_window(given, f"--guidance-window {given}", "0.2-0.8")
+def _window_of(given: str | None, option: str, example: str) -> tuple[float, float] | None:
+    return None if given is None else parse_window(given, f"{option} {given}", example)
 
 
 def _given(**values: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ ControlNet of it could not be loaded again.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from inspect import Parameter, signature
 from typing import Any
 
@@ -28,7 +29,9 @@ __all__ = [
     "complete",
     "config_of_unet",
     "default_settings",
+    "first_layers",
     "skip_channels",
+    "with_parts",
 ]
 
 ENCODER_PARTS = (
@@ -161,3 +164,24 @@ def skip_channels(encoder: Any) -> tuple[int, ...]:
     for block in encoder.down_blocks:
         channels += [layer.out_channels for layer in (*block.resnets, *(block.downsamplers or ()))]
     return tuple(channels)
+
+
+def with_parts(module: Any, parts: Mapping[str, nn.Module | None]) -> Any:
+    """A module that is `module` with other parts by some names; it shares everything else with it."""
+    part = copy(module)
+    part._modules = {**module._modules, **parts}
+    return part
+
+
+def first_layers(blocks: Any, skips: int) -> nn.ModuleList:
+    """An encoder's blocks up to the layer that gives skip connection `skips - 1`, of which conv_in gives the first."""
+    found, left = [], skips - 1
+    for block in blocks:
+        if left < 1:
+            break
+        taken, downs = min(left, len(block.resnets)), block.downsamplers
+        parts = {name: getattr(block, name)[:taken] for name in ("resnets", "attentions") if hasattr(block, name)}
+        left -= taken
+        found.append(with_parts(block, {**parts, "downsamplers": downs if left and downs else None}))
+        left -= len(downs or ())
+    return nn.ModuleList(found)

@@ -151,6 +151,13 @@ class Control(nn.Module, ABC):
         """
         return self
 
+    def shallow(self, skips: int) -> Control:
+        """A control that gives this one's signal at the first `skips` skip connections, for less work.
+
+        It shares all modules with this one. By default the control itself, whose signal has these and more.
+        """
+        return self
+
     def wrap(self, denoiser: Any) -> Any:
         """The denoiser under this control; by default the denoiser itself, as the signal is all there is."""
         return denoiser

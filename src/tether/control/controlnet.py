@@ -37,6 +37,8 @@ from tether.control.architecture import (
     check_same_parameters,
     complete,
     config_of_unet,
+    first_layers,
+    with_parts,
 )
 from tether.control.conditioning import Conditioning
 from tether.control.control import Control, Steerable, register
@@ -74,7 +76,7 @@ class ControlNet(Control):
     add_embedding: nn.Module
     encoder_hid_proj: nn.Module | None
     down_blocks: nn.ModuleList
-    mid_block: nn.Module
+    mid_block: nn.Module  # None of a shallow copy
     controlnet_cond_embedding: HintEncoder
     controlnet_down_blocks: nn.ModuleList
     controlnet_mid_block: ZeroConv2d
@@ -345,13 +347,17 @@ class ControlNet(Control):
         for block in self.down_blocks:
             x, outputs = block(hidden_states=x, temb=embedding, **_text_for(block, text_states))
             skips += outputs
-        middle = self.mid_block(x, embedding, **_text_for(self.mid_block, text_states))
-
         zeros = zip(self.controlnet_down_blocks, skips, strict=True)
-        return Signal(
-            {f"skip.{k}": zero(skip) for k, (zero, skip) in enumerate(zeros)}
-            | {"middle": self.controlnet_mid_block(middle)}
-        )
+        signal = {f"skip.{k}": zero(skip) for k, (zero, skip) in enumerate(zeros)}
+        if self.mid_block is not None:
+            middle = self.mid_block(x, embedding, **_text_for(self.mid_block, text_states))
+            signal["middle"] = self.controlnet_mid_block(middle)
+        return Signal(signal)
+
+    def shallow(self, skips: int) -> Self:
+        zeros = self.controlnet_down_blocks[:skips]
+        parts = {"down_blocks": first_layers(self.down_blocks, skips), "controlnet_down_blocks": zeros}
+        return with_parts(self, {**parts, "mid_block": None, "controlnet_mid_block": None})
 
     def _embed(
         self, latents: Tensor, timestep: int | float | Tensor, text_states: Tensor, conditioning: Conditioning

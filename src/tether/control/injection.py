@@ -100,6 +100,8 @@ class Injection:
         exact_window: compare the window to the last bit, as older versions did.
         every: the control is run at each `every`-th of the steps at which it acts, and its last signal serves those
             between, with the strength of their own step: less work, and a signal that is up to `every` - 1 steps old.
+        tolerance: the control is run by need: its last signal serves while it is expected to have changed by no more
+            than this share of its length, measured where the control is run (`tether.sampling.reuse`). 0: at each step.
 
     Raises:
         TetherError: when a value is not as above.
@@ -113,6 +115,7 @@ class Injection:
     mask_resize: MaskResize = "area"
     exact_window: bool = False
     every: int = 1
+    tolerance: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weighting", _checked_weighting(self.weighting))
@@ -124,6 +127,8 @@ class Injection:
             object.__setattr__(self, "mask", _checked_mask(self.mask))
         if not isinstance(self.every, int) or isinstance(self.every, bool) or self.every < 1:
             raise TetherError(f"every is {self.every!r}; it must be a whole number, 1 or more")
+        if not _is_number(self.tolerance) or not 0 <= self.tolerance < 1:
+            raise TetherError(f"tolerance is {self.tolerance!r}; it must be a number from 0 to below 1")
         if self.mask_resize not in get_args(MaskResize):
             raise TetherError(
                 f"mask_resize is {self.mask_resize!r}; it must be one of {', '.join(get_args(MaskResize))}"
@@ -212,7 +217,13 @@ class Injection:
             w = [1.0] * n
         return [own * w_i for w_i in w]
 
-    def apply(self, signal: Signal, latent_height: int | None = None, strength: float | None = None) -> Signal:
+    def apply(
+        self,
+        signal: Signal,
+        latent_height: int | None = None,
+        strength: float | None = None,
+        heights: Sequence[int] = (),
+    ) -> Signal:
         """The signal weighted and masked: strength * w_i * mask_i * r_i.
 
         Args:
@@ -220,14 +231,15 @@ class Injection:
                 [unconditional, conditional].
             latent_height: height of the latents; by default that of the first tensor, as in a ControlNet's signal.
             strength: of the step, where it is a schedule; see `weights`.
+            heights: of the tensors of the control's whole signal, where `signal` is the first of them alone.
 
         Raises:
             TetherError: when weights or the mask's batch do not fit.
         """
         if not signal:
             return signal
-        heights = signal.heights
-        signal = signal.scaled(self.weights(heights, latent_height or heights[0], strength))
+        heights = heights or signal.heights
+        signal = signal.scaled(self.weights(heights, latent_height or heights[0], strength)[: len(signal)])
         if self.mask is None:
             return signal
         from torch.nn.functional import interpolate

@@ -78,6 +78,12 @@ class Signal(Mapping[str, Tensor]):
         pairs = zip(self.items(), each, strict=True)
         return Signal({point: tensor if weight == 1 else tensor * weight for (point, tensor), weight in pairs})
 
+    def first_skips(self, count: int | None) -> Signal:
+        """The signal at the first `count` skip connections alone; all of it for None."""
+        if count is None:
+            return self
+        return Signal({name: self[name] for name in (f"skip.{k}" for k in range(count)) if name in self})
+
     def pooled(self) -> Signal:
         """The mean of each tensor over space, at its size, expanded without a copy."""
         return self.map(lambda tensor: tensor.mean((2, 3), keepdim=True).expand_as(tensor))

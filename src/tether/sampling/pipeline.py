@@ -38,9 +38,10 @@ from tether.sampling.engines import Engine, engine
 from tether.sampling.guidance import Guidance
 from tether.sampling.inpaint import paste_known, white_of
 from tether.sampling.inputs import Map, map_pixels
+from tether.sampling.less import deep_of, engine_for, less_work
 from tether.sampling.loop import Step, denoise
 from tether.sampling.prompts import guidance_of
-from tether.sampling.request import Request
+from tether.sampling.request import FAST, Request
 from tether.sampling.samplers import Sigmas, Spacing, step_arguments
 from tether.sampling.start import idle_values, initial_noise, start_of
 from tether.sampling.step import Steering, make_step
@@ -102,6 +103,11 @@ class Pipeline:
         guidance_rescale: float = _DEFAULT.guidance_rescale,
         guidance_window: tuple[float, float] = _DEFAULT.guidance_window,
         injections: Sequence[Injection] | None = None,
+        deep_every: int = _DEFAULT.deep_every,
+        deep_skips: int = _DEFAULT.deep_skips,
+        deep_window: tuple[float, float] = _DEFAULT.deep_window,
+        merge_tokens: float = _DEFAULT.merge_tokens,
+        fast: bool = _DEFAULT.fast,
         combine: Combine = _DEFAULT.combine,
         size: tuple[int, int] | None = _DEFAULT.size,
         fit: FitRule = _DEFAULT.fit,
@@ -149,6 +155,10 @@ class Pipeline:
             "eta": eta,
             "guidance_rescale": guidance_rescale,
             "guidance_window": guidance_window,
+            "deep_every": deep_every,
+            "deep_skips": deep_skips,
+            "deep_window": deep_window,
+            "merge_tokens": merge_tokens,
             "combine": combine,
             "size": size,
             "fit": fit,
@@ -158,6 +168,7 @@ class Pipeline:
             "mask": mask,
             "clip_skip": clip_skip,
         }
+        values |= {name: value for name, value in FAST.items() if fast and values[name] == getattr(_DEFAULT, name)}
         done: list[Any] = []
         for call in read_call(values, other_names, len(self.controls)):
             latents = self.latents(call.request, call.conditions, call.injections, on_step)
@@ -241,7 +252,10 @@ class Pipeline:
         noise = initial_noise(generators, size, base)
         start = start_of(request, base, size, scheduler, noise, generators)
         timesteps = scheduler.timesteps[start.skipped * scheduler.order :]
-        self._notify(*idle_controls(self.controls, injections, len(timesteps)), *idle_values(request, start))
+        self._notify(*idle_controls(self.controls, injections, len(timesteps)), *idle_values(request, start, base))
+        engine, *lines = engine_for(request, self.engine)
+        deep, *more = deep_of(request, base, self.controls)
+        self._notify(*lines, *more)
         step = make_step(
             base.denoiser,
             [
@@ -250,23 +264,25 @@ class Pipeline:
             ],
             guidance,
             len(timesteps),
-            engine=self.engine,
+            engine=engine,
             combine=request.combine,
             guidance_window=request.guidance_window,
+            deep=deep,
             extra_channels=start.inpainting and start.inpainting.extra_channels,
         )
-        latents = denoise(
-            step,
-            start.latents,
-            scheduler,
-            base.noise,
-            start=start.skipped,
-            widened=request.rules > 3,
-            arguments=step_arguments(request.scheduler, generators, request.eta),
-            after=start.inpainting and start.inpainting.keep_known(scheduler, noise, timesteps),
-            on_step=on_step,
-        )
-        self._notify(*self.engine.taken_notes())
+        with less_work(request, engine, [base.denoiser.network, *self.controls], start.latents):
+            latents = denoise(
+                step,
+                start.latents,
+                scheduler,
+                base.noise,
+                start=start.skipped,
+                widened=request.rules > 3,
+                arguments=step_arguments(request.scheduler, generators, request.eta),
+                after=start.inpainting and start.inpainting.keep_known(scheduler, noise, timesteps),
+                on_step=on_step,
+            )
+        self._notify(*engine.taken_notes())
         return latents
 
     def _notify(self, *lines: str | None) -> None:

@@ -35,11 +35,22 @@ from tether.sampling.engines import check_engine
 from tether.sampling.fields import MapImages, MaskImage, PngImage, PngImages, Strength, as_list
 from tether.sampling.samplers import Sigmas, Spacing, check_choices
 
-__all__ = ["MAX_COUNT", "METADATA_KEY", "ControlRequest", "Request", "parse_lora", "read_request", "request_text"]
+__all__ = [
+    "FAST",
+    "MAX_COUNT",
+    "METADATA_KEY",
+    "ControlRequest",
+    "Request",
+    "parse_lora",
+    "read_request",
+    "request_text",
+]
 
 METADATA_KEY = "tether"
 MAX_COUNT = 1000
 """Images a request: a file cannot ask for more memory than there is."""
+FAST: dict[str, Any] = {"deep_every": 3, "deep_skips": 1, "deep_window": (0.1, 1.0), "guidance_window": (0.0, 0.8)}
+"""The preset `fast`; see docs/performance.md for what it costs."""
 RULES = 4
 """The rules of today; see `Request.rules`."""
 
@@ -107,8 +118,8 @@ class ControlRequest(_Model):
         source: the file name of condition or photo; for people, never opened.
         invert: whether the condition is a negative: black lines on white. None: where its kind is white lines on black
             and it looks so. Prepared, it is inverted, and this is False.
-        strength, weighting, sides, window, mask, mask_resize, every: see `tether.Injection`. The mask is an image,
-            white where the control acts. A strength of one constant part, "0.2@0-0.3", is a number and a window.
+        strength, weighting, sides, window, mask, mask_resize, every, tolerance: see `tether.Injection`. The mask is an
+            image, white where the control acts. A strength of one constant part, "0.2@0-0.3", is a number and a window.
     """
 
     ref: str
@@ -126,6 +137,7 @@ class ControlRequest(_Model):
     mask_resize: Literal["area", "bilinear"] = "area"
     invert: bool | None = False
     every: int = 1
+    tolerance: float = 0.0
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
@@ -149,7 +161,7 @@ class ControlRequest(_Model):
         """
         weighting: Any = self.weighting  # a name is checked there
         how = (self.strength, weighting, self.sides, self.window, self.mask, self.mask_resize)
-        return Injection(*how, exact_window=exact_window, every=self.every)
+        return Injection(*how, exact_window=exact_window, every=self.every, tolerance=self.tolerance)
 
     @property
     def conditions(self) -> list[Image.Image]:
@@ -173,7 +185,7 @@ class ControlRequest(_Model):
     @classmethod
     def _later(cls) -> dict[str, Any]:
         photo = {"photo": None, "kind": None, "annotator": None, "options": {}}
-        return photo | {"mask": None, "mask_resize": "area", "invert": False, "every": 1}
+        return photo | {"mask": None, "mask_resize": "area", "invert": False, "every": 1, "tolerance": 0.0}
 
 
 class Request(_Model):
@@ -206,6 +218,14 @@ class Request(_Model):
         sigmas: how the noise levels are spread instead: "karras" or "exponential".
         eta: of "ddim", the share of noise that each step adds, from 0 (none) to 1 (as DDPM).
         guidance_window: (start, end) of the steps that are guided; the others draw by the prompt alone.
+        deep_every: the deep part of the base is computed at each `deep_every`-th step, and its features serve those
+            between (`tether.sampling.reuse`).
+        deep_skips: how many skip connections belong to the part of the base that is computed at every step.
+        deep_window: (start, end) of the steps at which deep features are reused.
+        merge_tokens: the share of the positions that self-attention merges where the base attends first, 0 to 0.75
+            (`tether.base.merging`).
+        fast: gives each field of `FAST` that is not given its value there: the preset that is written, field by field,
+            into what is drawn.
         guidance_rescale: φ of arXiv:2305.08891, section 3.4: how much of the contrast that guidance adds is taken back.
         size: width and height in pixels, multiples of 8; by default the base's own square.
         fit: how images of another shape are fitted to the size: "stretch", "crop" or "pad".
@@ -256,6 +276,11 @@ class Request(_Model):
     eta: float = Field(default=0.0, ge=0, le=1)
     guidance_rescale: float = Field(default=0.0, ge=0, le=1)
     guidance_window: tuple[float, float] = (0.0, 1.0)
+    deep_every: int = Field(default=1, ge=1, le=1000)
+    deep_skips: int = Field(default=1, ge=1)
+    deep_window: tuple[float, float] = (0.0, 1.0)
+    merge_tokens: float = Field(default=0.0, ge=0, le=0.75)
+    fast: bool = False
     size: tuple[int, int] | None = None
     fit: Literal["stretch", "crop", "pad"] = "crop"
     init: PngImage | None = None
@@ -279,13 +304,21 @@ class Request(_Model):
             return values | {"rules": 1}
         return values
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, values: Any) -> Any:
+        """The fields of `FAST` where it is asked for."""
+        if isinstance(values, dict) and values.get("fast") is True:
+            return FAST | values | {"fast": False}
+        return values
+
     @model_validator(mode="after")
     def _checked(self) -> Self:
         check_choices(self.scheduler, self.spacing, self.sigmas, self.eta)
         check_engine(self.engine)
-        start, end = self.guidance_window
-        if not 0 <= start < end <= 1:
-            raise TetherError(f"guidance_window is {start:g}-{end:g}: it must be START-END with 0 <= START < END <= 1")
+        for name, (start, end) in (("guidance_window", self.guidance_window), ("deep_window", self.deep_window)):
+            if not 0 <= start < end <= 1:
+                raise TetherError(f"{name} is {start:g}-{end:g}: it must be START-END with 0 <= START < END <= 1")
         if len(self.seeds) != self.count or self.index >= self.count:
             raise TetherError(f"count is {self.count}, with {len(self.seeds)} seeds and index {self.index}")
         for entry in self.controls:
@@ -322,7 +355,8 @@ class Request(_Model):
     def _later(cls) -> dict[str, Any]:
         sampling = {"spacing": None, "sigmas": None, "eta": 0.0, "guidance_rescale": 0.0}
         later = {"engine": "eager", "fingerprints": {}, "rules": 1, "init_latents": "mean", "combine": "sum"}
-        return later | sampling | {"guidance_window": (0.0, 1.0)}
+        less = {"deep_every": 1, "deep_skips": 1, "deep_window": (0.0, 1.0), "merge_tokens": 0.0, "fast": False}
+        return later | sampling | less | {"guidance_window": (0.0, 1.0)}
 
 
 def request_text(path: Path) -> str:

@@ -93,11 +93,13 @@ def start_of(
     return Start(latents, skipped, inpainting_of(base, pixels, known, mask, request.rules))
 
 
-def idle_values(request: Request, start: Start) -> list[str]:
+def idle_values(request: Request, start: Start, base: Base) -> list[str]:
     """One line for each value of a request beside its controls that leaves something out, for people."""
     lines = []
     if start.inpainting is not None and not start.inpainting.mask.any():
         lines.append("mask is black everywhere: nothing of init is generated anew")
     if request.rules > 1 and request.guidance_scale == 0:
         lines.append("the prompt has no effect: guidance_scale is 0; for no guidance it is 1")
+    if base.denoiser.spec.distilled_guidance and request.negative_prompt:
+        lines.append("negative_prompt has no effect: the base has learned its guidance, and takes the scale alone")
     return lines

@@ -14,15 +14,16 @@ in a middle interval alone gives better images for less work (arXiv:2404.07724).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 
 import torch
 from torch import Tensor
 
-from tether.base.denoiser import Denoiser
+from tether.base.denoiser import Denoiser, UNetDenoiser
 from tether.control.conditioning import Conditioning
 from tether.control.control import Control
 from tether.control.injection import Injection, is_inside
@@ -32,6 +33,7 @@ from tether.errors import TetherError
 from tether.sampling.combine import Combine, combined
 from tether.sampling.engines import Eager, Engine
 from tether.sampling.guidance import Guidance, classifier_free_guidance, rescaled
+from tether.sampling.reuse import Deep, DeepFeatures, relative_change
 
 __all__ = ["Predict", "Steering", "make_step"]
 
@@ -67,6 +69,7 @@ def make_step(
     extra_channels: Tensor | None = None,
     combine: Combine = "sum",
     guidance_window: tuple[float, float] = (0.0, 1.0),
+    deep: Deep | None = None,
 ) -> Predict:
     """The step of one run.
 
@@ -80,9 +83,11 @@ def make_step(
             inpainting model. Controls see the latents alone.
         combine: how the signals of several controls become one.
         guidance_window: (start, end) of the trajectory in which there is guidance; see `Injection.window`.
+        deep: how the deep part of the base is reused between steps; by default it is not. It needs a `UNetDenoiser`,
+            and the engine that runs it as it is.
 
     Raises:
-        TetherError: when a mask or a hint does not fit the batch.
+        TetherError: when a mask or a hint does not fit the batch, or the base has no such deep part.
     """
     for one in steering:
         _check_batch(one, len(guidance.conditional))
@@ -90,7 +95,10 @@ def make_step(
     denoiser, controls = (engine or Eager()).prepare(denoiser, [one.control for one in steering])
 
     def of(guidance: Guidance) -> Predict:
-        return _step(denoiser, controls, steering, guidance, total_steps, extra_channels, combine)
+        kept = None
+        if deep is not None and isinstance(denoiser, UNetDenoiser):
+            kept = DeepFeatures(denoiser, deep, total_steps)
+        return _step(denoiser, controls, steering, guidance, total_steps, extra_channels, combine, kept)
 
     guided = of(guidance)
     inside = [is_inside(guidance_window, index, total_steps) for index in range(total_steps)]
@@ -108,6 +116,7 @@ def _step(
     total_steps: int,
     extra_channels: Tensor | None,
     combine: Combine,
+    deep: DeepFeatures | None,
 ) -> Predict:
     """The step with guidance, or without if there is no unconditional branch."""
     stacked = guidance.stacked()
@@ -115,12 +124,14 @@ def _step(
 
     def step(latents: Tensor, timestep: Tensor, index: int) -> Tensor:
         active = [run.at(index, total_steps) for run in runs if run.injection.is_active(index, total_steps)]
-        signal = _total_signal(active, latents, timestep, combine)
+        skips = None if deep is None else deep.serve(index, {id(run): run.strength for run in active})
+        signal = _total_signal(active, latents, timestep, combine, skips)
         if extra_channels is not None:
             latents = torch.cat([latents, extra_channels], dim=1)
+        predict = denoiser.predict if deep is None else partial(deep.predict, skips is None)
         if guidance.unconditional is None:
-            return denoiser.predict(latents, timestep, stacked, signal)
-        prediction = denoiser.predict(_twice(latents), _for_both(timestep), stacked, signal)
+            return predict(latents, timestep, stacked, signal)
+        prediction = predict(_twice(latents), _for_both(timestep), stacked, signal)
         guided = classifier_free_guidance(prediction, guidance.scale)
         return rescaled(guided, prediction.chunk(2)[1], guidance.rescale) if guidance.rescale else guided
 
@@ -141,40 +152,73 @@ class _Run:
         self.arguments = {"pooled": False} if self.pools_after else {}
         self.strength, self.index = 0.0, 0
         self.made: Signal | None = None
-        self.made_at = 0
+        self.made_at, self.rate = 0, math.inf
+        self.heights: tuple[int, ...] = ()
         self.kept: tuple[float, Signal] | None = None
+        self._shallow: Control | None = None
 
     def at(self, index: int, total_steps: int) -> _Run:
         """The run with the strength of a step."""
         self.index, self.strength = index, self.injection.strength_at(index, total_steps)
         return self
 
-    def __call__(self, latents: Tensor, timestep: Tensor) -> Signal:
-        """The injected signal: of batch 2B if it acts on both CFG branches, else of batch B."""
-        if self.kept is not None and self.kept[0] == self.strength:
-            return self.kept[1]
-        height = latents.shape[-2]
-        signal = self._injected(self._made(latents, timestep), height)
-        if not self.per_step:
-            self.kept = (self.strength, signal)
-        return signal
+    def __call__(self, latents: Tensor, timestep: Tensor, skips: int | None = None) -> Signal:
+        """The injected signal: of batch 2B if it acts on both CFG branches, else of batch B.
 
-    def _made(self, latents: Tensor, timestep: Tensor) -> Signal:
+        Args:
+            latents: `(B, C, h, w)`.
+            timestep: t.
+            skips: that of the first skip connections alone, this many.
+        """
+        if self.kept is None or self.kept[0] != self.strength:
+            signal = self._injected(self._made(latents, timestep, skips), latents.shape[-2])
+            if self.per_step:
+                return signal.first_skips(skips)
+            self.kept = (self.strength, signal)
+        return self.kept[1].first_skips(skips)
+
+    def _made(self, latents: Tensor, timestep: Tensor, skips: int | None) -> Signal:
         """The control's signal at full strength: a new one, or one that serves this step too."""
-        if self.made is not None and (not self.per_step or self.index - self.made_at < self.injection.every):
+        if self.made is not None and self._serves():
             return self.made
+        control = self.control if skips is None else self.shallow(skips)
         hint = self.hint
         if self.on_both:
             latents, timestep = _twice(latents), _for_both(timestep)
             hint = hint if len(hint) == 1 else _twice(hint)
-        signal = self.control(latents, timestep, self.conditioning, hint, **self.arguments)
-        if self.injection.every > 1 if self.per_step else isinstance(self.injection.strength, Schedule):
-            self.made, self.made_at = signal, self.index
+        signal = control(latents, timestep, self.conditioning, hint, **self.arguments)
+        if skips is None or not self.per_step:
+            self._keep(signal)
         return signal
+
+    def _serves(self) -> bool:
+        """Whether the signal that was made last serves this step."""
+        if not self.per_step:
+            return True
+        age = self.index - self.made_at
+        return age < self.injection.every or self.rate * age <= self.injection.tolerance
+
+    def _keep(self, signal: Signal) -> None:
+        """Keeps a signal of all points, if it can serve another step."""
+        self.heights = signal.heights
+        if self.injection.tolerance and self.made is not None:
+            self.rate = relative_change(signal, self.made) / (self.index - self.made_at)
+        if (
+            self.injection.every > 1 or self.injection.tolerance
+            if self.per_step
+            else isinstance(self.injection.strength, Schedule)
+        ):
+            self.made, self.made_at = signal, self.index
+
+    def shallow(self, skips: int) -> Control:
+        """The control for the first skip connections."""
+        if self._shallow is None:
+            self._shallow = self.control.shallow(skips) if self.per_step else self.control
+        return self._shallow
 
     def _injected(self, signal: Signal, height: int) -> Signal:
         """The signal weighted, masked, pooled and shared between the CFG branches."""
-        signal = self.injection.apply(signal, height, self.strength)
+        signal = self.injection.apply(signal, height, self.strength, self.heights)
         if self.pools_after:
             signal = signal.pooled()
         if self.on_both and self.sides != "both":
@@ -182,13 +226,15 @@ class _Run:
         return signal
 
 
-def _total_signal(runs: Sequence[_Run], latents: Tensor, timestep: Tensor, combine: Combine) -> Signal | None:
+def _total_signal(
+    runs: Sequence[_Run], latents: Tensor, timestep: Tensor, combine: Combine, skips: int | None
+) -> Signal | None:
     """The controls' signals as one, of the denoiser's batch; None without controls.
 
     Those on both CFG branches come first, then those on the conditional branch, each in the order of the controls.
     """
-    both = [run(latents, timestep) for run in runs if run.on_both]
-    conditional = [run(latents, timestep) for run in runs if not run.on_both]
+    both = [run(latents, timestep, skips) for run in runs if run.on_both]
+    conditional = [run(latents, timestep, skips) for run in runs if not run.on_both]
     if not conditional or not runs[0].guided:
         return combined(both + conditional, combine) if runs else None
     if combine == "sum":  # the conditional half is added before it is doubled

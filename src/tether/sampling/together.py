@@ -27,10 +27,12 @@ OWN_OF_CONTROLS = {"condition", "photo", "kind", "annotator", "options", "source
 def alike(request: Request) -> str:
     """Equal for requests that can be drawn as one batch; "" for one that has to be drawn alone.
 
-    With `init`, a mask, `low_memory`, or by the rules of older versions, a request is drawn alone.
+    With `init`, a mask, `low_memory`, a control by need (which measures the whole batch), or by the rules of older
+    versions, a request is drawn alone.
     """
     masked = request.mask is not None or any(control.mask is not None for control in request.controls)
-    if request.init is not None or masked or request.low_memory or request.rules == 1:
+    by_need = any(control.tolerance for control in request.controls)
+    if request.init is not None or masked or by_need or request.low_memory or request.rules == 1:
         return ""
     shared = request.model_dump(mode="json", exclude=OWN | {"init", "mask"})
     controls = [control.model_dump(mode="json", exclude=OWN_OF_CONTROLS) for control in request.controls]

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from tether.errors import TetherError
 
@@ -25,7 +25,11 @@ class Engine(ABC):
 
     Attributes:
         notes: lines for people about what it could not compute; whoever shows them takes them out.
+        runs_modules: whether it runs PyTorch's modules as they are, so that a part of one can be run alone, or changed
+            for a run.
     """
+
+    runs_modules: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.notes: list[str] = []
