@@ -61,13 +61,6 @@ def test_a_base_of_other_channels_is_refused(tiny_base: Base) -> None:
         check_base(tiny_base, Request(prompt=""))
 
 
-def test_a_distilled_base_that_takes_the_guidance_scale_is_refused(tiny_base: Base) -> None:
-    """A consistency model: without the scale it would draw something wrong and say nothing."""
-    tiny_base.unet = make_unet(time_cond_proj_dim=16)
-    with pytest.raises(TetherError, match="use the plain base, for lcm with its LoRA"):
-        check_base(tiny_base, Request(prompt=""))
-
-
 @pytest.mark.parametrize(
     ("init", "mask", "says"),
     [

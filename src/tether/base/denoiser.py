@@ -8,6 +8,7 @@ and engines use the interface only, so that a base with another network needs on
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +54,8 @@ class DenoiserSpec:
         noise: its noise process.
         pooled_width: P of the pooled text states that it takes; None if it takes none.
         uses_sizes: whether it takes SDXL's "time_ids" (arXiv:2307.01952): original size, crop, target size.
-        distilled_guidance: whether it takes the guidance scale as an input, as models distilled for few steps do.
+        distilled_guidance: whether it takes the guidance scale as an input, as models distilled for few steps do: the
+            extra "guidance_scale" `(B,)` of the conditioning. Such a model is run without the unconditional side.
     """
 
     latent_channels: int
@@ -145,6 +147,9 @@ class UNetDenoiser(Denoiser):
     ) -> Tensor:
         extras = dict(conditioning.extras)
         inputs: dict[str, Any] = {"class_labels": extras.pop("class_labels", None)}
+        scale, width = extras.pop("guidance_scale", None), self.network.config["time_cond_proj_dim"]
+        if scale is not None and width:
+            inputs["timestep_cond"] = guidance_embedding(scale, width).to(self.network.dtype)
         if conditioning.pooled is not None:
             extras["text_embeds"] = conditioning.pooled
         inputs["added_cond_kwargs"] = extras or None
@@ -173,6 +178,14 @@ class UNetDenoiser(Denoiser):
         if any(name in signal for name in self._blocks):
             found["down_intrablock_additional_residuals"] = [signal.get(name, zero) for name in self._blocks]
         return found
+
+
+def guidance_embedding(scale: Tensor, width: int) -> Tensor:
+    """The sinusoids `(B, width)` of 1000 (s - 1) for guidance scales s `(B,)`: arXiv:2310.04378, as in diffusers."""
+    half = width // 2
+    rates = torch.exp(torch.arange(half, device=scale.device) * (-math.log(10000) / (half - 1)))
+    angles = 1000 * (scale.float() - 1)[:, None] * rates
+    return nn.functional.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, width % 2))
 
 
 def _points(unet: Any) -> tuple[InjectionPoint, ...]:

@@ -56,11 +56,6 @@ def check_base(base: Base, request: Request) -> None:
         )
     if taken == 2 * latents + 1 and request.mask is None:
         raise TetherError(f"{base.name} is made for inpainting: give init and mask")
-    if base.denoiser.spec.distilled_guidance:
-        raise TetherError(
-            f"{base.name} is a distilled base that takes the guidance scale as an input, which is not supported: use "
-            "the plain base, for lcm with its LoRA"
-        )
 
 
 def check_controls(

@@ -25,13 +25,18 @@ def guidance_of(request: Request, base: Base, size: tuple[int, int]) -> Guidance
         TetherError: when a prompt cannot be read, `clip_skip` leaves no layer, or the base's text encoder does not give
             what it needs.
     """
+    distilled = base.denoiser.spec.distilled_guidance
     guided = request.guidance_scale > 1 or (request.rules > 1 and request.guidance_scale != 1)
+    guided = guided and not distilled
     texts = [request.negative_prompt, request.prompt] if guided else [request.prompt]
     encoded = base.encode_prompts(texts, request.clip_skip, syntax="nested" if request.rules > 1 else "simple")
     rows = [encoded.row(k, request.count) for k in range(len(texts))]
     if guided and not request.negative_prompt and base.zero_empty_negative:
         rows[0] = rows[0].zeros()
     rows = [_with_size(row, base, size) for row in rows]
+    if distilled:
+        scale = torch.full((request.count,), request.guidance_scale, device=base.device)
+        rows = [row.with_extras(guidance_scale=scale) for row in rows]
     return Guidance(rows[-1], rows[0] if guided else None, request.guidance_scale, request.guidance_rescale)
 
 
