@@ -27,6 +27,8 @@ WAYS: dict[str, dict[str, Any]] = {
     PLAIN: USUAL,
     FEEDBACK: {**USUAL, "auxiliary_losses": [{"loss": "feedback", "weight": 0.5, "options": {"until": 0.4}}]},
 }
+SIDES = "both"
+"""All are drawn with the control on both CFG branches, whatever a control recommends."""
 AIM = 0.07
 """The relative gain that ControlNet++ publishes for canny F1, 6.9%, rounded."""
 
@@ -34,7 +36,7 @@ AIM = 0.07
 def run(bench: Bench) -> Findings:
     """The study."""
     cases = bench.cases([SET], [KIND])
-    before = bench.measure(cases, [steered(BEFORE, _start(bench), KIND)], [KIND], stage=BEFORE)
+    before = bench.measure(cases, [steered(BEFORE, _start(bench), KIND, sides=SIDES)], [KIND], stage=BEFORE)
     measures = dict(before.measures)
     columns = {"F1": FIDELITY, "F1, exact": EXACT, "prompt agreement": PROMPT, "sharpness": SHARPNESS}
     numbers: dict[str, dict[str, list[Any]]] = {}
@@ -43,7 +45,8 @@ def run(bench: Bench) -> Findings:
     for way, settings in WAYS.items():
         for seed in range(bench.budget.seeds):
             control = bench.train(way, seed, bench.budget.steps, {**settings, "start_from": str(_start(bench))})
-            found = bench.measure(cases, [steered(way, control, KIND)], [KIND], stage=f"{way}, seed {seed}")
+            arm = steered(way, control, KIND, sides=SIDES)
+            found = bench.measure(cases, [arm], [KIND], stage=f"{way}, seed {seed}")
             for key in columns.values():
                 numbers.setdefault(way, {}).setdefault(key, []).append(found.numbers[way][key])
             if seed == 0:

@@ -11,7 +11,7 @@ takes no gradient through F; drawing does, which makes a step two to three times
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from diffusers.models.embeddings import Timesteps
@@ -19,14 +19,16 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, pixel_unshuffle
 from torch.utils.hooks import RemovableHandle
 
-from tether.base import Base
 from tether.base.denoiser import Denoiser
 from tether.control.conditioning import Conditioning
 from tether.control.control import Control, Steerable, register
 from tether.control.signal import Signal
 from tether.errors import TetherError
 from tether.studies.earlier.inside import HINT, InsideControl, InsideDenoiser, Situation
-from tether.training.batch import Batch
+
+if TYPE_CHECKING:
+    from tether.base import Base
+    from tether.training.batch import Batch
 
 __all__ = ["EdgeGuidance", "EdgeLoss"]
 
