@@ -48,6 +48,40 @@ def test_one_that_listens_late_hears_the_latest_step_alone() -> None:
     assert steps == [0, 7, None]
 
 
+def test_a_step_is_told_without_a_look_into_the_database() -> None:
+    """Sixteen clients that follow a batch would cost as many looks a step, while it is drawn."""
+    looks = 0
+
+    async def main() -> list[bytes]:
+        hub, now = Hub(), [view("queued")]
+
+        async def current() -> JobView:
+            nonlocal looks
+            looks += 1
+            return now[0]
+
+        events = follow("a", current, hub, preview=False)
+        seen = [await anext(events)]
+        now[0] = view("running", 0)
+        hub.begin("a")
+        hub.changed()
+        seen.append(await anext(events))
+        for step in range(1, 5):
+            hub.report("a", Live(step, 9))
+            seen.append(await anext(events))
+        assert looks == 2
+        now[0] = view("done")
+        hub.end("a")
+        hub.changed()
+        await one_after_another(events, seen)
+        return seen
+
+    events = [json.loads(event.split(b"data: ")[1]) for event in asyncio.run(main())]
+    assert [event["state"] for event in events] == ["queued", *["running"] * 5, "done"]
+    assert [event["progress"]["step"] for event in events[1:-1]] == [0, 1, 2, 3, 4]
+    assert looks == 3
+
+
 def test_previews_are_asked_for_by_those_who_want_them() -> None:
     async def main() -> bytes:
         hub = Hub()

@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from tether.serving.hub import Hub
 from tether.serving.store import ENDED
-from tether.serving.views import JobView
+from tether.serving.views import JobView, ProgressView
 
 __all__ = ["EventStream", "follow"]
 
@@ -38,13 +38,16 @@ async def follow(
         hub: wakes this up.
         preview: with previews.
     """
-    last = ""
+    last, seen = "", None
     with hub.listen(job, preview) as listener:
         while not hub.closed:
-            seen = await view()
+            live = hub.live(job)
+            if live is not None and seen is not None and seen.state == "running":  # a step: the rest is as it was
+                seen = seen.model_copy(update={"progress": ProgressView(step=live.step, steps=live.steps)})
+            else:
+                seen = await view()
             if seen is None:
                 return
-            live = hub.live(job)
             picture = live.preview if preview and live is not None and seen.state == "running" else None
             data = seen.model_dump_json(exclude_none=True)
             if picture is not None:
