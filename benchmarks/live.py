@@ -52,11 +52,18 @@ class Server:
             raise RuntimeError(f"the server did not start: {self.log.read_text()[-2000:]}")
         self.client = httpx2.Client(base_url=self.url, timeout=60)
         until = time.monotonic() + 300
-        while self.client.get("/readyz").status_code != 200:
-            if time.monotonic() > until:
-                raise RuntimeError(f"the server is not ready: {self.client.get('/readyz').text}")
+        while not self._is_ready():
+            if time.monotonic() > until or self.process.poll() is not None:
+                self.__exit__()
+                raise RuntimeError(f"the server is not ready: {self.log.read_text()[-2000:]}")
             time.sleep(0.1)
         return self
+
+    def _is_ready(self) -> bool:
+        try:
+            return self.client.get("/readyz").status_code == 200
+        except httpx2.TransportError:
+            return False
 
     def __exit__(self, *error: Any) -> None:
         self.client.close()

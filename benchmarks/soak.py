@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -87,9 +88,9 @@ class Load:
             next_one = max(next_one + period, time.monotonic())
             which = rng.randrange(len(self.asked))
             key = {"Idempotency-Key": uuid4().hex}
-            answer = await client.post("/v1/jobs", json=self.asked[which], headers=key)
+            answer = await self._ask(client, "POST", "/v1/jobs", json=self.asked[which], headers=key)
             self.statuses[answer.status_code] += 1
-            if answer.status_code == 202:
+            if answer.status_code in (200, 202):
                 id = answer.json()["id"]
                 self.accepted.add(id)
                 task = asyncio.create_task(self._follow(client, id, which, by_events=rng.random() < 0.5))
@@ -98,15 +99,22 @@ class Load:
             elif answer.status_code != 429 or "retry-after" not in answer.headers:
                 self.wrong.append(f"{answer.status_code}: {answer.text[:200]}")
 
+    async def _ask(self, client: httpx2.AsyncClient, method: str, path: str, **sent: Any) -> httpx2.Response:
+        """Asks again when the connection breaks, as when the server closes one that was idle; a job has its key."""
+        for _ in range(5):
+            with suppress(httpx2.NetworkError, httpx2.RemoteProtocolError):
+                return await client.request(method, path, **sent)
+        raise RuntimeError(f"{method} {path}: no answer, five times")
+
     async def _follow(self, client: httpx2.AsyncClient, id: str, which: int, *, by_events: bool) -> None:
         if by_events:
-            await client.get(f"/v1/jobs/{id}/events", params={"preview": which % 2 == 0})
-        while (job := (await client.get(f"/v1/jobs/{id}")).json())["state"] in ("queued", "running"):
+            await self._ask(client, "GET", f"/v1/jobs/{id}/events", params={"preview": which % 2 == 0})
+        while (job := (await self._ask(client, "GET", f"/v1/jobs/{id}")).json())["state"] in ("queued", "running"):
             await asyncio.sleep(0.25)
         if job["state"] != "done":
             self.wrong.append(f"job {id} is {job['state']}: {job.get('error')}")
             return
-        content = (await client.get(f"/v1/jobs/{id}/images/0")).content
+        content = (await self._ask(client, "GET", f"/v1/jobs/{id}/images/0")).content
         difference = await asyncio.to_thread(self._difference, content, which)
         self.worst = max(self.worst, difference)
         if difference > 1:
@@ -123,12 +131,13 @@ def probe(url: str, seconds: float) -> None:
     took, ids, until = [], [], time.monotonic() + seconds
     with httpx2.Client(base_url=url, timeout=60) as client:
         while time.monotonic() < until:
-            if len(took) % 40 == 0:
-                ids = [job["id"] for job in client.get("/v1/jobs", params={"limit": 20}).json()["jobs"]]
-            if ids:
-                started = time.perf_counter()
-                client.get(f"/v1/jobs/{ids[len(took) % len(ids)]}")
-                took.append(time.perf_counter() - started)
+            with suppress(httpx2.NetworkError, httpx2.RemoteProtocolError):  # a connection that was idle
+                if len(took) % 40 == 0:
+                    ids = [job["id"] for job in client.get("/v1/jobs", params={"limit": 20}).json()["jobs"]]
+                if ids:
+                    started = time.perf_counter()
+                    client.get(f"/v1/jobs/{ids[len(took) % len(ids)]}")
+                    took.append(time.perf_counter() - started)
             time.sleep(0.05)
     print(json.dumps(took))
 
