@@ -16,6 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 import tether
 from tether.serving import Settings
 
+from ..conftest import as_base64
 from .conftest import serving
 from .test_drawing import draw_circle, drop, image, newest
 
@@ -163,6 +164,8 @@ def test_what_is_not_painted_over_is_kept_to_the_byte(tiny: str, opened: Open) -
 
 def test_fields_that_the_page_does_not_show_are_kept_and_large_seeds_are_exact(tiny: str, opened: Open) -> None:
     request = {"prompt": "x", "base": "tiny", "seed": 2**63 + 1, "clip_skip": 1, "steps": 2, "guidance_rescale": 0.5}
+    mask = as_base64(Image.linear_gradient("L").resize((64, 64)))
+    request |= {"init": as_base64(Image.new("RGB", (64, 64), "teal")), "mask": mask, "denoising_strength": 1.0}
     page = opened(tiny)
     drop(page, "body", "kept.png", carrying(request))
     page.locator("#kept", has_text="clip_skip 1").wait_for()
@@ -184,6 +187,30 @@ def test_text_of_a_picture_is_text_alone(tiny: str, opened: Open) -> None:
     draw(page)  # refused, and said as text
     page.locator(".error, #problem:not(:empty)").first.wait_for()
     assert page.locator("img[src=x], main script").count() == 0
+
+
+def test_a_job_that_fails_says_why_and_its_request_can_be_had(tiny: str, opened: Open) -> None:
+    page = opened(tiny)
+    draw_circle(page)  # for `canny`, which does not fit this base
+    page.get_by_label("Prompt", exact=True).fill("does not fit")
+    draw(page)
+    page.locator("#status.bad", has_text="Failed: ").wait_for()
+    page.get_by_label("Prompt", exact=True).fill("")
+    page.get_by_role("button", name="Reuse request").click()
+    page.locator("#announcer", has_text="the form is filled").wait_for(state="attached")
+    assert page.get_by_label("Prompt", exact=True).input_value() == "does not fit"
+    assert page.get_by_role("link", name="Save PNG").is_hidden()
+
+
+def test_a_file_that_is_no_picture_is_refused_at_its_field(tiny: str, opened: Open) -> None:
+    page = opened(tiny)
+    card = page.get_by_role("group", name="Control 1", exact=True)
+    card.get_by_role("radio", name="Photo").check()
+    file = {"name": "x.png", "mimeType": "image/png", "buffer": b"no picture"}
+    card.locator('.picture input[type="file"]').first.set_input_files(file)
+    card.get_by_text("not a supported image format").wait_for()
+    draw(page)
+    card.locator('[data-field="photo"] .error').wait_for()
 
 
 def test_a_picture_without_a_request_is_said_to_have_none(tiny: str, opened: Open) -> None:

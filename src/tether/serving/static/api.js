@@ -100,10 +100,10 @@ export async function picture(path) {
 
 export const hasEnded = (job) => !["queued", "running"].includes(job.state);
 
-/** Follows a job to its end: `onEvent(job)` for each state and step. Connects again when the stream breaks. */
-export async function follow(id, onEvent, signal) {
+/** Follows a job to its end: `onEvent(job)` for each state and step. When the stream breaks, `onLost()`, and again. */
+export async function follow(id, onEvent, onLost, signal) {
   let last = null;
-  while (!signal.aborted && !(last && hasEnded(last))) {
+  while (!signal.aborted) {
     try {
       const answer = await call("GET", `/v1/jobs/${id}/events?preview=true`, { signal });
       for await (const job of events(answer.body)) {
@@ -114,7 +114,9 @@ export async function follow(id, onEvent, signal) {
       if (signal.aborted) return;
       if (error instanceof ApiError && error.status === 404) throw error;
     }
-    if (!(last && hasEnded(last))) await new Promise((done) => setTimeout(done, 1000));
+    if (last && hasEnded(last)) return;
+    onLost();
+    await new Promise((done) => setTimeout(done, 1000));
   }
 }
 

@@ -9,6 +9,7 @@ import { Result } from "./result.js";
 
 const LISTS = ["defaults", "limits", "kinds", "controls", "weightings", "samplers", "bases", "examples"];
 const DRAFT = "tether-draft";
+const TRIES = 60; // four a second, while the base is opened
 
 onUnauthorized((refused) => {
   const dialog = $("#login");
@@ -35,10 +36,13 @@ function problem(error) {
 async function catalogOf() {
   const lists = await Promise.all(LISTS.map((name) => get(`/v1/${name}`)));
   const catalog = Object.fromEntries(LISTS.map((name, index) => [name, lists[index]]));
-  for (let tries = 0; !catalog.defaults.size && tries < 40; tries++) {
+  for (let tries = 0; !catalog.defaults.size && tries < TRIES; tries++) {
+    $("#placeholder").textContent = "The base is being opened…";
     await new Promise((done) => setTimeout(done, 250));
     catalog.defaults = await get("/v1/defaults");
   }
+  if (!catalog.defaults.size) problem({ message: `Not ready: ${await (await fetch("/readyz")).text()}` });
+  $("#placeholder").textContent = "Draw on the canvas, describe it, and press Draw.";
   return catalog;
 }
 
@@ -75,15 +79,18 @@ function takeFiles(form) {
     event.target.value = "";
   });
   addEventListener("dragover", (event) => {
+    if (!event.dataTransfer.types.includes("Files")) return; // text may be dropped into a field
     event.preventDefault();
     document.body.classList.add("dropping");
   });
   addEventListener("dragleave", (event) => event.relatedTarget === null && document.body.classList.remove("dropping"));
   addEventListener("drop", (event) => {
-    event.preventDefault();
     document.body.classList.remove("dropping");
+    if (!event.dataTransfer.files.length) return;
+    event.preventDefault();
     const file = fileOf(event.dataTransfer);
     if (file) readRequest(file, form);
+    else problem({ message: `${event.dataTransfer.files[0].name} is not a picture.` });
   });
   addEventListener("paste", (event) => {
     const file = fileOf(event.clipboardData);
@@ -109,9 +116,10 @@ function keepDraft(form) {
 }
 
 async function draw(form, result) {
+  if ($("#draw").ariaDisabled === "true") return;
   clearErrors();
   $("#problem").textContent = "";
-  $("#draw").disabled = true;
+  $("#draw").ariaDisabled = "true"; // disabled, it would lose the focus
   try {
     const job = await submit(form.read());
     $("#stage").scrollIntoView({ block: "nearest" });
@@ -120,7 +128,7 @@ async function draw(form, result) {
     if (error instanceof ApiError && error.field) form.refuse(error.field, error.message);
     else problem(error instanceof ApiError ? error : { message: "The server cannot be reached." });
   } finally {
-    $("#draw").disabled = false;
+    $("#draw").ariaDisabled = "false";
   }
 }
 
@@ -135,6 +143,7 @@ async function begin() {
       announce("the form is filled");
     },
     onStart: (base64) => form.startFrom(base64),
+    onProblem: problem,
   });
   showExamples(form.catalog.examples, form);
   takeFiles(form);

@@ -220,7 +220,7 @@ export class ControlCard {
   async #layUnder() {
     const given = { sketch: this.sketch.export(), photo: this.photo.value, map: this.map.value }[this.source];
     const first = Array.isArray(given) ? given[0] : given;
-    this.mask.lay(first ? await imageOf(first) : null, this.source === "sketch" ? "stretch" : this.fit());
+    this.mask.lay(first ? await imageOf(first).catch(() => null) : null, this.source === "sketch" ? "stretch" : this.fit());
   }
 
   #making() {

@@ -133,6 +133,7 @@ export class Form {
   /** Shows a request: all of it. */
   fill(request) {
     clearErrors();
+    $("#problem").textContent = "";
     const { defaults } = this.catalog;
     $("#prompt").value = request.prompt ?? "";
     $("#negative").value = request.negative_prompt ?? "";

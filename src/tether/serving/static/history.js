@@ -16,11 +16,12 @@ export class History {
   /** Looks for new jobs and new states; returns the newest job. */
   async refresh() {
     clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.refresh().catch(() => {}), WAIT);
     const { jobs } = await get(`/v1/jobs?limit=${PAGE}`);
     for (const job of [...jobs].reverse()) this.#put(job, true);
     if (!this.all && jobs.length < PAGE) this.all = true;
     this.#tidy();
-    if (jobs.some((job) => !hasEnded(job))) this.timer = setTimeout(() => this.refresh().catch(() => {}), WAIT);
+    if (jobs.every(hasEnded)) clearTimeout(this.timer);
     return jobs[0] ?? null;
   }
 

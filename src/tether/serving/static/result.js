@@ -6,14 +6,15 @@ import { toBase64 } from "./pictures.js";
 
 export class Result {
   /** `onChange()` is called when a job begins or ends, `onFill(request)` and `onStart(base64)` when people ask for it. */
-  constructor({ onChange, onFill, onStart }) {
+  constructor({ onChange, onFill, onStart, onProblem }) {
     this.onChange = onChange;
+    const onClick = (id, act) => $(id).addEventListener("click", () => act().catch(onProblem));
     this.urls = [];
     this.chosen = 0;
-    $("#cancel").addEventListener("click", () => this.#cancel());
-    $("#again").addEventListener("click", async () => onFill(await requestOfJob(this.job.id)));
-    $("#last-seed").addEventListener("click", async () => ($("#seed").value = (await requestOfJob(this.job.id)).seed));
-    $("#as-start").addEventListener("click", async () => onStart(await toBase64(await (await fetch(this.urls[this.chosen])).blob())));
+    onClick("#cancel", () => this.#cancel());
+    onClick("#again", async () => onFill(await requestOfJob(this.job.id)));
+    onClick("#last-seed", async () => ($("#seed").value = (await requestOfJob(this.job.id)).seed));
+    onClick("#as-start", async () => onStart(await toBase64(await (await call("GET", this.job.images[this.chosen].url)).blob())));
     $("#show-lines").addEventListener("change", () => ($("#lines").hidden = !$("#show-lines").checked));
   }
 
@@ -31,7 +32,9 @@ export class Result {
       }
     };
     await update(job);
-    if (!hasEnded(job)) await follow(job.id, update, signal);
+    const lost = () => ($("#status").textContent = "The connection is lost. Trying again: jobs are kept.");
+    if (hasEnded(job)) return;
+    await follow(job.id, update, lost, signal).catch((error) => ($("#status").textContent = error.message));
   }
 
   #clear() {
@@ -57,9 +60,20 @@ export class Result {
     $("#status").textContent = this.#said(job);
     $("#status").classList.toggle("bad", job.state === "failed");
     if (job.preview) this.#preview(job.preview);
-    if (before !== job.state) this.onChange(job);
+    if (before !== job.state) {
+      this.onChange(job);
+      if (job.state !== "done") announce(this.#said(job)); // not each step
+    }
     if (job.state === "done") await this.#done(job, signal);
-    else if (!running) $("#shown").hidden = true;
+    else if (!running) this.#endedWithout();
+  }
+
+  /** Failed or cancelled: its request can still be had. */
+  #endedWithout() {
+    $("#shown").hidden = true;
+    $("#placeholder").hidden = false;
+    $("#save").hidden = $("#as-start").hidden = true;
+    $("#actions").hidden = false;
   }
 
   #said(job) {
@@ -96,7 +110,7 @@ export class Result {
     $("#over").hidden = !map;
     if (map) $("#lines").src = map;
     $("#lines").hidden = !map || !$("#show-lines").checked;
-    $("#actions").hidden = $("#last-seed").hidden = false;
+    $("#actions").hidden = $("#save").hidden = $("#as-start").hidden = $("#last-seed").hidden = false;
     this.#choose(0);
     announce(`${urls.length === 1 ? "the picture is" : `${urls.length} pictures are`} ready`);
   }
@@ -116,11 +130,7 @@ export class Result {
 
   async #cancel() {
     $("#status").textContent = "Cancelling";
-    try {
-      await cancel(this.job.id);
-    } catch (error) {
-      $("#status").textContent = error.message;
-    }
     $("#draw").focus();
+    await cancel(this.job.id);
   }
 }

@@ -27,6 +27,7 @@ export class Sketch {
   #future = [];
   #stroke = null;
   #under = null;
+  #original = null; // what was loaded, while nothing is changed: it is exported as it came
 
   /** `mask`: white where something holds, shown over a picture. `onchange` is called after each stroke. */
   constructor({ label, mask = false, onchange = () => {} }) {
@@ -56,11 +57,13 @@ export class Sketch {
     if (before) this.#inkContext().drawImage(before, 0, 0, this.ink.width, this.ink.height);
     this.#past = [];
     this.#future = [];
+    this.#original = null;
     this.keys.cursor = null;
     this.show();
   }
 
   get isBlank() {
+    if (this.#original) return false;
     const { data } = this.#inkContext().getImageData(0, 0, this.ink.width, this.ink.height);
     for (let at = 0; at < data.length; at += 4) if (data[at + 3] && (data[at] || data[at + 1] || data[at + 2])) return false;
     return true;
@@ -68,6 +71,7 @@ export class Sketch {
 
   /** Base64 of a PNG: as fine as it was drawn, or in exactly the size of the image. */
   export(exact = false) {
+    if (this.#original) return this.#original;
     const made = exact ? layer(this.width, this.height) : layer(this.ink.width, this.ink.height);
     const context = made.getContext("2d");
     context.fillStyle = "#000";
@@ -104,6 +108,7 @@ export class Sketch {
       context.fillRect(0, 0, this.ink.width, this.ink.height);
       context.globalCompositeOperation = "source-over";
     }
+    if (fit === "stretch") this.#original = base64;
     this.show();
   }
 
@@ -161,6 +166,7 @@ export class Sketch {
   }
 
   remember() {
+    this.#original = null;
     this.#past.push(this.#inkContext().getImageData(0, 0, this.ink.width, this.ink.height));
     if (this.#past.length * this.ink.width * this.ink.height * 4 > UNDO) this.#past.shift();
     this.#future = [];
@@ -177,6 +183,7 @@ export class Sketch {
   #swap(from, to, said) {
     const state = from.pop();
     if (!state) return announce("nothing left");
+    this.#original = null;
     to.push(this.#inkContext().getImageData(0, 0, this.ink.width, this.ink.height));
     this.#inkContext().putImageData(state, 0, 0);
     this.changed(said);
