@@ -13,13 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from tether.control.injection import Weighting
 from tether.sampling import Request as DrawingRequest
 from tether.serving.catalog import SHIPPED_BASE
+from tether.serving.documents import refusals
 from tether.serving.service import Service
-from tether.serving.views import ErrorBody
 
 __all__ = ["DefaultsView", "ExampleView", "WeightingView", "router"]
 
 router = APIRouter(prefix="/v1")
-REFUSED: dict[int | str, dict[str, Any]] = {status: {"model": ErrorBody} for status in (401, 403)}
 WEIGHTINGS = {
     "balanced": "all layers alike",
     "conditional": "all layers alike, on the prompt's branch alone: follows more closely",
@@ -63,7 +62,7 @@ class ExampleView(_View):
     request: dict[str, Any] = Field(description="As `POST /v1/jobs` takes it, with its images.")
 
 
-@router.get("/defaults", responses=REFUSED)
+@router.get("/defaults", responses=refusals())
 def defaults(request: Request) -> DefaultsView:
     """What a request is drawn with where it says nothing."""
     service: Service = request.app.state.service
@@ -71,13 +70,13 @@ def defaults(request: Request) -> DefaultsView:
     return DefaultsView(base=service.settings.base, size=service.worker.size, **values)
 
 
-@router.get("/weightings", responses=REFUSED)
+@router.get("/weightings", responses=refusals())
 def weightings() -> list[WeightingView]:
     """The names that `weighting` of a control takes, besides a list of numbers."""
     return [WeightingView(name=name, summary=WEIGHTINGS.get(name, "")) for name in get_args(Weighting)]
 
 
-@router.get("/examples", responses=REFUSED)
+@router.get("/examples", responses=refusals())
 def examples(request: Request) -> list[ExampleView]:
     """Requests for the shipped base and controls; none where another base is drawn with."""
     service: Service = request.app.state.service
