@@ -77,7 +77,7 @@ def opened(chromium: Any) -> Iterator[Callable[..., Any]]:
     def open_page(address: str, ready: bool = True, **how: Any) -> Any:
         context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}} | how)
         page, seen = context.new_page(), Seen([], [])
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)
         page.on("request", lambda request: seen.addresses.append(request.url))
         page.on("pageerror", lambda error: seen.errors.append(str(error)))
         page.on("console", lambda said: seen.errors.append(said.text) if "Content Security" in said.text else None)
