@@ -122,7 +122,7 @@ def test_defaults_are_those_of_a_request_and_of_the_base(client: TestClient) -> 
     found = client.get("/v1/defaults").json()
     silent = Request(prompt="")
     assert (found["base"], found["size"]) == ("tiny", [64, 64])
-    for name in ("steps", "guidance_scale", "scheduler", "denoising_strength", "fit", "count"):
+    for name in ("steps", "guidance_scale", "scheduler", "denoising_strength", "fit", "count", "rules", "dtype"):
         assert found[name] == getattr(silent, name)
 
 

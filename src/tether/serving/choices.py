@@ -28,7 +28,7 @@ WEIGHTINGS = {
     "diffusers": "the guess mode of diffusers",
 }
 """What people are told about each of `tether.Injection`."""
-DEFAULTS = ("steps", "guidance_scale", "scheduler", "denoising_strength", "fit", "count")
+DEFAULTS = ("steps", "guidance_scale", "scheduler", "denoising_strength", "fit", "count", "rules")
 
 
 class _View(BaseModel):
@@ -46,6 +46,8 @@ class DefaultsView(_View):
     denoising_strength: float
     fit: str
     count: int
+    dtype: str
+    rules: int = Field(description="The rules of drawing of this version; see `rules` of a request.")
 
 
 class WeightingView(_View):
@@ -67,7 +69,7 @@ def defaults(request: Request) -> DefaultsView:
     """What a request is drawn with where it says nothing."""
     service: Service = request.app.state.service
     values = {name: DrawingRequest.model_fields[name].default for name in DEFAULTS}
-    return DefaultsView(base=service.settings.base, size=service.worker.size, **values)
+    return DefaultsView(base=service.settings.base, size=service.worker.size, dtype=service.settings.dtype, **values)
 
 
 @router.get("/weightings", responses=refusals())

@@ -65,6 +65,7 @@ def drop(page: Any, selector: str, name: str, file: bytes) -> None:
 def drawn(shipped: str, chromium: Any) -> dict[str, Any]:
     """The job of the circle."""
     page = chromium.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(120_000)
     page.goto(shipped)
     page.wait_for_selector("body[data-ready]")
     draw_circle(page)
@@ -99,6 +100,7 @@ def test_a_dropped_png_fills_the_form_and_drawn_again_it_is_the_same_file(
     assert page.get_by_label("Prompt", exact=True).input_value() == PROMPT
     assert page.get_by_label("Seed", exact=True).input_value() == "7"
     assert page.get_by_label("Ready map").is_checked()
+    assert page.locator("#kept").is_hidden()  # the page shows all of it
     assert page.get_by_alt_text("Map, as chosen").is_visible()
     page.get_by_role("button", name="Draw", exact=True).click()
     page.locator("#status", has_text="Done").wait_for(timeout=120_000)

@@ -8,7 +8,7 @@ import { Sketch } from "./sketch.js";
 const WAIT = 250; // milliseconds of silence before a map is made
 const SOURCES = [["sketch", "Draw"], ["photo", "Photo"], ["map", "Ready map"]];
 const KNOWN = ["ref", "condition", "photo", "kind", "annotator", "options", "source", "strength", "weighting", "window", "mask", "invert", "drawn"];
-const SIDES = [["", "as the weighting says"], ["both", "both branches"], ["conditional", "the prompt's branch alone"]];
+const SIDES = [["", "as the control recommends"], ["both", "both branches"], ["conditional", "the prompt's branch alone"]];
 
 export class ControlCard {
   /** `catalog`: the lists of the API; `size()`: of the image; `onremove(card)`. */

@@ -195,7 +195,9 @@ export class Form {
       ([name, value]) => ![...SHOWN, ...DRAWN].includes(name) && value !== null && !(Array.isArray(value) && !value.length));
     this.rest = Object.fromEntries(kept);
     if (request.versions && Object.keys(request.versions).length) this.rest.rules ??= 1; // as the server reads it
-    const said = Object.entries(this.rest).map(([name, value]) => `${name} ${JSON.stringify(value)}`);
+    const { defaults } = this.catalog;
+    const telling = Object.entries(this.rest).filter(([name, value]) => value && value !== defaults[name]);
+    const said = telling.map(([name, value]) => `${name} ${JSON.stringify(value)}`);
     $("#kept").hidden = said.length === 0;
     $("#kept").textContent = `Also kept from the request: ${said.join(", ")}`.slice(0, 400);
   }
