@@ -19,6 +19,10 @@ diffusers-bfloat16        channels last, its fastest without compilation
 diffusers-compile         bfloat16, channels last, torch.compile with freezing
 hand-openvino             `openvino.convert_model` of both networks, static shapes, its own precision, as a user would
 tether-ENGINE-DTYPE       ENGINE: eager, compile, openvino; DTYPE: float32, bfloat16
+  ...-once                with text keys and values computed once, as every run of eager has them
+  ...-merged              the same, and half of the positions merged in the finest self-attentions
+  ...-shallow             the same as once, of a step that uses deep features again
+What less work costs in fidelity is measured by less_work.py.
 
 Each method has a process of its own that makes the same weights and inputs from the same seeds, and stays. Rounds go
 through the methods in turn, so that what else the machine does meets all of them; what is reported is the median of
@@ -50,6 +54,9 @@ METHODS = (
     "hand-openvino",
     "tether-eager-float32",
     "tether-eager-bfloat16",
+    "tether-eager-bfloat16-once",
+    "tether-eager-bfloat16-merged",
+    "tether-eager-bfloat16-shallow",
     "tether-openvino-float32",
     "tether-openvino-bfloat16",
     "diffusers-compile",
@@ -101,7 +108,7 @@ def make_call(method: str, pixels: int, tiny: bool) -> Any:
     inputs = make_inputs(pixels)
     maker, *rest = method.split("-")
     if maker == "tether":
-        return _tether(unet, control, inputs, rest[0], getattr(torch, rest[1]))
+        return _tether(unet, control, inputs, rest[0], getattr(torch, rest[1]), *rest[2:])
     if maker == "hand":
         return _by_hand(unet, control, inputs)
     dtype = torch.float32 if rest[0] == "float32" else torch.bfloat16
@@ -131,7 +138,7 @@ def make_call(method: str, pixels: int, tiny: bool) -> Any:
     return call
 
 
-def _tether(unet: Any, theirs: Any, inputs: dict[str, Any], engine: str, dtype: Any) -> Any:
+def _tether(unet: Any, theirs: Any, inputs: dict[str, Any], engine: str, dtype: Any, less: str = "") -> Any:
     from tether.base import UNetDenoiser, noise_process
     from tether.control import Conditioning, ControlNet
     from tether.sampling.engines import engine as open_engine
@@ -148,7 +155,24 @@ def _tether(unet: Any, theirs: Any, inputs: dict[str, Any], engine: str, dtype: 
         signal = steered(latents, inputs["timestep"], tokens, hint)
         return denoiser.predict(latents, inputs["timestep"], tokens, signal).float()
 
-    return call
+    return _with_less(call, less, denoiser, control, (latents, inputs["timestep"], tokens), hint) if less else call
+
+
+def _with_less(call: Any, less: str, denoiser: Any, control: Any, given: tuple[Any, ...], hint: Any) -> Any:
+    """A step that computes less, in the ways that eager alone has; they last as long as the process."""
+    from tether.base.deep import SplitDenoiser
+    from tether.base.merging import tokens_merged
+    from tether.base.text_once import text_once
+
+    networks = [denoiser.network, control]
+    text_once(networks).__enter__()
+    if less == "merged":
+        tokens_merged(networks, 0.5, given[0].shape[-2:]).__enter__()
+    if less != "shallow":
+        return call
+    split, shallow = SplitDenoiser(denoiser, 1), control.shallow(1)
+    _, deep = split.predict_whole(*given, control(*given, hint))
+    return lambda: split.predict_shallow(*given, shallow(*given, hint), deep).float()
 
 
 def _by_hand(unet: Any, control: Any, inputs: dict[str, Any]) -> Any:

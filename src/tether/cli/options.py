@@ -178,7 +178,7 @@ class GenerateOptions:
     ] = None
     merge_tokens: Annotated[
         float | None,
-        typer.Option(help="Share of the positions that self-attention merges, 0 to 0.75; it pays from 512 pixels on."),
+        typer.Option(help="Share of the positions that self-attention merges, 0 to 0.75; for 512 pixels and above."),
     ] = None
     fast: Annotated[
         bool, typer.Option("--fast", help="The combination of these that costs at most 2% of what controls do.")
