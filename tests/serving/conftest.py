@@ -6,6 +6,7 @@ import base64
 import io
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,10 @@ from starlette.testclient import TestClient
 
 from tether.base import ControlNet, load_base
 from tether.serving import Models, Settings, create_app
+from tether.serving.shared import database_url
+from tether.serving.tables import Table
+
+from .postgres import Postgres, find_postgres
 
 HERE = "http://127.0.0.1:7860"
 Post = Callable[..., dict[str, Any]]
@@ -80,3 +85,29 @@ def photo() -> Image.Image:
     image = Image.new("RGB", (90, 70), (30, 30, 30))
     image.paste((220, 60, 60), (20, 20, 60, 50))
     return image
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL that runs."""
+    programs = find_postgres()
+    if programs is None or find_spec("pg8000") is None:
+        pytest.skip("needs PostgreSQL and pg8000: apt-get install postgresql; pip install 'tether-control[postgres]'")
+    made = Postgres(programs)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def database(postgres: Postgres) -> str:
+    """The address of a database without jobs."""
+    from sqlalchemy import create_engine
+
+    url = database_url(postgres.url)
+    engine = create_engine(url)
+    Table.metadata.drop_all(engine)
+    engine.dispose()
+    return url

@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from tether.errors import TetherError
+from tether.serving.shared import SharedJobStore
 from tether.serving.store import Job, JobStore, NewJob, QueueFull
+from tether.serving.tables import Lease
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> JobStore:
-    return JobStore.at(tmp_path / "jobs.sqlite")
+def new_store(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> JobStore:
+    """The one process' store, or one of several processes, in either database."""
+    if kind == "alone":
+        return JobStore.at(tmp_path / "jobs.sqlite")
+    if kind == "shared":
+        return SharedJobStore(f"sqlite:///{tmp_path / 'jobs.sqlite'}", lease=60)
+    return SharedJobStore(request.getfixturevalue("database"), lease=60)
+
+
+@pytest.fixture(params=["alone", "shared", "postgres"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[JobStore]:
+    made = new_store(request.param, request, tmp_path)
+    yield made
+    made.close()
+
+
+def lose_leases(store: JobStore) -> None:
+    """As when the process that draws has ended, and time has passed."""
+    if isinstance(store, SharedJobStore):
+        with store._write() as session:
+            session.execute(update(Lease).values(until=0))
 
 
 def add(store: JobStore, id: str, alike: str = "", count: int = 1) -> Job:
@@ -77,6 +99,7 @@ def test_a_batch_that_was_interrupted_is_taken_as_it_was(store: JobStore) -> Non
     add(store, "b", "1")
     assert len(store.claim("first", 8)) == 2
     add(store, "c", "1")
+    lose_leases(store)
     assert store.recover(10) == (2, 0)
     again = store.claim("second", 8)
     assert [(job.id, job.batch, job.attempts) for job in again] == [("a", "first", 2), ("b", "first", 2)]
@@ -88,6 +111,7 @@ def test_what_was_running_is_queued_again_and_what_was_cancelled_ends(store: Job
         store.claim(name, 1)
     store.cancel("b")
     assert state(store, "b") == "running"  # it ends between two steps
+    lose_leases(store)
     assert store.recover(10) == (1, 0)
     assert (state(store, "a"), state(store, "b")) == ("queued", "cancelled")
 
@@ -97,12 +121,14 @@ def test_a_job_that_ends_the_process_waits_for_the_others_and_then_fails(store: 
     good = add(store, "good")
     for _ in range(2):
         assert store.claim("x", 1)[0].id == "bad"
+        lose_leases(store)
         store.recover(3)
     bad = store.get("bad") or bad
     assert (store.position(bad), store.position(good)) == (1, 0)
     assert store.claim("x", 1)[0].id == "good"
     store.finish("good", "done")
     assert store.claim("x", 1)[0].id == "bad"
+    lose_leases(store)
     assert store.recover(3) == (0, 1)
     failed = store.get("bad")
     assert failed is not None
@@ -147,7 +173,8 @@ def test_the_oldest_ended_jobs_expire_by_age_and_by_size(store: JobStore) -> Non
     assert store.known(["a", "waiting"]) == {"waiting"}
 
 
-def test_the_log_is_written_ahead_and_the_file_is_whole(store: JobStore, tmp_path: Path) -> None:
+def test_the_log_is_written_ahead_and_the_file_is_whole(tmp_path: Path) -> None:
+    store = JobStore.at(tmp_path / "jobs.sqlite")
     add(store, "a")
     with sqlite3.connect(tmp_path / "jobs.sqlite") as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)

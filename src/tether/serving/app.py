@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from logging import ERROR
 from typing import Any
@@ -24,8 +24,9 @@ from tether.serving.guard import Guard, error_response
 from tether.serving.images_api import router as images
 from tether.serving.log import log
 from tether.serving.page import add_page
-from tether.serving.service import Service
+from tether.serving.service import Drawing, Service
 from tether.serving.settings import Settings
+from tether.serving.store import JobStore
 from tether.serving.webui import router as webui
 
 __all__ = ["create_app"]
@@ -35,15 +36,19 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", 
 CODES = {404: "not_found", 405: "method_not_allowed", 400: "invalid"}
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, drawing: Callable[[Settings, JobStore], Drawing] | None = None) -> FastAPI:
     """The server as an ASGI application; it draws between its startup and its shutdown.
 
     `app.state.service` is what other APIs and pages of the same process use.
 
+    Args:
+        settings: of the server.
+        drawing: who draws, where it is not this process; see `Service`.
+
     Raises:
-        TetherError: when a folder of the settings cannot be used.
+        TetherError: when a folder or a database of the settings cannot be used.
     """
-    service = Service(settings)
+    service = Service(settings, drawing)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -64,13 +64,20 @@ class Hub:
     def __init__(self) -> None:
         self._lock = Lock()
         self._live: dict[str, Live] = {}
+        self._elsewhere: dict[str, Live] = {}
+        self._wanted: set[str] = set()
         self._cancelled: set[str] = set()
         self._listeners: set[Listener] = set()
         self.closed = False
 
     def live(self, job: str) -> Live | None:
         """Where a job is; None if it does not run."""
-        return self._live.get(job)
+        return self._live.get(job) or self._elsewhere.get(job)
+
+    def running(self) -> dict[str, Live]:
+        """Where the jobs are that run in this process."""
+        with self._lock:
+            return dict(self._live)
 
     def begin(self, job: str) -> None:
         """A job runs from now on."""
@@ -83,14 +90,24 @@ class Hub:
             if job not in self._live:
                 return
             self._live[job] = live
+        self.wake(job)
+
+    def wake(self, job: str) -> None:
+        """Something is new of a job."""
+        with self._lock:
             heard = [one for one in self._listeners if one.job == job]
         for one in heard:
             one.wake()
+
+    def see(self, lives: dict[str, Live]) -> None:
+        """Where the jobs are that are followed here and run in other processes: all of them."""
+        self._elsewhere = lives
 
     def end(self, job: str, *, cancelled: bool = False) -> None:
         """A job does not run any more; `cancelled` while its batch still does."""
         with self._lock:
             self._live.pop(job, None)
+            self._wanted.discard(job)
             if not cancelled:
                 self._cancelled.discard(job)
 
@@ -124,7 +141,19 @@ class Hub:
     def wants_preview(self, job: str) -> bool:
         """Whether someone who follows a job wants previews."""
         with self._lock:
-            return any(one.preview for one in self._listeners if one.job == job)
+            return job in self._wanted or any(one.preview for one in self._listeners if one.job == job)
+
+    def want_preview(self, job: str) -> None:
+        """Someone who follows a running job in another process wants previews."""
+        with self._lock:
+            if job in self._live:
+                self._wanted.add(job)
+
+    def followed(self) -> dict[str, bool]:
+        """The jobs that are followed here, each with whether previews are wanted."""
+        with self._lock:
+            wanted = {one.job for one in self._listeners if one.preview}
+            return {one.job: one.job in wanted for one in self._listeners}
 
     @contextmanager
     def listen(self, job: str, preview: bool) -> Iterator[Listener]:

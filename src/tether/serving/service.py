@@ -8,10 +8,11 @@ from contextlib import ExitStack
 from functools import partial
 from logging import ERROR
 from threading import Event, Thread
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
 from anyio import CapacityLimiter, to_thread
+from sqlalchemy.exc import DBAPIError
 
 from tether.errors import TetherError
 from tether.files.lock import locked
@@ -20,15 +21,17 @@ from tether.serving.acceptance import accept, digest_of
 from tether.serving.catalog import Catalog
 from tether.serving.errors import Refused, busy, invalid, not_found
 from tether.serving.folders import DATABASE, JobFolders
-from tether.serving.hub import Hub
+from tether.serving.hub import Hub, Live
+from tether.serving.keeper import Keeper
 from tether.serving.log import log
 from tether.serving.metrics import Metrics
 from tether.serving.settings import Settings
+from tether.serving.shared import SharedJobStore
 from tether.serving.store import ENDED, Job, JobStore, NewJob, QueueFull
 from tether.serving.views import JobView, ProgressView, job_view
 from tether.serving.worker import Worker
 
-__all__ = ["Service"]
+__all__ = ["Drawing", "Service"]
 
 Result = TypeVar("Result")
 READERS = 2
@@ -38,38 +41,82 @@ SHOWN = 200
 HOUR = 3600.0
 
 
+class Drawing(Protocol):
+    """What draws the jobs of a service: a `Worker` of its own, or processes elsewhere.
+
+    Attributes:
+        ready: whether jobs are drawn.
+        failure: why they never will.
+        seconds_a_job: about so long until a place in a full queue is free.
+    """
+
+    failure: str
+
+    @property
+    def ready(self) -> bool: ...
+
+    @property
+    def seconds_a_job(self) -> float: ...
+
+    def start(self) -> None: ...
+
+    def wake(self) -> None: ...
+
+    def stop(self, grace: float) -> None: ...
+
+    def is_alive(self) -> bool: ...
+
+
 class Service:
-    """The jobs of a server and the thread that draws them.
+    """The jobs of a server and what draws them.
 
     Args:
         settings: of the server.
+        drawing: who draws, where it is not a thread of this process; made from the settings and the store.
 
     Raises:
-        TetherError: when a folder cannot be used, or another server uses it.
+        TetherError: when a folder or a database cannot be used, or another server uses it.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, drawing: Callable[[Settings, JobStore], Drawing] | None = None) -> None:
         self.settings = settings
         self.catalog = Catalog(settings.models)
         self.catalog.find("bases", settings.base)
         self._held = ExitStack()
-        self._held.enter_context(locked(settings.data, "is used by another server: stop that, or give another --data"))
         self.folders = JobFolders(settings.data)
-        self.store = JobStore.at(settings.data / DATABASE)
         self.hub = Hub()
+        self.store, self.keeper = self._opened()
         self.metrics = Metrics(self.store.counts)
-        self.worker = Worker(settings, self.store, self.folders, self.hub, self.catalog, self.metrics)
+        self.worker: Drawing = (
+            Worker(settings, self.store, self.folders, self.hub, self.catalog, self.metrics)
+            if drawing is None
+            else drawing(settings, self.store)
+        )
         self.draining = False
         self.open_streams = 0  # changed on the event loop alone
         self._readers = CapacityLimiter(READERS)
         self._stopped = Event()
 
+    def _opened(self) -> tuple[JobStore, Keeper | None]:
+        """The store; of several processes with what keeps this one in step with them."""
+        settings = self.settings
+        if settings.database is not None:
+            store = SharedJobStore(settings.database, settings.lease)
+            self.folders.belong_to(store.folder())
+            return store, Keeper(store, self.hub, settings.attempts)
+        self._held.enter_context(locked(settings.data, "is used by another server: stop that, or give another --data"))
+        self.folders.belong_to(None)
+        return JobStore.at(settings.data / DATABASE), None
+
     def start(self) -> None:
         """Takes up what an earlier process left, and begins to draw."""
-        queued, failed = self.store.recover(self.settings.attempts)
-        swept = self.folders.sweep(self.store)
-        if queued or failed or swept:
-            log("recovered", queued=queued, failed=failed, leftovers=swept)
+        if self.keeper is not None:
+            self.keeper.start()
+        else:
+            queued, failed = self.store.recover(self.settings.attempts)
+            swept = self.folders.sweep(self.store)
+            if queued or failed or swept:
+                log("recovered", queued=queued, failed=failed, leftovers=swept)
         self.expire()
         self.worker.start()
         Thread(target=self._keep_house, name="tether-retention", daemon=True).start()
@@ -84,6 +131,8 @@ class Service:
         self.drain()
         self._stopped.set()
         self.worker.stop(self.settings.grace)
+        if self.keeper is not None:
+            self.keeper.stop()
         self.close()
         log("stopped")
 
@@ -135,6 +184,9 @@ class Service:
         except QueueFull:
             self.folders.delete(id)
             raise self._full() from None
+        except DBAPIError as error:  # whether it was added is not known: its files stay
+            log("database", level=ERROR, error=error)
+            raise busy("the database does not answer", 5, status=503) from None
         if not created:
             self.folders.delete(id)
             return self._same(job, digest), False
@@ -173,10 +225,18 @@ class Service:
 
     def view(self, job: Job) -> JobView:
         """A job as clients see it."""
-        live = self.hub.live(job.id)
+        live = self.live(job) if job.state == "running" else None
         progress = None if live is None else ProgressView(step=live.step, steps=live.steps)
         position = self.store.position(job) if job.state == "queued" else None
         return job_view(job, position, progress)
+
+    def live(self, job: Job) -> Live | None:
+        """Where a running job is, wherever that is."""
+        live = self.hub.live(job.id)
+        if live is None and isinstance(self.store, SharedJobStore):
+            seen = self.store.watch({job.id: False}).get(job.id)
+            return None if seen is None else seen.live
+        return live
 
     def cancel(self, id: str) -> Job:
         """Ends a job that has not ended: a queued one at once, a running one between two steps.
@@ -232,6 +292,8 @@ class Service:
         for id in self.store.expire(time.time() - settings.keep_days * 24 * HOUR, settings.keep_bytes):
             self.folders.delete(id)
             log("expired", job=id)
+        if self.keeper is not None:
+            self.folders.sweep(self.store, older=HOUR)
 
     def _keep_house(self) -> None:
         """Deletes what is too old, every hour and after jobs that ended."""

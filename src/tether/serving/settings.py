@@ -87,6 +87,9 @@ class Settings(_Frozen):
         keep_days: finished jobs are deleted after that many days.
         keep_bytes: the oldest finished jobs are deleted when all together need more.
         attempts: how often a job is begun whose drawing ended with the process, before it counts as failed.
+        database: address of the PostgreSQL that the jobs are in, from which several processes draw; all of them reach
+            `data`. Without one, the jobs are in a file of SQLite there.
+        lease: seconds after which the jobs of a process that is not heard of are given to others.
         grace: seconds that a job may go on after the server was asked to stop; then it is put back into the queue.
 
     Raises:
@@ -109,6 +112,8 @@ class Settings(_Frozen):
     keep_bytes: int = Field(default=10 * 2**30, ge=0)
     attempts: int = Field(default=10, ge=1)
     grace: float = Field(default=10.0, ge=0)
+    database: str | None = Field(default=None, repr=False)
+    lease: float = Field(default=15.0, ge=1)
 
     @model_validator(mode="after")
     def _guarded(self) -> Settings:

@@ -3,8 +3,8 @@
     queued -> running -> done | failed | cancelled
     queued <- running                                  the process ended while it was drawn
 
-Every change is one transaction. SQLite is used with a write-ahead log, so that readers do not wait for writers, and a
-commit is on disk before a client hears of it.
+Every change is one transaction, and on disk before a client hears of it. SQLite is used with a write-ahead log, so that
+readers do not wait for writers; `tether.serving.shared` is the store in PostgreSQL, which several processes draw from.
 """
 
 from __future__ import annotations
@@ -15,80 +15,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-from sqlalchemy import (
-    BigInteger,
-    Float,
-    Integer,
-    String,
-    Text,
-    create_engine,
-    delete,
-    event,
-    func,
-    select,
-    text,
-)
-from sqlalchemy.exc import DatabaseError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy import Select, create_engine, delete, event, exists, func, or_, select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session, aliased
 
 from tether.errors import TetherError
+from tether.serving.tables import ENDED, STATES, VERSION, Folder, Job, Table
 
 __all__ = ["ENDED", "STATES", "Job", "JobStore", "NewJob", "QueueFull"]
 
-STATES = ("queued", "running", "done", "failed", "cancelled")
-ENDED = ("done", "failed", "cancelled")
-"""The states that a job stays in."""
-VERSION = 1
-"""Of the tables."""
 SOON = 2
 """A job that was begun this often without an end waits for all others: it may be what ended the process."""
-
-
-class _Table(DeclarativeBase):
-    pass
-
-
-class Job(_Table):
-    """A job.
-
-    Attributes:
-        number: its place in the order of acceptance.
-        id: its name, which cannot be guessed.
-        state: one of `STATES`.
-        key, digest: the client's `Idempotency-Key`, and SHA-256 of what it sent with it.
-        prompt: the first characters of it, for lists.
-        count: images that were asked for.
-        alike: equal for jobs that can be drawn as one batch; "" for one that is drawn alone.
-        batch: the batch in which it is, or was last, drawn.
-        attempts: how often it was begun.
-        cancelling: whether it should end as cancelled.
-        created, started, ended: seconds since 1970, UTC.
-        images, maps: files that it has.
-        size: their bytes, and those of its request.
-        error, field: why it failed.
-    """
-
-    __tablename__ = "jobs"
-
-    number: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
-    id: Mapped[str] = mapped_column(String(32), unique=True)
-    state: Mapped[str] = mapped_column(String(9), index=True, default="queued")
-    key: Mapped[str | None] = mapped_column(String(255), unique=True, default=None)
-    digest: Mapped[str] = mapped_column(String(64), default="")
-    prompt: Mapped[str] = mapped_column(Text, default="")
-    count: Mapped[int] = mapped_column(Integer, default=1)
-    alike: Mapped[str] = mapped_column(String(64), default="")
-    batch: Mapped[str | None] = mapped_column(String(32), default=None)
-    attempts: Mapped[int] = mapped_column(Integer, default=0)
-    cancelling: Mapped[bool] = mapped_column(default=False)
-    created: Mapped[float] = mapped_column(Float)
-    started: Mapped[float | None] = mapped_column(Float, default=None)
-    ended: Mapped[float | None] = mapped_column(Float, index=True, default=None)
-    images: Mapped[int] = mapped_column(Integer, default=0)
-    maps: Mapped[int] = mapped_column(Integer, default=0)
-    size: Mapped[int] = mapped_column(BigInteger, default=0)
-    error: Mapped[str | None] = mapped_column(Text, default=None)
+ADDING, MAKING = 7_460_001, 7_460_002
+"""PostgreSQL's advisory locks: one process adds a job, or makes the tables, at a time."""
 
 
 @dataclass(frozen=True)
@@ -112,38 +53,43 @@ class JobStore:
 
     Args:
         url: of the database, as SQLAlchemy has it.
+        options: of SQLAlchemy's engine.
 
     Raises:
         TetherError: when it cannot be opened, is damaged, or was written by a later version.
     """
 
-    def __init__(self, url: str) -> None:
-        self._engine = create_engine(url)
+    def __init__(self, url: str, **options: Any) -> None:
+        self._engine = create_engine(url, **options)
         self._sqlite = self._engine.dialect.name == "sqlite"
         if self._sqlite:
             event.listen(self._engine, "connect", _prepare_sqlite)
         try:
-            _Table.metadata.create_all(self._engine)
-            self._check_version()
-        except DatabaseError as error:
-            raise TetherError(
-                f"the database of jobs cannot be used: {str(error.orig or error).splitlines()[0]}"
-            ) from None
+            with self._write(MAKING) as session:
+                self._make(session)
+        except DBAPIError as error:
+            raise TetherError(f"the database of jobs cannot be used: {_line(error)}") from None
 
     @classmethod
     def at(cls, path: Path) -> JobStore:
         """The store in a file of SQLite, made if it does not exist."""
         return cls(f"sqlite:///{path}")
 
-    def _check_version(self) -> None:
-        if not self._sqlite:
-            return
-        with self._engine.connect() as connection:
-            found = connection.execute(text("PRAGMA user_version")).scalar_one()
-            if found > VERSION:
-                raise TetherError("the database of jobs was written by a later version of Tether: use that")
-            connection.execute(text(f"PRAGMA user_version = {VERSION}"))
-            connection.commit()
+    def _make(self, session: Session) -> None:
+        """Makes the tables that are missing."""
+        connection = session.connection()
+        Table.metadata.create_all(connection)
+        for index in Job.__table__.indexes:  # an earlier version may have made the table without it
+            index.create(connection, checkfirst=True)
+        folder = session.get(Folder, 1)
+        if folder is None:
+            folder = Folder(number=1, name=uuid4().hex, version=VERSION)
+            session.add(folder)
+        found = session.execute(text("PRAGMA user_version")).scalar_one() if self._sqlite else folder.version
+        if found > VERSION:
+            raise TetherError("the database of jobs was written by a later version of Tether: use that")
+        if self._sqlite:
+            session.execute(text(f"PRAGMA user_version = {VERSION}"))
 
     def close(self) -> None:
         """Closes every connection."""
@@ -157,18 +103,42 @@ class JobStore:
             found = session.execute(text("PRAGMA integrity_check")).scalar_one()
         return None if found == "ok" else str(found)
 
+    def folder(self) -> str:
+        """The name of the folder that the files of these jobs are in."""
+        with self._read() as session:
+            return session.scalar(select(Folder.name)) or ""
+
     @contextmanager
     def _read(self) -> Iterator[Session]:
         with Session(self._engine, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
-    def _write(self) -> Iterator[Session]:
-        """A transaction that has the right to write from its start, so that what it reads stays true."""
+    def _write(self, alone: int | None = None) -> Iterator[Session]:
+        """A transaction. SQLite's has the right to write from its start, so that what it reads stays true; others have
+        what they lock, or with `alone` no other of the same number beside them."""
         with Session(self._engine, expire_on_commit=False) as session, session.begin():
             if self._sqlite:
                 session.execute(text("BEGIN IMMEDIATE"))
+            elif alone is not None:
+                session.execute(select(func.pg_advisory_xact_lock(alone)))
             yield session
+
+    # What a store does that several processes draw from; see `tether.serving.shared`.
+
+    def _taken(self, session: Session, jobs: Sequence[Job]) -> None:
+        """Jobs were claimed."""
+
+    def _left(self, session: Session, jobs: Sequence[Job]) -> None:
+        """Jobs do not run any more."""
+
+    def _mine(self, query: Select[tuple[Job]]) -> Select[tuple[Job]]:
+        """Of running jobs, those that this process draws."""
+        return query
+
+    def _lost(self, query: Select[tuple[Job]]) -> Select[tuple[Job]]:
+        """Of running jobs, those that no process draws."""
+        return query
 
     # What clients do.
 
@@ -185,14 +155,14 @@ class JobStore:
         Raises:
             QueueFull: when there are as many.
         """
-        with self._write() as session:
+        with self._write(ADDING) as session:
             if new.key is not None:
                 known = session.scalar(select(Job).where(Job.key == new.key))
                 if known is not None:
                     return known, False
             if _count(session, "queued", "running") >= most:
                 raise QueueFull(f"{most} jobs wait already")
-            job = Job(**vars(new), created=time.time())
+            job = Job(**vars(new) | {"prompt": _storable(new.prompt)}, created=time.time())
             session.add(job)
             session.flush()
         return job, True
@@ -240,7 +210,7 @@ class JobStore:
     def cancel(self, id: str) -> Job | None:
         """Cancels a queued job; a running one is marked, and ends between two steps. One that has ended stays so."""
         with self._write() as session:
-            job = session.scalar(select(Job).where(Job.id == id))
+            job = session.scalar(select(Job).where(Job.id == id).with_for_update())
             if job is not None and job.state == "queued":
                 _end(job, "cancelled")
             elif job is not None and job.state == "running":
@@ -262,24 +232,31 @@ class JobStore:
             The jobs, now running, in the order in which they are drawn; none if none waits.
         """
         with self._write() as session:
-            order = ((Job.attempts >= SOON), Job.number)
-            first = session.scalar(select(Job).where(Job.state == "queued").order_by(*order).limit(1))
+            first = self._first(session)
             if first is None:
                 return []
             jobs = self._company(session, first, most)
             for job in jobs:
                 job.state, job.started, job.attempts = "running", time.time(), job.attempts + 1
                 job.batch = first.batch or batch
+            self._taken(session, jobs)
         return jobs
+
+    def _first(self, session: Session) -> Job | None:
+        """The job that is next. Of a batch that was interrupted it is the first, so that no two processes share it."""
+        other = aliased(Job)
+        earlier = exists().where(other.state == "queued", other.batch == Job.batch, other.number < Job.number)
+        waiting = _queued().where(or_(Job.batch.is_(None), ~earlier)).limit(1)
+        first = session.scalar(waiting.where(Job.attempts < SOON))
+        return first if first is not None else session.scalar(waiting.where(Job.attempts >= SOON))
 
     def _company(self, session: Session, first: Job, most: int) -> list[Job]:
         """The jobs of the first one's batch, itself among them."""
-        queued = select(Job).where(Job.state == "queued").order_by(Job.number)
         if first.batch is not None:
-            return list(session.scalars(queued.where(Job.batch == first.batch)))
+            return list(session.scalars(_queued().where(Job.batch == first.batch)))
         if not first.alike:
             return [first]
-        alike = queued.where(Job.alike == first.alike, Job.batch.is_(None), Job.number > first.number).limit(most)
+        alike = _queued().where(Job.alike == first.alike, Job.batch.is_(None), Job.number > first.number).limit(most)
         jobs, images = [first], first.count
         for job in session.scalars(alike):
             if images + job.count <= most:
@@ -292,21 +269,24 @@ class JobStore:
     ) -> Job | None:
         """Ends a running job."""
         with self._write() as session:
-            job = session.scalar(select(Job).where(Job.id == id, Job.state == "running"))
+            job = session.scalar(self._mine(_running().where(Job.id == id)))
             if job is not None:
                 _end(job, state)
-                job.images, job.maps, job.size, job.error = images, maps, size, error
+                job.images, job.maps, job.size, job.error = images, maps, size, _storable(error)
+                self._left(session, [job])
         return job
 
     def put_back(self, ids: Sequence[str]) -> None:
         """Queues running jobs again, as if they had not been begun; the cancelled ones end."""
         with self._write() as session:
-            for job in session.scalars(select(Job).where(Job.id.in_(ids), Job.state == "running")):
+            jobs = session.scalars(self._mine(_running().where(Job.id.in_(ids)))).all()
+            for job in jobs:
                 _queue_again(job)
                 job.attempts -= 1
+            self._left(session, jobs)
 
     def recover(self, attempts: int) -> tuple[int, int]:
-        """Queues again what was running when the process ended.
+        """Queues again what was running when the process that drew it ended.
 
         Args:
             attempts: a job that was begun so often fails.
@@ -316,7 +296,8 @@ class JobStore:
         """
         queued = failed = 0
         with self._write() as session:
-            for job in session.scalars(select(Job).where(Job.state == "running")):
+            jobs = session.scalars(self._lost(_running(skip=True))).all()
+            for job in jobs:
                 if job.attempts >= attempts and not job.cancelling:
                     _end(job, "failed")
                     job.error = f"the server ended {job.attempts} times while it was drawn"
@@ -324,6 +305,7 @@ class JobStore:
                 else:
                     _queue_again(job)
                     queued += job.state == "queued"
+            self._left(session, jobs)
         return queued, failed
 
     # What retention does.
@@ -353,6 +335,26 @@ class JobStore:
             for start in range(0, len(ids), 500):
                 found.update(session.scalars(select(Job.id).where(Job.id.in_(ids[start : start + 500]))))
         return found
+
+
+def _queued() -> Select[tuple[Job]]:
+    """Queued jobs in the order of acceptance, without those that another process is just taking."""
+    return select(Job).where(Job.state == "queued").order_by(Job.number).with_for_update(skip_locked=True)
+
+
+def _running(skip: bool = False) -> Select[tuple[Job]]:
+    return select(Job).where(Job.state == "running").with_for_update(skip_locked=skip)
+
+
+def _storable(words: str | None) -> Any:
+    """Text without the one character that PostgreSQL has no place for."""
+    return words if words is None else words.replace("\0", " ")
+
+
+def _line(error: DBAPIError) -> str:
+    """What a database says, in one line."""
+    said = error.orig.args[0] if error.orig is not None and error.orig.args else error
+    return str(said.get("M", said) if isinstance(said, dict) else said).splitlines()[0]
 
 
 def _count(session: Session, *states: str) -> int:

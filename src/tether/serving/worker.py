@@ -36,6 +36,8 @@ __all__ = ["Worker"]
 
 IDLE = 1.0
 """Seconds after which an idle worker looks into the store, even if no one woke it."""
+SHARED_IDLE = 0.25
+"""The same where other processes put jobs into the store, which wakes no one here."""
 OUT_OF_MEMORY = "out of memory: ask for a smaller size or count"
 
 
@@ -71,6 +73,7 @@ class Worker(Thread):
         self._hub, self._catalog, self._metrics = hub, catalog, metrics
         self._session = Session(bases=settings.kept_bases, locate=catalog.locate)
         self._previews: tuple[ReferenceType[Base], LatentPreview] | None = None
+        self._idle = IDLE if settings.database is None else SHARED_IDLE
         self._work, self._closing, self._abort = Event(), Event(), Event()
 
     def wake(self) -> None:
@@ -102,7 +105,7 @@ class Worker(Thread):
                 if jobs:
                     self._draw(jobs)
                 else:
-                    self._work.wait(IDLE)
+                    self._work.wait(self._idle)
                     self._work.clear()
             except Exception as error:  # the store is locked or the disk is full: the jobs stay in it
                 log("worker", level=ERROR, error=error)
@@ -131,11 +134,12 @@ class Worker(Thread):
         try:
             self._draw_each(jobs)
         finally:
-            # Those that have ended are not touched: the others were stopped.
-            self._store.put_back([job.id for job in jobs])
-            for job in jobs:
-                self._hub.end(job.id)
-            self._hub.changed()
+            try:  # those that have ended are not touched: the others were stopped
+                self._store.put_back([job.id for job in jobs])
+            finally:  # also when the database is away: leases that are not kept end
+                for job in jobs:
+                    self._hub.end(job.id)
+                self._hub.changed()
 
     def _draw_each(self, jobs: Sequence[Job]) -> None:
         """Draws the jobs as one batch if they are several; those whose batch fails, one by one."""

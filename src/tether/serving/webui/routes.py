@@ -141,7 +141,7 @@ def progress(request: Request, skip_current_image: bool = False) -> dict[str, An
     service = _service(request)
     running = service.store.jobs(1, state="running")
     waiting = service.store.waiting()
-    live = service.hub.live(running[0].id) if running else None
+    live = service.live(running[0]) if running else None
     step, steps = (0, 0) if live is None else (live.step, live.steps)
     share = step / steps if steps else 0.0
     preview = None if live is None or live.preview is None or skip_current_image else live.preview
