@@ -1,4 +1,4 @@
-"""A PostgreSQL of its own, on loopback, in a folder that is deleted at its end. Also `python tests/serving/postgres.py`."""
+"""A PostgreSQL of its own, on loopback, in a folder that is deleted; also `python tests/serving/postgres.py`."""
 
 from __future__ import annotations
 

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tether.cli.sources import check_folder, check_input
 from tether.errors import TetherError
 
+if TYPE_CHECKING:
+    from tether.serving.service import Drawing
+    from tether.serving.settings import Settings
+    from tether.serving.store import JobStore
+
 __all__ = ["serve"]
 
 NEEDED = ("fastapi", "uvicorn", "sqlalchemy", "prometheus_client", "python_multipart")
-TOKEN = "TETHER_TOKEN"
+TOKEN, DATABASE = "TETHER_TOKEN", "TETHER_DATABASE"
 
 
 def serve(
@@ -46,13 +53,24 @@ def serve(
     max_body: Annotated[int, typer.Option(help="MB of a request.", min=1)] = 32,
     keep_days: Annotated[float, typer.Option(help="Days that finished jobs are kept.", min=0)] = 30,
     keep_gb: Annotated[float, typer.Option(help="GB of finished jobs that are kept, the newest.", min=0)] = 10,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            help=f"PostgreSQL of the jobs, for several servers or --ray; or the variable {DATABASE}: "
+            "postgresql://USER:PASSWORD@HOST:PORT/NAME.",
+            show_default=False,
+        ),
+    ] = None,
+    ray: Annotated[bool, typer.Option("--ray", help="Draw in replicas by Ray Serve: docs/scale.md.")] = False,
+    replicas: Annotated[str, typer.Option(help="With --ray: how many, N or LEAST-MOST.")] = "1",
+    replica_jobs: Annotated[int, typer.Option(help="Waiting jobs for which there is a replica.", min=1)] = 8,
+    replica_cpus: Annotated[int, typer.Option(help="CPUs, and threads, of a replica.", min=1)] = 1,
+    replica_gpus: Annotated[int, typer.Option(help="GPUs of a replica.", min=0)] = 0,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
     check: Annotated[bool, typer.Option("--check", help="Try everything a start needs, and exit.")] = False,
 ) -> None:
     """Serve jobs over HTTP, and keep them: docs/server.md."""
-    missing = [name for name in NEEDED if find_spec(name) is None]
-    if missing:
-        raise TetherError(f"the server needs {', '.join(missing)}: pip install 'tether-control[serve]'")
+    _need("serve", "the server", *NEEDED)
     if log_level not in ("debug", "info", "warning", "error"):
         raise TetherError(f"--log-level {log_level}: write debug, info, warning or error")
     check_folder(data, "--data")
@@ -63,6 +81,9 @@ def serve(
     from tether.serving import run
     from tether.serving.settings import Limits, Models, Settings
 
+    database = database or os.environ.get(DATABASE) or None
+    if ray and database is None:
+        raise TetherError(f"--ray needs --database, or the variable {DATABASE}: the PostgreSQL that replicas draw from")
     settings = Settings(
         data=data,
         host=host,
@@ -83,12 +104,40 @@ def serve(
         batch=batch,
         keep_days=keep_days,
         keep_bytes=round(keep_gb * 2**30),
+        database=None if database is None else _database(database),
     )
     if check:
         for line in run.check(settings):
             print(line)
         return
-    run.serve(settings, log_level)
+    run.serve(settings, log_level, _replicas(replicas, replica_jobs, replica_cpus, replica_gpus) if ray else None)
+
+
+def _database(given: str) -> str:
+    """The address of a database, for SQLAlchemy."""
+    _need("postgres", "a shared database", "pg8000")
+    from tether.serving.shared import database_url
+
+    return database_url(given)
+
+
+def _replicas(given: str, jobs: int, cpus: int, gpus: int) -> Callable[[Settings, JobStore], Drawing]:
+    """Makes the replicas of a service."""
+    _need("ray", "--ray", "ray")
+    found = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", given)
+    if found is None:
+        raise TetherError(f"--replicas {given}: write a number, or LEAST-MOST")
+    from tether.serving.replicas import Replicas, Scale
+
+    least, most = int(found[1]), int(found[2] or found[1])
+    scale = Scale(least=least, most=most, jobs=jobs, cpus=cpus, gpus=gpus)
+    return lambda settings, store: Replicas(settings, store, scale)
+
+
+def _need(extra: str, what: str, *modules: str) -> None:
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise TetherError(f"{what} needs {', '.join(missing)}: pip install 'tether-control[{extra}]'")
 
 
 def _token(file: Path | None) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import uvicorn
@@ -13,8 +14,9 @@ from tether.errors import TetherError
 from tether.sampling import Request, Session
 from tether.serving.app import create_app
 from tether.serving.log import set_up
-from tether.serving.service import Service
+from tether.serving.service import Drawing, Service
 from tether.serving.settings import Settings
+from tether.serving.store import JobStore
 
 __all__ = ["check", "listening", "serve", "uvicorn_server"]
 
@@ -46,15 +48,22 @@ def listening(host: str, port: int) -> socket.socket:
     return made
 
 
-def serve(settings: Settings, log_level: str = "info") -> None:
+def serve(
+    settings: Settings, log_level: str = "info", drawing: Callable[[Settings, JobStore], Drawing] | None = None
+) -> None:
     """Serves until SIGTERM or Ctrl-C.
+
+    Args:
+        settings: of the server.
+        log_level: debug, info, warning or error.
+        drawing: who draws, where it is not this process; see `Service`.
 
     Raises:
         TetherError: when a folder cannot be used, or the address is taken.
     """
     set_up(log_level)
     warnings.filterwarnings("ignore", module="PIL")  # about odd metadata of uploads
-    app = create_app(settings)
+    app = create_app(settings, drawing)
     with listening(settings.host, settings.port) as made:
         host, port = made.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host

@@ -45,15 +45,8 @@ class Drawing(Protocol):
     """What draws the jobs of a service: a `Worker` of its own, or processes elsewhere.
 
     Attributes:
-        ready: whether jobs are drawn.
-        failure: why they never will.
         seconds_a_job: about so long until a place in a full queue is free.
     """
-
-    failure: str
-
-    @property
-    def ready(self) -> bool: ...
 
     @property
     def seconds_a_job(self) -> float: ...
@@ -62,9 +55,9 @@ class Drawing(Protocol):
 
     def wake(self) -> None: ...
 
-    def stop(self, grace: float) -> None: ...
+    def why_not(self) -> str | None: ...
 
-    def is_alive(self) -> bool: ...
+    def stop(self, grace: float) -> None: ...
 
 
 class Service:
@@ -272,12 +265,8 @@ class Service:
         """Why jobs are not drawn now; None if they are."""
         if self.draining:
             return "the server is stopping"
-        if self.worker.failure:
-            return f"the base cannot be opened: {self.worker.failure}"
-        if not self.worker.ready:
-            return "the base is being opened"
-        if not self.worker.is_alive():
-            return "the drawing thread has ended"
+        if (why := self.worker.why_not()) is not None:
+            return why
         try:
             self.store.waiting()
         except Exception as error:  # whatever the database says

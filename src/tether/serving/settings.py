@@ -10,13 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from tether.errors import TetherError
 
-__all__ = ["Limits", "Models", "Settings", "is_loopback"]
+__all__ = ["Frozen", "Limits", "Models", "Settings", "is_loopback"]
 
 MIN_TOKEN = 16
 """Characters of a token: a short one can be guessed."""
 
 
-class _Frozen(BaseModel):
+class Frozen(BaseModel):
     """Frozen, without unknown keys. What is wrong is a `TetherError` in one line."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -31,7 +31,7 @@ class _Frozen(BaseModel):
             raise TetherError(f"{where}: {line[:1].lower()}{line[1:]}, not {first['input']!r}"[:300]) from None
 
 
-class Limits(_Frozen):
+class Limits(Frozen):
     """What one client may ask for, and all of them together.
 
     Attributes:
@@ -61,7 +61,7 @@ class Limits(_Frozen):
     idle: float = Field(default=30.0, gt=0)
 
 
-class Models(_Frozen):
+class Models(Frozen):
     """The folders whose models a request may name, besides the shipped ones."""
 
     bases: tuple[Path, ...] = ()
@@ -71,7 +71,7 @@ class Models(_Frozen):
     embeddings: tuple[Path, ...] = ()
 
 
-class Settings(_Frozen):
+class Settings(Frozen):
     """The settings of a server.
 
     Attributes:

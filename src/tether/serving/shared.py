@@ -85,10 +85,10 @@ class SharedJobStore(JobStore):
         if jobs:
             session.execute(delete(Lease).where(Lease.id.in_([job.id for job in jobs])))
 
-    def _mine(self, query: Select[tuple[Job]]) -> Select[tuple[Job]]:
+    def _mine(self, query: Select[Job]) -> Select[Job]:
         return query.where(Job.id.in_(select(Lease.id).where(Lease.holder == self.holder)))
 
-    def _lost(self, query: Select[tuple[Job]]) -> Select[tuple[Job]]:
+    def _lost(self, query: Select[Job]) -> Select[Job]:
         return query.where(Job.id.not_in(select(Lease.id).where(Lease.until > self._now())))
 
     # What a process that draws does.

@@ -79,7 +79,7 @@ class JobStore:
         """Makes the tables that are missing."""
         connection = session.connection()
         Table.metadata.create_all(connection)
-        for index in Job.__table__.indexes:  # an earlier version may have made the table without it
+        for index in Table.metadata.tables["jobs"].indexes:  # an earlier version made the table without some
             index.create(connection, checkfirst=True)
         folder = session.get(Folder, 1)
         if folder is None:
@@ -132,11 +132,11 @@ class JobStore:
     def _left(self, session: Session, jobs: Sequence[Job]) -> None:
         """Jobs do not run any more."""
 
-    def _mine(self, query: Select[tuple[Job]]) -> Select[tuple[Job]]:
+    def _mine(self, query: Select[Job]) -> Select[Job]:
         """Of running jobs, those that this process draws."""
         return query
 
-    def _lost(self, query: Select[tuple[Job]]) -> Select[tuple[Job]]:
+    def _lost(self, query: Select[Job]) -> Select[Job]:
         """Of running jobs, those that no process draws."""
         return query
 
@@ -337,12 +337,12 @@ class JobStore:
         return found
 
 
-def _queued() -> Select[tuple[Job]]:
+def _queued() -> Select[Job]:
     """Queued jobs in the order of acceptance, without those that another process is just taking."""
     return select(Job).where(Job.state == "queued").order_by(Job.number).with_for_update(skip_locked=True)
 
 
-def _running(skip: bool = False) -> Select[tuple[Job]]:
+def _running(skip: bool = False) -> Select[Job]:
     return select(Job).where(Job.state == "running").with_for_update(skip_locked=skip)
 
 

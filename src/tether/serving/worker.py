@@ -89,6 +89,14 @@ class Worker(Thread):
             self._abort.set()
             self.join()
 
+    def why_not(self) -> str | None:
+        """Why nothing is drawn now; None if jobs are."""
+        if self.failure:
+            return f"the base cannot be opened: {self.failure}"
+        if not self.ready:
+            return "the base is being opened"
+        return None if self.is_alive() else "the drawing thread has ended"
+
     @property
     def seconds_a_job(self) -> float:
         """The mean of the jobs so far; a guess before the first."""
