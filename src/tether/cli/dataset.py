@@ -44,6 +44,9 @@ def build(
     workers: Annotated[
         int | None, typer.Option(help="Processes; by default one a core. 0: none but this one.", show_default=False)
     ] = None,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Spread the work over a cluster of Ray, with --workers actors: docs/scale.md.")
+    ] = False,
 ) -> None:
     """Annotate, check and pack images; unusable ones are listed with their reasons."""
     check_folder(out, "OUT")
@@ -55,7 +58,15 @@ def build(
 
     with count_bar("building") as on_progress:
         manifest = build_dataset(
-            source, out, condition, size=size, count=count, workers=workers, reading=reading, on_progress=on_progress
+            source,
+            out,
+            condition,
+            size=size,
+            count=count,
+            workers=workers,
+            ray=ray,
+            reading=reading,
+            on_progress=on_progress,
         )
     print(f"conditions: {describe_conditions(manifest)}")
     print(f"{manifest.samples} samples in {len(manifest.shards)} shards in {out}")

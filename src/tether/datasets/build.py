@@ -17,11 +17,12 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from tether.datasets.manifest import (
     write_manifest,
 )
 from tether.datasets.names import Reading
-from tether.datasets.prepare import Preparation, Prepared, prepare
+from tether.datasets.prepare import Preparation, Prepared, prepare_sample
 from tether.datasets.shards import write_tar
 from tether.datasets.source import Rejected, Source
 from tether.datasets.sources.open import BUILTIN, open_source
@@ -48,7 +49,7 @@ from tether.errors import TetherError
 from tether.files.atomic import atomic_write, write_text
 from tether.files.hashing import hash_file
 
-__all__ = ["QUARANTINE", "Progress", "build_dataset", "describe_conditions", "prepare_sample"]
+__all__ = ["QUARANTINE", "Progress", "build_dataset", "describe_conditions"]
 
 FORMAT = 1
 CHUNK = 8
@@ -71,6 +72,7 @@ def build_dataset(
     count: int | None = None,
     shard_size: int = 512,
     workers: int | None = None,
+    ray: bool = False,
     reading: Reading | None = None,
     on_progress: Progress | None = None,
 ) -> Manifest:
@@ -90,6 +92,8 @@ def build_dataset(
         shard_size: source samples a shard.
         workers: processes, by default one a core; 0 works in this one. With any, call from under
             `if __name__ == "__main__":`.
+        ray: spread the samples over a cluster of Ray, with `workers` actors, by default one a CPU of it. The bytes are
+            the same.
         reading: how the source's names are read; by default by the table in `tether.datasets.names`.
         on_progress: called after each sample.
 
@@ -98,8 +102,8 @@ def build_dataset(
             sample is good, or the disk is full.
     """
     out = Path(out)
-    if shard_size < 1 or (workers is not None and workers < 0):
-        raise TetherError(f"shard_size is {shard_size} and workers {workers}: give at least 1 and 0")
+    if shard_size < 1 or (workers is not None and workers < ray):
+        raise TetherError(f"shard_size is {shard_size} and workers {workers}: give at least 1 and {int(ray)}")
     reading = reading or Reading()
     how = Preparation(condition, options, size, min_side, reading.captions)
     source = _opened(source, out, size, count, reading)
@@ -108,7 +112,7 @@ def build_dataset(
     settings = _settings(source, how, shard_size, reading, out)
     if (finished := _finished(out, settings)) is not None:
         return finished
-    records = _make_shards(out, settings, source, how, workers, on_progress)
+    records = _make_shards(out, settings, source, how, workers, ray, on_progress)
     return _finish(out, settings, records, source)
 
 
@@ -158,6 +162,7 @@ def _make_shards(
     source: Source,
     how: Preparation,
     workers: int | None,
+    ray: bool,
     on_progress: Progress | None,
 ) -> list[dict[str, Any]]:
     """Writes the shards that are not complete yet, and returns the records of all of them."""
@@ -165,10 +170,12 @@ def _make_shards(
     ranges = [range(start, min(start + shard_size, len(source))) for start in range(0, len(source), shard_size)]
     records = []
     contents: dict[str, str] = {}
-    with _results(source, how, workers) as results:
-        for number, samples in enumerate(ranges):
-            record = parts.load(number)
-            if record is None or not _is_whole(out, record):
+    found = [parts.load(number) for number in range(len(ranges))]
+    found = [record if record is not None and _is_whole(out, record) else None for record in found]
+    missing = [index for samples, record in zip(ranges, found, strict=True) if record is None for index in samples]
+    with _results(source, how, workers) if not ray else _spread(source, how, missing, workers) as results:
+        for number, (samples, record) in enumerate(zip(ranges, found, strict=True)):
+            if record is None:
                 report = _reporter(on_progress, samples.start, len(source))
                 record = _make_shard(out, number, samples, source, report(results(samples)), contents)
                 parts.save(number, record)
@@ -274,18 +281,6 @@ def _reporter(on_progress: Progress | None, start: int, total: int) -> Callable[
     return report
 
 
-def prepare_sample(source: Source, how: Preparation, index: int) -> Prepared | Rejected:
-    """A sample of a source, or why it cannot be used."""
-    try:
-        return prepare(source.sample(index, how.condition), how)
-    except Rejected as fault:
-        return fault
-    except OSError as error:
-        return Rejected("unreadable", f"cannot read its file: {error.strerror or error}")
-    except (ValueError, MemoryError, cv2.error) as error:  # one bad sample must not stop the rest
-        return Rejected("unreadable", (str(error) or type(error).__name__).strip().splitlines()[0])
-
-
 @contextmanager
 def _results(source: Source, how: Preparation, workers: int | None) -> Iterator[Results]:
     """A function from sample numbers to results in the same order, in this process or in `workers` processes."""
@@ -304,6 +299,21 @@ def _results(source: Source, how: Preparation, workers: int | None) -> Iterator[
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _spread(
+    source: Source, how: Preparation, samples: Sequence[int], workers: int | None
+) -> AbstractContextManager[Results]:
+    """The same, on a cluster; Ray is imported here alone.
+
+    Raises:
+        TetherError: when it is not installed.
+    """
+    if find_spec("ray") is None or find_spec("pyarrow") is None:
+        raise TetherError("--ray needs Ray and pyarrow: pip install 'tether-control[ray]'")
+    from tether.datasets.spread import spread_results
+
+    return spread_results(source, how, samples, workers)
 
 
 _JOB: ContextVar[tuple[Source, Preparation]] = ContextVar("job")

@@ -11,6 +11,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -22,7 +23,7 @@ from tether.errors import TetherError
 from tether.images import fit, open_image, open_map, to_rgb
 from tether.images.read import Background
 
-__all__ = ["Preparation", "Prepared", "check_sample", "encode", "prepare"]
+__all__ = ["Preparation", "Prepared", "check_sample", "encode", "prepare", "prepare_sample"]
 
 IMAGE_MODES = {"L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
 """PIL modes of photos and drawings. Masks (1 bit) and measurements (16 bits, float, Lab) are not training images."""
@@ -234,3 +235,15 @@ def encode(image: Image.Image, suffix: str) -> bytes:
     gray = red.tobytes() == green.tobytes() == blue.tobytes()
     (red if gray else image).save(file, "PNG")
     return file.getvalue()
+
+
+def prepare_sample(source: Source, how: Preparation, index: int) -> Prepared | Rejected:
+    """A sample of a source, or why it cannot be used."""
+    try:
+        return prepare(source.sample(index, how.condition), how)
+    except Rejected as fault:
+        return fault
+    except OSError as error:
+        return Rejected("unreadable", f"cannot read its file: {error.strerror or error}")
+    except (ValueError, MemoryError, cv2.error) as error:  # one bad sample must not stop the rest
+        return Rejected("unreadable", (str(error) or type(error).__name__).strip().splitlines()[0])

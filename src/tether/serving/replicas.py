@@ -9,17 +9,16 @@ wait or run. No job passes through Ray: what Ray loses, the store still has.
 
 from __future__ import annotations
 
-import os
 import time
 from logging import ERROR
-from threading import Event, Thread
+from threading import Thread
 
-import ray  # type: ignore[import-not-found]
 import torch
 from pydantic import Field, model_validator
 from ray import serve  # type: ignore[import-not-found]
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy  # type: ignore[import-not-found]
 
+from tether.cluster import join_cluster, leave_cluster
 from tether.errors import TetherError
 from tether.serving.catalog import Catalog
 from tether.serving.folders import JobFolders
@@ -28,7 +27,7 @@ from tether.serving.keeper import Keeper
 from tether.serving.log import log, set_up
 from tether.serving.metrics import Metrics
 from tether.serving.scaling import JOBS, ByQueue
-from tether.serving.settings import Frozen, Settings
+from tether.serving.settings import Frozen, Models, Settings
 from tether.serving.shared import SharedJobStore
 from tether.serving.store import JobStore
 from tether.serving.worker import Worker
@@ -39,8 +38,8 @@ APP = "tether"
 """The name of the application in Ray Serve."""
 OBJECTS = 128 * 2**20
 """Bytes of Ray's store of objects on this machine: no job passes through it."""
-ENDING = 60.0
-"""Seconds that the end of a cluster may take, beside that of what is drawn."""
+STARTING = 60.0
+"""Seconds that a stop waits for the end of a start."""
 LOOK = 1.0
 """Seconds between two looks at how many replicas run."""
 UP, DOWN, OVER = 5.0, 60.0, 15.0
@@ -125,44 +124,38 @@ class Replica:
 class Replicas:
     """The replicas of a server; see `tether.serving.service.Drawing`.
 
-    They run on the cluster that `RAY_ADDRESS` or `ray start` on this machine says, and stay there when the server
-    stops. Without a cluster one of processes on this machine is made, and ends with the server.
+    They run on the cluster at `RAY_ADDRESS`, and stay there when the server stops. Without that variable a cluster of
+    processes on this machine is made, and ends with the server.
 
     Args:
         settings: of the server.
         store: the jobs.
         scale: how many.
+
+    Raises:
+        TetherError: when no cluster answers at `RAY_ADDRESS`.
     """
 
     def __init__(self, settings: Settings, store: JobStore, scale: Scale) -> None:
         assert isinstance(store, SharedJobStore)
         self._settings, self._store, self._scale = settings, store, scale
+        self._made = join_cluster(scale.most * scale.cpus, OBJECTS)
         self._failure = ""
         self._looked, self._found = 0.0, 0
-        self._started, self._closing = Event(), Event()
-        self._thread = Thread(target=self._run, name="tether-replicas", daemon=True)
+        self._starting = Thread(target=self._start, name="tether-replicas", daemon=True)
 
     def start(self) -> None:
         """Begins to start the replicas."""
-        self._thread.start()
+        self._starting.start()
 
-    def _run(self) -> None:
-        """The thread. The processes of a cluster that it makes end with it: Linux tells them of the thread, not of the
-        process, that was their parent."""
-        made = False
+    def _start(self) -> None:
         try:
-            made = _connect(self._scale)
             serve.start(proxy_location="Disabled")
             self._deploy()
             log("replicas", running=self.running)
         except Exception as error:
             self._failure = str(error).strip().splitlines()[-1][:300] or type(error).__name__
             log("not_ready", level=ERROR, error=error)
-        self._started.set()
-        self._closing.wait()
-        if made:
-            serve.shutdown()
-        ray.shutdown()
 
     def _deploy(self) -> None:
         """Starts the replicas, unless another server has.
@@ -170,7 +163,7 @@ class Replicas:
         Raises:
             TetherError: when there are some with other settings.
         """
-        settings = self._settings.model_copy(update={"token": None, "host": "127.0.0.1", "port": 0})
+        settings = _of_replica(self._settings)
         if APP in serve.status().applications:
             found = serve.get_app_handle(APP).made_with.remote().result()
             if found != settings:
@@ -212,7 +205,7 @@ class Replicas:
         """Why jobs are not drawn now; None if they are."""
         if self._failure:
             return f"the replicas cannot be started: {self._failure}"
-        if not self._started.is_set():
+        if self._starting.is_alive():
             return "the replicas are being started"
         return None if self.running else "no replica runs"
 
@@ -226,29 +219,15 @@ class Replicas:
 
     def stop(self, grace: float) -> None:
         """Ends the cluster if it is this server's: what is drawn may end within `grace` seconds, or is put back."""
-        self._closing.set()
-        if self._thread.is_alive():
-            self._thread.join(grace + ENDING)
+        if self._starting.is_alive():
+            self._starting.join(grace + STARTING)
+        if self._made:
+            serve.shutdown()
+        leave_cluster()
 
 
-def _connect(scale: Scale) -> bool:
-    """Joins a cluster; without one, makes one of processes on this machine that nothing else reaches.
-
-    Returns:
-        Whether it was made.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        ray.init(address="auto", log_to_driver=False, logging_level=ERROR)
-    except ConnectionError:
-        ray.init(
-            address="local",
-            num_cpus=scale.most * scale.cpus,
-            object_store_memory=OBJECTS,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=ERROR,
-            _node_ip_address="127.0.0.1",
-        )
-        return True
-    return False
+def _of_replica(settings: Settings) -> Settings:
+    """The settings without what concerns HTTP, and with paths that hold in another process."""
+    models = {what: tuple(path.absolute() for path in paths) for what, paths in settings.models}
+    alone = {"token": None, "host": "127.0.0.1", "port": 0}
+    return settings.model_copy(update=alone | {"data": settings.data.absolute(), "models": Models(**models)})

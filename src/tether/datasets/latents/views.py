@@ -10,13 +10,12 @@ from itertools import islice
 from threading import Lock
 from typing import NamedTuple
 
-from tether.datasets.build import prepare_sample
 from tether.datasets.latents.cache import CachePlan
 from tether.datasets.latents.crops import may_flip
 from tether.datasets.latents.encode import Stored, stored_sample
 from tether.datasets.latents.resolution import Size
 from tether.datasets.manifest import digest
-from tether.datasets.prepare import Preparation, Prepared
+from tether.datasets.prepare import Preparation, Prepared, prepare_sample
 from tether.datasets.source import Rejected, Source, image_data_size
 from tether.datasets.twins import repeated_files
 from tether.errors import TetherError
