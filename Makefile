@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-page test-slow test-low test-minimum check
+.PHONY: demo test test-page test-slow test-scale test-low test-minimum check
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -24,6 +24,12 @@ test-page: .venv/.installed
 test-slow: .venv/.installed
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,8bit]'
 	$(BIN)/pytest -q -m slow
+
+# Several processes and a cluster of Ray on this machine; PostgreSQL is Debian's: apt-get install postgresql.
+test-scale: .venv/.installed
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,ray]'
+	$(BIN)/pytest -q -m 'slow or not slow' tests/serving/test_store.py tests/serving/test_shared.py \
+	    tests/serving/test_killed.py tests/serving/test_replicas.py tests/datasets/test_spread.py
 
 # The lowest versions of all dependencies but torch, whose older builds take gigabytes that CI has no time for.
 LOW = tests/base tests/cli tests/files tests/formats tests/images tests/kinds tests/test_conversion.py \

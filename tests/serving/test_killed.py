@@ -23,6 +23,8 @@ from tether.images import open_image
 from tether.sampling import Request, Session
 from tether.serving import Settings, run
 
+from .postgres import Postgres
+
 CONTEXT = multiprocessing.get_context("forkserver")
 """Its processes are forked from one that has imported the server: a start costs nothing."""
 
@@ -144,6 +146,42 @@ def test_a_killed_server_loses_nothing_and_gives_the_same_bytes(server: Server, 
 @pytest.mark.parametrize("server", [1, 4], ids=["one by one", "batches"], indirect=True)
 def test_a_server_killed_twenty_times_loses_nothing(server: Server, tiny_folder: Path) -> None:
     kill_often(server, 20, tiny_folder)
+
+
+def test_of_two_servers_on_one_database_the_killed_ones_jobs_are_drawn_by_the_other(
+    settings_at: Callable[..., Settings], tmp_path: Path, tiny_folder: Path, postgres: Postgres, database: str
+) -> None:
+    CONTEXT.set_forkserver_preload(["tether.serving.run"])
+    settings = settings_at(tmp_path / "data", batch=1, attempts=1000, grace=20.0, database=database, lease=1.0)
+    servers, ids = [Server(settings), Server(settings)], {}
+    try:
+        for server in servers:
+            server.start()
+        for turn in range(4):
+            for seed in range(3 * turn, 3 * turn + 3):
+                ids[seed] = servers[seed % 2].post(request(seed), f"key-{seed}")
+                assert ids[seed] is not None
+            servers[turn % 2].end(signal.SIGKILL)
+            if turn == 1:
+                postgres.kill()
+                postgres.start()
+            servers[turn % 2].start()
+        session = Session()
+        for seed, id in ids.items():
+            for server in servers:
+                assert server.ended(id)["state"] == "done"
+                assert server.post(request(seed), f"key-{seed}") == id
+            (own,) = session.run(Request(base=str(tiny_folder), **request(seed)))
+            assert servers[0].image(id) == own.image.tobytes()
+        for server in servers:
+            server.end(signal.SIGTERM)
+    finally:
+        for server in servers:
+            server.client.close()
+            if server.process is not None and server.process.is_alive():
+                server.process.kill()
+                server.process.join()
+    assert {path.name for path in (tmp_path / "data" / "jobs").iterdir()} == set(ids.values())
 
 
 def test_a_server_that_is_asked_to_stop_ends_in_order(server: Server) -> None:

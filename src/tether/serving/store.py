@@ -254,9 +254,10 @@ class JobStore:
         """The jobs of the first one's batch, itself among them."""
         if first.batch is not None:
             return list(session.scalars(_queued().where(Job.batch == first.batch)))
-        if not first.alike:
+        left = most - first.count  # images, and so jobs at most; no more are kept from other processes
+        if not first.alike or left < 1:
             return [first]
-        alike = _queued().where(Job.alike == first.alike, Job.batch.is_(None), Job.number > first.number).limit(most)
+        alike = _queued().where(Job.alike == first.alike, Job.batch.is_(None), Job.number > first.number).limit(left)
         jobs, images = [first], first.count
         for job in session.scalars(alike):
             if images + job.count <= most:
