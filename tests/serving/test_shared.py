@@ -177,7 +177,7 @@ def test_the_keeper_wakes_who_follows_a_job_elsewhere(opened: Open) -> None:
 class Nobody:
     """Draws nothing."""
 
-    seconds_a_job = 1.0
+    seconds_a_job, size = 1.0, None
 
     def start(self) -> None: ...
 

@@ -108,9 +108,9 @@ class Replica:
         """Called by Ray; what `ByQueue` decides by."""
         return {JOBS: float(self._store.waiting())}
 
-    def made_with(self) -> Settings:
-        """Its settings."""
-        return self._settings
+    def made_with(self) -> tuple[Settings, tuple[int, int] | None]:
+        """Its settings, and the size of the base that is opened at the start."""
+        return self._settings, None if self._worker is None else self._worker.size
 
     def __del__(self) -> None:
         """Called by Ray when the replica should go: what it draws may end, or is put back."""
@@ -132,9 +132,14 @@ class Replicas:
         store: the jobs.
         scale: how many.
 
+    Attributes:
+        size: what the base that is opened at the start draws by default; None until that is known.
+
     Raises:
         TetherError: when no cluster answers at `RAY_ADDRESS`.
     """
+
+    size: tuple[int, int] | None = None
 
     def __init__(self, settings: Settings, store: JobStore, scale: Scale) -> None:
         assert isinstance(store, SharedJobStore)
@@ -158,17 +163,19 @@ class Replicas:
             log("not_ready", level=ERROR, error=error)
 
     def _deploy(self) -> None:
-        """Starts the replicas, unless another server has.
+        """Starts the replicas, unless another server has, and asks one what it is.
 
         Raises:
             TetherError: when there are some with other settings.
         """
         settings = _of_replica(self._settings)
-        if APP in serve.status().applications:
-            found = serve.get_app_handle(APP).made_with.remote().result()
-            if found != settings:
-                raise TetherError("the replicas on this cluster have other settings: give those, or stop them")
-            return
+        if APP not in serve.status().applications:
+            self._run(settings)
+        found, self.size = serve.get_app_handle(APP).made_with.remote().result()
+        if found != settings:
+            raise TetherError("the replicas on this cluster have other settings: give those, or stop them")
+
+    def _run(self, settings: Settings) -> None:
         scale = self._scale
         deployment = serve.deployment(
             Replica,  # type: ignore[arg-type]

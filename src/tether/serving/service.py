@@ -46,7 +46,11 @@ class Drawing(Protocol):
 
     Attributes:
         seconds_a_job: about so long until a place in a full queue is free.
+        size: what the base that is opened at the start draws by default; None until that is known.
     """
+
+    @property
+    def size(self) -> tuple[int, int] | None: ...
 
     @property
     def seconds_a_job(self) -> float: ...
