@@ -159,7 +159,7 @@ def test_of_two_servers_on_one_database_the_killed_ones_jobs_are_drawn_by_the_ot
             server.start()
         for turn in range(4):
             for seed in range(3 * turn, 3 * turn + 3):
-                ids[seed] = servers[seed % 2].post(request(seed), f"key-{seed}")
+                ids[seed] = servers[seed % 2].post(asked(seed), f"key-{seed}")
                 assert ids[seed] is not None
             servers[turn % 2].end(signal.SIGKILL)
             if turn == 1:
@@ -170,9 +170,9 @@ def test_of_two_servers_on_one_database_the_killed_ones_jobs_are_drawn_by_the_ot
         for seed, id in ids.items():
             for server in servers:
                 assert server.ended(id)["state"] == "done"
-                assert server.post(request(seed), f"key-{seed}") == id
-            (own,) = session.run(Request(base=str(tiny_folder), **request(seed)))
-            assert servers[0].image(id) == own.image.tobytes()
+                assert server.post(asked(seed), f"key-{seed}") == id
+            (own,) = session.run(Request(base=str(tiny_folder), **asked(seed)))
+            assert servers[0].image(id).tobytes() == own.image.tobytes()
         for server in servers:
             server.end(signal.SIGTERM)
     finally:
