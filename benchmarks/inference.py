@@ -42,6 +42,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
@@ -63,6 +64,8 @@ METHODS = (
     "tether-compile-bfloat16",
 )
 STEPS = {"step-256": 256, "step-512": 512}
+LASTING = ExitStack()
+"""What is changed in a method's process for as long as it lives."""
 COMMANDS = ("cold", "annotate", "loaded")
 EXAMPLE = "house.webp"
 HIDDEN = "openvino_telemetry"  # reports to its makers whenever a model is converted
@@ -165,9 +168,9 @@ def _with_less(call: Any, less: str, denoiser: Any, control: Any, given: tuple[A
     from tether.base.text_once import text_once
 
     networks = [denoiser.network, control]
-    text_once(networks).__enter__()
+    LASTING.enter_context(text_once(networks))
     if less == "merged":
-        tokens_merged(networks, 0.5, given[0].shape[-2:]).__enter__()
+        LASTING.enter_context(tokens_merged(networks, 0.5, given[0].shape[-2:]))
     if less != "shallow":
         return call
     split, shallow = SplitDenoiser(denoiser, 1), control.shallow(1)

@@ -32,7 +32,7 @@ import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 from inference import machine
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from tether.base.deep import SplitDenoiser
 from tether.base.denoiser import UNetDenoiser
@@ -49,6 +49,12 @@ from tether.evaluation.prompts import PROMPT, agreement
 from tether.kinds.measures import Numbers
 from tether.sampling import Request, Session
 
+ATTENTION: Any = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *others, **more: sdpa_flop_count(
+        q, k, v
+    )
+}
+"""PyTorch's counter leaves out its attention on CPUs."""
 FULL, KIND, F1 = "full", "canny", "f1_2px"
 SETS = ("emoji3d", "scenes")
 ARMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -83,7 +89,7 @@ def drawn(session: Session, request: Request) -> tuple[Any, dict[str, float]]:
 
 def work_of(session: Session, request: Request) -> float:
     """Floating-point operations of a picture."""
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
         session.draw(request)
     return float(counter.get_total_flops())
 
@@ -185,7 +191,7 @@ def true_size(pixels: int) -> dict[str, float]:
         return split.predict_whole(latents, timestep, text, control(latents, timestep, text, hint))
 
     def count(step: Callable[[], Any]) -> float:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter, torch.no_grad():
             step()
         return counter.get_total_flops() / 2e9
 

@@ -181,7 +181,7 @@ class GenerateOptions:
         typer.Option(help="Share of the positions that self-attention merges, 0 to 0.75; for 512 pixels and above."),
     ] = None
     fast: Annotated[
-        bool, typer.Option("--fast", help="The combination of these that costs at most 2% of what controls do.")
+        bool, typer.Option("--fast", help="The part of these that halves the time and costs less than 2% of F1.")
     ] = False
     weighting: Annotated[
         str | None,

@@ -49,7 +49,7 @@ __all__ = [
 METADATA_KEY = "tether"
 MAX_COUNT = 1000
 """Images a request: a file cannot ask for more memory than there is."""
-FAST: dict[str, Any] = {"deep_every": 3, "deep_skips": 1, "deep_window": (0.1, 1.0), "guidance_window": (0.0, 0.8)}
+FAST: dict[str, Any] = {"deep_every": 3, "deep_skips": 1, "deep_window": (0.1, 1.0)}
 """The preset `fast`; see docs/performance.md for what it costs."""
 RULES = 4
 """The rules of today; see `Request.rules`."""
