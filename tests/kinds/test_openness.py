@@ -7,8 +7,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 import tether
+from tether.datasets.synthetic.builtin import builtin_source
 from tether.images import open_image
 from tether.kinds import make_map
 from tether.kinds.openness import LIMITS, is_open, nothing_in, structure
@@ -55,6 +57,14 @@ def test_ordinary_maps_are_not_open(name: str, kind: str, prompted: bool) -> Non
     image = open_image(EXAMPLES / name)
     drawn = image if name == "doodle.png" else make_map(kind, image, None, {})
     assert is_open(kind, np.asarray(drawn.convert("RGB")), prompted=prompted) is False
+
+
+def test_no_whole_map_of_a_held_out_name_is_open() -> None:
+    held_out = builtin_source("emoji3d", 128, 50, held_out=True)
+    for sample in held_out:
+        assert isinstance(sample.image, Image.Image)
+        edges = make_map("canny", sample.image, None, {})
+        assert is_open("canny", np.asarray(edges), prompted=False) is False
 
 
 @pytest.mark.parametrize("kind", list(LIMITS))

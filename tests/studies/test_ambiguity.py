@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tether.kinds.openness import LIMITS
-from tether.studies.ambiguity import QUICK_LEVELS, STUDY, agreement, limit_of
+from tether.studies.ambiguity import QUICK_LEVELS, STUDY, Point, agreement, fitted_limit, limit_of
 from tether.studies.bench import Bench
 from tether.studies.study import QUICK
 
@@ -35,11 +35,17 @@ def test_the_limit_is_the_highest_one_that_is_precise_enough() -> None:
     assert limit_of([(0.1, False), (0.2, True)], 0.9) == 0
 
 
+def test_a_limit_is_fitted_by_what_is_nearer_to_blank_maps_than_to_whole_ones() -> None:
+    levels = [("blank", 0.0, 0.1), ("swept 1/8", 0.03, 0.2), ("swept 1/4", 0.08, 0.7), ("whole", 0.3, 0.9)]
+    points = [Point("case", level, structure, value) for level, structure, value in levels]
+    assert fitted_limit(points) == pytest.approx(0.055)
+
+
 def test_the_quick_study_runs_and_blank_maps_are_not_counted(tmp_path: Path) -> None:
     found = STUDY.run(Bench(tmp_path, QUICK, quick=True))
     assert found.verdict == "not judged"
     for name in ("no prompt", "prompt"):
-        points = found.raw[f"canny, {name}"]["points"]["held out"]
+        points = found.raw[f"canny, {name}"]["points"]
         assert len(points) == len(QUICK_LEVELS) * QUICK.cases
         assert {one["structure"] for one in points if one["level"] == "blank"} == {0}
         (row,) = [row for row in found.rows if row.name == f"warning: canny, {name}"]
