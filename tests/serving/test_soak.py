@@ -7,12 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "soak.py"
 
 
-@pytest.mark.slow
 def test_under_overload_what_is_accepted_is_drawn_once_and_right() -> None:
     command = [sys.executable, str(SCRIPT), "--seconds", "8"]
     found = subprocess.run(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from functools import cache
 from importlib.resources import files
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -39,7 +39,9 @@ class DefaultsView(_View):
     """What a request is drawn with where it says nothing."""
 
     base: str
-    size: tuple[int, int] | None = Field(description="Width and height of that base's own; null until it is open.")
+    size: Annotated[list[int], Field(min_length=2, max_length=2)] | None = Field(
+        description="Width and height of that base's own; null until it is open."
+    )
     steps: int
     guidance_scale: float
     scheduler: str
@@ -69,7 +71,8 @@ def defaults(request: Request) -> DefaultsView:
     """What a request is drawn with where it says nothing."""
     service: Service = request.app.state.service
     values = {name: DrawingRequest.model_fields[name].default for name in DEFAULTS}
-    return DefaultsView(base=service.settings.base, size=service.worker.size, dtype=service.settings.dtype, **values)
+    size = service.worker.size and list(service.worker.size)
+    return DefaultsView(base=service.settings.base, size=size, dtype=service.settings.dtype, **values)
 
 
 @router.get("/weightings", responses=refusals())
