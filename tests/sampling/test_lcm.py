@@ -41,9 +41,9 @@ def lcm_lora(base: Base, path: Path) -> None:
 
 def reference(base: Base, control: ControlNet, condition: Tensor, scale: float | None) -> Tensor:
     """diffusers' networks and scheduler in a loop of its documentation; `scale` is what a distilled model takes."""
-    theirs = ControlNetModel.from_config(dict(control.config))
+    theirs: Any = ControlNetModel.from_config(dict(control.config))
     theirs.load_state_dict(control.state_dict())
-    scheduler = LCMScheduler(**SCHEDULE)
+    scheduler: Any = LCMScheduler(**SCHEDULE)
     scheduler.set_timesteps(STEPS)
     generator = torch.Generator().manual_seed(SEED)
     latents = torch.randn(1, 4, 8, 8, generator=generator)
@@ -106,8 +106,9 @@ def test_a_distilled_base_is_given_the_guidance_scale_and_run_on_one_side(
     control = ControlNet.from_base(tiny_base).eval()
     randomize(control.controlnet_down_blocks)
     config = {**tiny_base.unet.config, "time_cond_proj_dim": 17}
-    unet = type(tiny_base.unet).from_config(config).eval().requires_grad_(False)
-    tiny_base.unet = unet  # type: ignore[assignment]
+    made: Any = type(tiny_base.unet).from_config(config)
+    unet = made.eval().requires_grad_(False)
+    tiny_base.unet = unet
     batches: list[int] = []
     unet.register_forward_hook(lambda _, given, out: batches.append(len(out[0])))
     with pytest.warns(UserWarning, match="negative_prompt has no effect"):
