@@ -32,7 +32,10 @@ def drawn() -> dict[str, np.ndarray]:
     found = {}
     for name, (maps, combine) in runs.items():
         pipeline = tether.Pipeline(base, [canny] * len(maps))
-        latents = pipeline("a house, 3d emoji", maps, seed=7, count=2, steps=8, combine=combine, output="latents")
+        both = [tether.Injection(sides="both")] * len(maps)
+        latents = pipeline(
+            "a house, 3d emoji", maps, seed=7, count=2, steps=8, combine=combine, injections=both, output="latents"
+        )
         assert isinstance(latents, torch.Tensor)
         assert latents.isfinite().all(), name
         found[name] = np.stack([np.asarray(image) for image in pipeline.decode(latents)]).astype(float)

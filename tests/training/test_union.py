@@ -177,5 +177,5 @@ def test_a_union_starts_from_a_control_of_one_kind(tiny_folder: Path, scenes: st
 def test_the_shipped_unions_recipe_is_valid_and_trains_the_kinds_that_ship() -> None:
     recipe = TrainConfig.load(Path(__file__).parents[2] / "recipes" / "control-union.yaml")
     shipped = load_control("union")
-    assert set(shipped.kinds) == set(recipe.kinds) - {"inpaint"}
+    assert set(shipped.kinds) == set(recipe.kinds)
     assert recipe.batch_size % len(recipe.turns) == 0
