@@ -347,12 +347,13 @@ class ControlNet(Control):
         for block in self.down_blocks:
             x, outputs = block(hidden_states=x, temb=embedding, **_text_for(block, text_states))
             skips += outputs
-        zeros = zip(self.controlnet_down_blocks, skips, strict=True)
-        signal = {f"skip.{k}": zero(skip) for k, (zero, skip) in enumerate(zeros)}
+        # Before the zero convolutions: the order of gradients is the order of their sum, which rounds.
+        middle = None
         if self.mid_block is not None:
             middle = self.mid_block(x, embedding, **_text_for(self.mid_block, text_states))
-            signal["middle"] = self.controlnet_mid_block(middle)
-        return Signal(signal)
+        zeros = zip(self.controlnet_down_blocks, skips, strict=True)
+        signal = {f"skip.{k}": zero(skip) for k, (zero, skip) in enumerate(zeros)}
+        return Signal(signal if middle is None else signal | {"middle": self.controlnet_mid_block(middle)})
 
     def shallow(self, skips: int) -> Self:
         zeros = self.controlnet_down_blocks[:skips]
