@@ -179,5 +179,7 @@ def test_a_broken_package_is_a_warning_and_the_others_are_there(site: Path):
     texts = sorted(str(warning.message) for warning in caught)
     assert texts[0] == "control family 'broken' (tether_broken:Adapter) does not load: no such library"
     assert "'wrong'" in texts[1]
-    assert {"controlnet", "union", "controlnet-lite", "toy-adapter"} <= set(found)
-    assert not {"broken", "wrong"} & set(found)
+    earlier = {"concatenated", "control-lora", "controlnet-unlocked", "controlnet-xs", "edge-guidance", "t2i-adapter"}
+    variants = {"controlnet-gaussian", "controlnet-lite"}
+    # "whole-unet" is there once a study that trains it was imported in this process
+    assert set(found) - {"whole-unet"} == {"controlnet", "union", "toy-adapter"} | variants | earlier
