@@ -42,7 +42,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
@@ -260,14 +260,18 @@ class Worker:
 
     def step(self) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
+        try:
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:  # it has ended, for lack of memory for example
+            return
         answer = self._answer()
         if answer is not None:
             self.times.append(answer)
 
     def end(self) -> None:
-        if self.process.stdin is not None:
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):
             self.process.stdin.close()
         self.process.wait(30)
 

@@ -1,4 +1,4 @@
-"""The time of a server for 16 waiting jobs: Tether's, one by one and in batches, beside diffusers behind FastAPI.
+"""The time of a server for 16 waiting jobs: Tether's, one by one, in batches, by OpenVINO; diffusers behind FastAPI.
 
     python benchmarks/serving.py --out out/serving.json
 
@@ -24,6 +24,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import date
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 DOODLE = ROOT / "src" / "tether" / "examples" / "doodle.png"
 WORDS = ("apple", "ball", "cat", "house", "cup", "star", "fish", "bear")
 STEPS, SCALE = 20, 5.0
-WAYS = ("tether, batches of 8", "tether, one by one", "diffusers, FastAPI")
+WAYS = ("tether, batches of 8", "tether, one by one", "diffusers, FastAPI", "tether, batches of 8, OpenVINO")
 
 
 def naive(port: int) -> None:
@@ -90,6 +91,7 @@ def server(way: str, folder: Path) -> Any:
     if way.startswith("tether"):
         batch = "8" if "batches" in way else "1"
         command = ["-m", "tether", "serve", "--data", str(folder), "--batch", batch, "--log-level", "error"]
+        command += ["--engine", "openvino"] if "OpenVINO" in way else []
     else:
         command = [str(Path(__file__).resolve()), "--naive"]
     process = subprocess.Popen([sys.executable, *command, "--port", str(port)], stdout=subprocess.DEVNULL)
@@ -135,9 +137,9 @@ def drawn(client: Any, way: str, seed: int, word: str) -> bytes:
 
 
 def seconds(way: str, jobs: int, folder: Path) -> tuple[float, float]:
-    """The time of all jobs together, after one that warms up, by the clock and of the server's CPUs."""
+    """The time of all jobs together, after as many that warm up, by the clock and of the server's CPUs."""
     with server(way, folder) as (client, process), ThreadPoolExecutor(jobs) as pool:
-        drawn(client, way, 0, "dog")
+        list(pool.map(lambda k: drawn(client, way, jobs + k, "dog"), range(jobs)))
         started, used = time.perf_counter(), sum(process.cpu_times()[:2])
         images = list(pool.map(lambda k: drawn(client, way, k, WORDS[k % len(WORDS)]), range(jobs)))
         took = time.perf_counter() - started, sum(process.cpu_times()[:2]) - used
@@ -148,9 +150,10 @@ def seconds(way: str, jobs: int, folder: Path) -> tuple[float, float]:
 
 def measure(jobs: int, rounds: int) -> dict[str, Any]:
     """Seconds of each way and round, and the ratios of the medians."""
-    times: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
+    ways = [way for way in WAYS if "OpenVINO" not in way or find_spec("openvino") is not None]
+    times: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
     for number in range(rounds):
-        for way in WAYS if number % 2 == 0 else WAYS[::-1]:
+        for way in ways if number % 2 == 0 else ways[::-1]:
             with tempfile.TemporaryDirectory() as folder:
                 times[way].append(seconds(way, jobs, Path(folder)))
             wall, cpu = times[way][-1]
@@ -160,6 +163,9 @@ def measure(jobs: int, rounds: int) -> dict[str, Any]:
         median = {way: statistics.median(one[number] for one in values) for way, values in times.items()}
         found[f"{what}: one by one / batches"] = median[WAYS[1]] / median[WAYS[0]]
         found[f"{what}: diffusers / batches"] = median[WAYS[2]] / median[WAYS[0]]
+        if WAYS[3] in median:
+            found[f"{what}: one by one / batches, OpenVINO"] = median[WAYS[1]] / median[WAYS[3]]
+            found[f"{what}: diffusers / batches, OpenVINO"] = median[WAYS[2]] / median[WAYS[3]]
     threads = os.environ.get("OMP_NUM_THREADS", "default")
     return found | {
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {threads} threads",

@@ -25,6 +25,7 @@ def serve(*arguments: str) -> subprocess.CompletedProcess[str]:
     [
         (["--bases", "/no/such/folder"], "--bases /no/such/folder is not a folder"),
         (["--log-level", "loud"], "--log-level loud"),
+        (["--engine", "steam"], "unknown engine 'steam': choose one of auto, "),
         (["--token-file", "/no/such/file"], "there is no file"),
         (["--data", __file__], "is a file: give a folder"),
     ],
@@ -44,6 +45,17 @@ def test_check_tries_everything_and_draws(tmp_path: Path) -> None:
     done = in_process("--data", str(tmp_path / "data"), "--port", "0", "--check")
     assert done.exit_code == 0, done.output
     assert "tether draws on cpu" in done.output
+
+
+def test_the_engine_is_the_operators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr("tether.serving.run.serve", lambda settings, *_: seen.append(settings.engine))
+    for words in ([], ["--engine", "auto"]):
+        assert in_process("--data", str(tmp_path), *words).exit_code == 0
+    assert seen == ["eager", "auto"]
+    monkeypatch.setattr("tether.cli.serve.find_spec", lambda name: None if name == "openvino" else name)
+    done = in_process("--data", str(tmp_path), "--engine", "openvino")
+    assert "--engine openvino needs openvino: pip install 'tether-control[openvino]'" in str(done.exception)
 
 
 def test_a_port_that_is_taken_is_refused(tmp_path: Path) -> None:

@@ -56,6 +56,13 @@ def test_drawing_imports_nothing_that_it_does_not_use(drawn: tuple[Path, set[str
     assert {"torch", "diffusers.models.unets.unet_2d_condition", "tokenizers"} <= modules
 
 
+def test_a_server_imports_nothing_more_to_draw_and_collects_garbage_as_ever(tmp_path: Path) -> None:
+    words = ["serve", "--check", "--port", "0", "--data", str(tmp_path)]
+    modules = imported_by(*words, before="import gc; gc.set_threshold = lambda *_: 1 / 0")
+    assert not NOT_TO_DRAW & modules
+    assert {"fastapi", "torch"} <= modules
+
+
 def test_the_image_is_that_of_the_same_request_with_everything_imported(drawn: tuple[Path, set[str]]) -> None:
     path, _ = drawn
     again = path.with_name("again.png")

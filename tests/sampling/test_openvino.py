@@ -89,6 +89,33 @@ def test_denoiser_and_control_give_pytorchs_numbers_at_every_size(family: str, f
     assert ours.taken_notes() == []
 
 
+@pytest.mark.parametrize("skips", [1, 3])
+@torch.no_grad()
+def test_deep_features_are_those_of_pytorch_and_serve_shallow_graphs(
+    skips: int, folder: Path, conversions: list
+) -> None:
+    unet = make_unet()
+    denoiser, control = UNetDenoiser(unet, noise_process(NOISE_SCHEDULE)), make_control(unet)
+    ours = OpenVino(Cache("a", folder))
+    prepared, (steered,) = ours.prepare(denoiser, [control])
+    theirs, split = denoiser.split(skips), prepared.split(skips)
+    for size in ((16, 8), (8, 24)):
+        latents, t, conditioning = call(unet, size=size)
+        hint = torch.randn(1, 32, *size, generator=torch.Generator().manual_seed(5))
+        signal = control(latents, t, conditioning, hint)
+        expected, found = (one.predict_whole(latents, t, conditioning, signal) for one in (theirs, split))
+        assert max(error(*two) for two in zip(found, expected, strict=True)) < CLOSE
+        first, deep = control.shallow(skips)(latents, t, conditioning, hint), expected[1] + 1
+        steered_first = steered.shallow(skips)(latents, t, conditioning, hint)
+        assert list(steered_first) == list(first) == [f"skip.{k}" for k in range(skips)]
+        assert max(error(steered_first[name], first[name]) for name in first) < CLOSE
+        for given in (first, None):
+            shallow = theirs.predict_shallow(latents, t, conditioning, given, deep)
+            assert error(split.predict_shallow(latents, t, conditioning, given, deep), shallow) < CLOSE
+    assert len(conversions) == 3
+    assert ours.taken_notes() == []
+
+
 @torch.no_grad()
 def test_sides_that_are_no_multiple_of_the_largest_scale_have_a_graph_of_their_own(folder: Path) -> None:
     unet = make_unet()

@@ -14,7 +14,7 @@ from tether import cli
 from tether.studies.blind_judge import ranks, train_fidelity, train_quality, wrong_maps
 from tether.studies.comparison import ARMS
 
-UNLOCKED = {"concatenated (PITI, LDM)", "ControlNet, not locked"}
+UNLOCKED = {"concatenated (LDM)", "ControlNet, not locked"}
 
 
 def test_without_their_control_all_but_the_unlocked_are_the_base_exactly(

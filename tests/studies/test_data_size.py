@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from tether import cli
 from tether.datasets.check import open_dataset
 from tether.studies.bench import Bench
+from tether.studies.data_size import sizes_of
 from tether.studies.study import QUICK
 
 
@@ -29,8 +30,14 @@ def test_every_size_is_trained_and_measured_on_what_was_seen_and_what_was_not(
     bench = Bench(Path("out"), replace(QUICK, cases=4), quick=True, base=str(tiny_folder))
     captions = []
     for size in (4, 8):
-        manifest, reader = open_dataset(bench.subset("emoji3d", "canny", size))
+        manifest, reader = open_dataset(bench.subset("scenes", "canny", size))
         assert manifest.samples == size
         captions.append([reader.sample(k).caption for k in range(size)])
     assert captions[1][:4] == captions[0]
-    assert [case.prompt for case in bench.first_cases("emoji3d", ["canny"], 4)] == captions[0]
+    assert [case.prompt for case in bench.first_cases("scenes", ["canny"], 4)] == captions[0]
+
+
+def test_no_set_has_more_samples_than_a_training_draws() -> None:
+    assert sizes_of(1_000_000) == (100, 1_000, 5_000, 20_000)
+    assert sizes_of(4_000) == (100, 1_000, 4_000)
+    assert sizes_of(80) == (80,)

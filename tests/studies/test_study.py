@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -13,10 +14,11 @@ from typer.testing import CliRunner
 from tether import cli
 from tether.errors import TetherError
 from tether.evaluation.intervals import Score
+from tether.kinds.measures import Measure
 from tether.studies import find_study, studies
 from tether.studies.bench import Bench
-from tether.studies.study import QUICK
-from tether.studies.zero_convolution import INSUFFICIENT, PROMPTS, prompted
+from tether.studies.study import QUICK, Row
+from tether.studies.zero_convolution import INSUFFICIENT, PROMPTS, _judged, prompted
 
 PAGE = Path(__file__).parents[2] / "docs" / "studies" / "your-own.md"
 
@@ -79,6 +81,44 @@ def test_zero_convolutions_do_no_harm_before_training_and_gaussian_ones_do(
     again = study.run(bench)
     assert bench.artist.drawn == 0
     assert {row.name: row.scores["harm, step 0"] for row in again.rows}["Gaussian"] == Score(**harm["Gaussian"])
+
+
+def test_what_is_kept_is_taken_over_by_the_same_settings_weights_and_steps_alone(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"data": "circles", "condition": "canny"}
+
+    def bench(**changes: int) -> Bench:
+        return Bench(tmp_path, replace(QUICK, **changes), quick=True, base=str(tiny_folder))
+
+    first = bench().train("a", 0, 0, settings)
+    third = bench().train("a", 0, 3, settings)
+    assert bench().train("a", 0, 0, settings) == first
+    assert bench().train("a", 0, 3, settings) == third
+    with pytest.raises(TetherError, match="batch_size was 2 and is now 4"):
+        bench(batch_size=4).train("a", 0, 3, settings)
+    with pytest.raises(TetherError, match="learning_rate was"):
+        bench().train("a", 0, 0, {**settings, "learning_rate": 1e-5})
+    with pytest.raises(TetherError, match="is trained for 3 steps already, and 2 are asked for"):
+        bench().train("a", 0, 2, settings)
+    monkeypatch.setattr("tether.studies.bench.hash_file", lambda path: "of another canny")
+    with pytest.raises(TetherError, match="on another base, or on other shipped controls"):
+        bench().train("b", 0, 0, settings)
+
+
+def judged_ablation(controlnet: float, gaussian: float, lite: float) -> str:
+    """The verdict of the ablation where each variant has this F1 in all of four cases, with every prompt."""
+    values = {"ControlNet": controlnet, "Gaussian": gaussian, "ControlNet-lite": lite}
+    of = {name: {key: [[[{"value": value}]] * 4] for key in PROMPTS} for name, value in values.items()}
+    rows = [Row(name, {"harm, step 0": Score(0.0, 0.0, 0.0)}) for name in values]
+    bench = SimpleNamespace(quick=False, budget=QUICK)
+    return _judged(bench, of, Measure("f1", "F1"), rows)[0]  # type: ignore[arg-type]
+
+
+def test_the_ablation_holds_only_where_gaussian_ones_fall_to_the_level_of_the_light_variant() -> None:
+    assert judged_ablation(0.75, 0.32, 0.30) == "holds"
+    assert judged_ablation(0.75, 0.70, 0.30) == "holds partly"
+    assert judged_ablation(0.75, 0.80, 0.30) == "does not hold at this scale"
 
 
 def test_the_study_of_the_page_runs_in_30_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tether.studies import sudden_convergence
 from tether.studies.bench import Bench
 from tether.studies.study import QUICK
-from tether.studies.sudden_convergence import QUICK_BATCHES, STUDY, sharpness
+from tether.studies.sudden_convergence import STUDY, Learned, sharpness
 
 
 def test_a_jump_is_sharper_than_a_line_and_what_does_not_rise_is_not_sharp() -> None:
@@ -20,8 +22,26 @@ def test_a_jump_is_sharper_than_a_line_and_what_does_not_rise_is_not_sharp() -> 
 def test_the_quick_study_runs_every_batch_size_on_as_many_samples(tmp_path: Path) -> None:
     found = STUDY.run(Bench(tmp_path, QUICK, quick=True))
     assert found.verdict == "not judged"
-    assert len(found.rows) == len(QUICK_BATCHES)
+    assert [row.name for row in found.rows] == ["rate 0.0004, batch 1", "rate 0.0004, batch 2"]
     (samples,) = [figure for figure in found.figures if figure.name == "fidelity-over-samples"]
     assert {curve.x[0] for curve in samples.curves} == {0}
-    assert {curve.x[-1] for curve in samples.curves} == {QUICK.steps * max(QUICK_BATCHES)}
+    assert {curve.x[-1] for curve in samples.curves} == {QUICK.steps * QUICK.batch_size}
     assert all(0 <= score.value <= 1 for curve in samples.curves for score in curve.scores)
+
+
+@pytest.mark.parametrize("steps", [STUDY.budget.steps, 100, 7])
+def test_on_every_budget_the_last_validation_of_all_runs_is_after_the_same_number_of_samples(
+    steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def learned(bench: Bench, rate: float, batch: int, steps: int, seed: int) -> Learned:
+        every = steps // sudden_convergence.VALIDATIONS
+        seen.append((steps // every * every * batch, steps * batch))
+        return Learned([0, steps], [0.0, 1.0], "gradual", 1)
+
+    monkeypatch.setattr(sudden_convergence, "_learned", learned)
+    found = STUDY.run(Bench(tmp_path, replace(STUDY.budget, steps=steps)))
+    (samples,) = set(seen)
+    assert samples[0] == samples[1] >= steps * STUDY.budget.batch_size
+    assert found.verdict == "does not hold at this scale"  # growth with a beginning is no jump

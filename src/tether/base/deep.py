@@ -10,7 +10,7 @@ therefore take a whole step when a control comes, goes, or changes its strength 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -20,7 +20,26 @@ from tether.control.conditioning import Conditioning
 from tether.control.signal import Signal
 from tether.errors import TetherError
 
-__all__ = ["SplitDenoiser", "check_skips"]
+__all__ = ["Split", "SplitDenoiser", "Splits", "check_skips"]
+
+
+class Split(Protocol):
+    """A denoiser in two parts, as `SplitDenoiser` is; d is the deep features."""
+
+    def predict_whole(
+        self, latents: Tensor, timestep: Tensor, conditioning: Conditioning, signal: Signal | None, /
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def predict_shallow(
+        self, latents: Tensor, timestep: Tensor, conditioning: Conditioning, signal: Signal | None, deep: Tensor, /
+    ) -> Tensor: ...
+
+
+@runtime_checkable
+class Splits(Protocol):
+    """A denoiser that can be split."""
+
+    def split(self, skips: int, /) -> Split: ...
 
 
 def check_skips(denoiser: UNetDenoiser, skips: int) -> None:

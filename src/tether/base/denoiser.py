@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -22,6 +22,9 @@ from tether.control.architecture import skip_channels
 from tether.control.conditioning import Conditioning
 from tether.control.signal import Signal
 from tether.errors import TetherError
+
+if TYPE_CHECKING:
+    from tether.base.deep import SplitDenoiser
 
 __all__ = ["Denoiser", "DenoiserSpec", "InjectionPoint", "UNetDenoiser"]
 
@@ -158,6 +161,12 @@ class UNetDenoiser(Denoiser):
         # Autocast casts for linear layers, but not for the layer norm of pooled text (`addition_embed_type`).
         tokens = conditioning.tokens.to(self.network.dtype)
         return self.network(latents, timestep, encoder_hidden_states=tokens, return_dict=False, **inputs)[0]
+
+    def split(self, skips: int) -> SplitDenoiser:
+        """The denoiser in two parts, at skip connection `skips`; see `tether.base.deep`."""
+        from tether.base.deep import SplitDenoiser
+
+        return SplitDenoiser(self, skips)
 
     def _residuals(self, latents: Tensor, signal: Signal) -> dict[str, Any]:
         """The signal as arguments of diffusers' U-Net."""

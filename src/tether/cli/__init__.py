@@ -37,7 +37,7 @@ QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
 """Environment variables that keep libraries from printing around the one line of an error."""
-DRAWING = ("annotate", "demo", "generate")
+DRAWING = ("annotate", "demo", "generate", "inspect", "serve")
 """Commands that need little of diffusers; see `tether.cli.lean`."""
 
 
@@ -121,7 +121,7 @@ def main() -> None:
         os.environ.setdefault(name, value)
     settle(os.environ)
     if sys.argv[1:2] and sys.argv[1] in DRAWING:
-        lean.install()
+        lean.install(short_lived=sys.argv[1] != "serve")
     if os.environ.get("TETHER_TRACEBACK"):
         app(prog_name="tether")
     try:

@@ -44,9 +44,14 @@ WANTED = (
 PLUGINS = ("tether.controls", "tether.kinds")
 
 
-def install() -> None:
-    """Makes the first import of diffusers in this process a lean one, and garbage collection rare."""
-    gc.set_threshold(100_000, 50, 100)  # an import makes many objects and little garbage
+def install(short_lived: bool = True) -> None:
+    """Makes the first import of diffusers in this process a lean one, and garbage collection rare.
+
+    Args:
+        short_lived: whether the process is; in others garbage is collected as ever.
+    """
+    if short_lived:
+        gc.set_threshold(100_000, 50, 100)  # an import makes many objects and little garbage
     if os.environ.get("TETHER_LEAN") != "0" and "diffusers" not in sys.modules:
         sys.meta_path.insert(0, _Finder())
 

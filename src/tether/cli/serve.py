@@ -45,6 +45,9 @@ def serve(
     base: Annotated[str, typer.Option(help="Name of the base that is opened at start.")] = "tether",
     device: Annotated[str, typer.Option(help="cpu, cuda, mps, ...")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16, by default.")] = "float32",
+    engine: Annotated[
+        str, typer.Option(help="What computes: eager, compile, openvino, or auto: docs/performance.md.")
+    ] = "eager",
     batch: Annotated[int, typer.Option(help="Images of jobs that are drawn at once.", min=1)] = 8,
     queue: Annotated[int, typer.Option(help="Jobs that may wait.", min=1)] = 64,
     max_pixels: Annotated[int, typer.Option(help="Width x height of an image.", min=64)] = 2**20,
@@ -78,9 +81,13 @@ def serve(
     folders = {"bases": bases, "controls": controls, "vaes": vaes, "loras": loras, "embeddings": embeddings}
     _check_folders(folders)
 
+    from tether.sampling.engines import check_engine
     from tether.serving import run
     from tether.serving.settings import Limits, Models, Settings
 
+    check_engine(engine)
+    if engine == "openvino":
+        _need("openvino", "--engine openvino", "openvino")
     database = database or os.environ.get(DATABASE) or None
     if ray and database is None:
         raise TetherError(f"--ray needs --database, or the variable {DATABASE}: the PostgreSQL that replicas draw from")
@@ -101,6 +108,7 @@ def serve(
         base=base,
         device=device,
         dtype=dtype,  # type: ignore[arg-type]  # checked there
+        engine=engine,
         batch=batch,
         keep_days=keep_days,
         keep_bytes=round(keep_gb * 2**30),

@@ -45,7 +45,8 @@ def study(
 ) -> None:
     """Re-run an experiment of the paper: trains, draws, measures, and writes table, figures and numbers.
 
-    What a folder has is not done again, so a run that was stopped goes on, and a larger one takes over what fits.
+    What a folder has is not done again, so a run that was stopped goes on, and one with more seeds, steps or conditions
+    takes it over.
     """
     if listed == (name is not None):
         raise TetherError("give the name of a study, or --list")

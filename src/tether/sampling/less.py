@@ -25,9 +25,12 @@ __all__ = ["deep_of", "engine_for", "less_work"]
 
 def engine_for(request: Request, engine: Engine) -> tuple[Engine, str | None]:
     """The engine that draws a request, and a line for people where it is not the one that was asked for."""
-    used = {"deep_every": request.deep_every > 1, "merge_tokens": request.merge_tokens > 0}
-    asked = [name for name, is_used in used.items() if is_used]
-    if engine.runs_modules or not asked:
+    missing = {
+        "deep_every": request.deep_every > 1 and not engine.splits,
+        "merge_tokens": request.merge_tokens > 0 and not engine.runs_modules,
+    }
+    asked = [name for name, is_missing in missing.items() if is_missing]
+    if not asked:
         return engine, None
     return Eager(), f"drawn by eager: {' and '.join(asked)} need it"
 

@@ -19,8 +19,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from tether.base.deep import SplitDenoiser
-from tether.base.denoiser import UNetDenoiser
+from tether.base.deep import Split
 from tether.control.conditioning import Conditioning
 from tether.control.injection import is_inside
 from tether.control.signal import Signal
@@ -55,14 +54,13 @@ class DeepFeatures:
     """The deep features of a run, and when they serve.
 
     Args:
-        denoiser: the base's.
+        split: the base's denoiser, in two parts.
         deep: how they are reused.
         total_steps: of the run.
     """
 
-    def __init__(self, denoiser: UNetDenoiser, deep: Deep, total_steps: int) -> None:
-        self.deep, self.total_steps = deep, total_steps
-        self.split = SplitDenoiser(denoiser, deep.skips)
+    def __init__(self, split: Split, deep: Deep, total_steps: int) -> None:
+        self.split, self.deep, self.total_steps = split, deep, total_steps
         self.features: Tensor | None = None
         self.made_at, self.made_with = 0, {}
 

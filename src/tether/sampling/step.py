@@ -23,7 +23,8 @@ from operator import add
 import torch
 from torch import Tensor
 
-from tether.base.denoiser import Denoiser, UNetDenoiser
+from tether.base.deep import Splits
+from tether.base.denoiser import Denoiser
 from tether.control.conditioning import Conditioning
 from tether.control.control import Control
 from tether.control.injection import Injection, is_inside
@@ -83,8 +84,8 @@ def make_step(
             inpainting model. Controls see the latents alone.
         combine: how the signals of several controls become one.
         guidance_window: (start, end) of the trajectory in which there is guidance; see `Injection.window`.
-        deep: how the deep part of the base is reused between steps; by default it is not. It needs a `UNetDenoiser`,
-            and the engine that runs it as it is.
+        deep: how the deep part of the base is reused between steps; by default it is not. Denoisers without `split`
+            are run as a whole.
 
     Raises:
         TetherError: when a mask or a hint does not fit the batch, or the base has no such deep part.
@@ -96,8 +97,8 @@ def make_step(
 
     def of(guidance: Guidance) -> Predict:
         kept = None
-        if deep is not None and isinstance(denoiser, UNetDenoiser):
-            kept = DeepFeatures(denoiser, deep, total_steps)
+        if deep is not None and isinstance(denoiser, Splits):
+            kept = DeepFeatures(denoiser.split(deep.skips), deep, total_steps)
         return _step(denoiser, controls, steering, guidance, total_steps, extra_channels, combine, kept)
 
     guided = of(guidance)

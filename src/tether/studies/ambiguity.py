@@ -192,7 +192,7 @@ def _mean(points: Sequence[Point], level: str) -> float:
 
 
 def _open_below(points: Sequence[Point]) -> float:
-    """The agreement below which a condition leaves the picture open."""
+    """The agreement below which a condition leaves the picture open; intervals take it as given."""
     return (_mean(points, WHOLE) + _mean(points, BLANK)) / 2
 
 

@@ -2,6 +2,7 @@
 
     OUT/runs/VARIANT-SEED/               a run of the trainer, see `tether.training.run`
     OUT/runs/VARIANT-SEED/at-STEP/       the control after STEP steps
+    OUT/weights.json                     what base and shipped controls the runs stand on
     OUT/cache/                           latents and text states, shared by all runs
     OUT/data/SET-COUNT/                  the beginnings of sets, for studies of their size
     OUT/images/                          see `tether.evaluation.drawing`
@@ -18,20 +19,25 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tether.control.store import WEIGHTS
 from tether.datasets.build import build_dataset
 from tether.datasets.synthetic.builtin import builtin_source
+from tether.errors import TetherError
 from tether.evaluation import Arm, Artist, Case, Evaluation, evaluate, held_out_cases, open_held_out
 from tether.evaluation.cases import HeldOut
 from tether.evaluation.drawing import Steering
+from tether.files.atomic import make_folder, write_text
+from tether.files.hashing import hash_file, hash_modules
 from tether.sampling import Request, Session
 from tether.studies.chosen import Chosen, evenly
 from tether.studies.study import Budget
 from tether.training.auxiliary import make_auxiliary_losses
-from tether.training.config import TrainConfig
+from tether.training.config import CONFIG, TrainConfig
 from tether.training.events import Outcome, Validation
 from tether.training.plan import Plan, measure
 from tether.training.run import RESULT, prepare_base, train
 from tether.training.start import open_start
+from tether.weights import shipped
 
 __all__ = ["Bench", "steered"]
 
@@ -72,6 +78,7 @@ class Bench:
     ) -> None:
         self.out, self.budget, self.quick, self.base, self.device = out, budget, quick, base, device
         self.on_progress = on_progress or (lambda stage, done, total: None)
+        self._checked = False
         self.session = Session(notify=lambda line: None)
         template = Request(prompt="", base=base, device=device, steps=budget.sampling_steps)
         self.artist = Artist(self.session, template, out / "images")
@@ -79,7 +86,8 @@ class Bench:
     def train(self, variant: str, seed: int, at: int, settings: Mapping[str, Any]) -> Path:
         """The folder of a variant's control after `at` steps, trained until there if it is not yet.
 
-        Ask for fewer steps before more: a run only goes on.
+        Ask for fewer steps before more: a run only goes on. What is kept is taken over only where a new run would have
+        the same settings and begin with the same weights.
 
         Args:
             variant: its name.
@@ -88,27 +96,52 @@ class Bench:
             settings: of `tether.training.config.TrainConfig`; those of the bench are used where it says nothing.
 
         Raises:
-            TetherError: as `tether.training.run.train`.
+            TetherError: as `tether.training.run.train`; when the folder holds runs of other settings or weights, or one
+                that is past `at`.
         """
         run = self.out / "runs" / f"{variant}-{seed}"
         kept = run / f"at-{at}"
+        config = self.config(settings, seed, at, run)
+        self._check_weights()
+        if (run / CONFIG).is_file():
+            config.check_continues(TrainConfig.load(run / CONFIG))
         if kept.is_dir():
             return kept
-        config = self.config(settings, seed, at, run)
         if at == 0:
             _, control = open_start(config)
             control.save(kept)
+            config.save(run / CONFIG)
             return kept
         result = train(
             config, on_progress=lambda now: self.on_progress(f"training {variant}, seed {seed}", now.step, now.steps)
         )
         if result.control is None:  # a signal; the checkpoint is written
             raise KeyboardInterrupt
+        if result.outcome.step != at:
+            raise TetherError(
+                f"{run} is trained for {result.outcome.step} steps already, and {at} are asked for: use another --out"
+            )
         part = kept.with_suffix(".part")
         shutil.rmtree(part, ignore_errors=True)
         shutil.copytree(result.control, part)
         part.rename(kept)
         return kept
+
+    def _check_weights(self) -> None:
+        """Refuses a folder whose runs stand on other weights than are there now; notes them in a new one."""
+        if self._checked:
+            return
+        modules = {f"base.{k}": module for k, module in enumerate(self.artist.base.modules())}
+        found = {"base": hash_modules(modules), "canny": hash_file(shipped("control-canny") / WEIGHTS)}
+        file = self.out / "weights.json"
+        if not file.is_file():
+            make_folder(self.out)
+            write_text(file, json.dumps(found, indent=1))
+        elif json.loads(file.read_text()) != found:
+            raise TetherError(
+                f"{self.out} has runs on another base, or on other shipped controls ({file.name}): use another --out"
+            )
+        self._checked = True
 
     def config(self, settings: Mapping[str, Any], seed: int, steps: int, run: Path) -> TrainConfig:
         """The settings of a run, see `train`."""

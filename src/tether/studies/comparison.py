@@ -45,7 +45,7 @@ FINE_TUNING = 1e-4
 ARMS: dict[str, dict[str, Any]] = {
     CONTROLNET: {"family": "controlnet"},
     "ControlNet-lite": {"family": _variants.ControlNetLite.family},
-    "concatenated (PITI, LDM)": {"family": _earlier.Concatenated.family, "learning_rate": FINE_TUNING},
+    "concatenated (LDM)": {"family": _earlier.Concatenated.family, "learning_rate": FINE_TUNING},
     "ControlNet, not locked": {"family": _earlier.UnlockedControlNet.family, "learning_rate": FINE_TUNING},
     "T2I-Adapter": {"family": _earlier.Adapter.family},
     "sketch-guided": {
@@ -55,8 +55,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "ControlNet-XS": {"family": _earlier.SmallCopy.family},
     "LoRA and channels": {"family": _earlier.ControlLora.family},
 }
-IN_THE_PAPER = ("concatenated (PITI, LDM)", "sketch-guided", "ControlNet-lite")
-"""The ways that the paper's user study ranks below ControlNet."""
+IN_THE_PAPER = ("concatenated (LDM)", "sketch-guided", "ControlNet-lite")
+"""The ways that the paper's user study ranks below ControlNet; concatenation stands in for PITI, see its file."""
 
 PARAMETERS = Measure("parameters", "trained parameters", higher=False, unit="M", digits=2)
 MEMORY = Measure("memory", "memory of training", higher=False, unit="GB", digits=2)

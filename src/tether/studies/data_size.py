@@ -1,8 +1,10 @@
 """How much data a control needs (section 4.4 and figure 10 of arXiv:2302.05543).
 
 Controls are trained for the same number of steps on sets of different sizes, each the beginning of the next, so that
-the smaller ones are repeated more often. Measured are fidelity and prompt agreement on held-out names, and fidelity on
-conditions that every set contains: what it is higher there than on held-out ones is what was learned by heart.
+the smaller ones are repeated more often. The sets are scenes, of which no two are alike (of emoji there are only 1,025
+drawings to train on). A set of more samples than a training draws would change nothing: the largest has that number.
+Measured are fidelity and prompt agreement on held-out scenes, and fidelity on conditions that every set contains: what
+it is higher there than on held-out ones is what was learned by heart.
 """
 
 from __future__ import annotations
@@ -21,15 +23,17 @@ from tether.studies.study import Budget, Curve, Figure, Findings, Row, Study, Ve
 
 __all__ = ["SIZES", "STUDY"]
 
-KIND, SET = "canny", "emoji3d"
+KIND, SET = "canny", "scenes"
 FIDELITY, PROMPT = f"{KIND}/f1_2px", "prompt"
 SIZES = (100, 1_000, 5_000, 20_000)
-HELD_OUT, SEEN, AGREEMENT = "F1, held-out names", "F1, seen in training", "prompt agreement"
+JUDGED = 1_000
+"""The size that the paper says training does not collapse on."""
+HELD_OUT, SEEN, AGREEMENT = "F1, held-out scenes", "F1, seen in training", "prompt agreement"
 
 
 def run(bench: Bench) -> Findings:
     """The study."""
-    sizes = (4, 8) if bench.quick else SIZES
+    sizes = (4, 8) if bench.quick else sizes_of(bench.budget.steps * bench.budget.batch_size)
     cases, seen = bench.cases([SET], [KIND]), bench.first_cases(SET, [KIND], min(bench.budget.cases, sizes[0]))
     numbers: dict[str, dict[str, list[Any]]] = {}
     measures: dict[str, Measure] = {}
@@ -72,6 +76,11 @@ def run(bench: Bench) -> Findings:
     )
 
 
+def sizes_of(samples: int) -> tuple[int, ...]:
+    """The sizes of the sets for a training that draws so many samples."""
+    return tuple(sorted({min(size, samples) for size in SIZES}))
+
+
 def _named(size: int) -> str:
     return f"{size} pairs"
 
@@ -79,15 +88,15 @@ def _named(size: int) -> str:
 def _judged(
     bench: Bench, sizes: Sequence[int], numbers: Mapping[str, Mapping[str, list[Any]]], measure: Measure
 ) -> tuple[Verdict, str]:
-    """The claim: the smallest set does not collapse, it follows the lines at all; and more data is better."""
+    """The claim: 1,000 pairs do not collapse, they follow the lines at all; and more data is better."""
     if bench.quick:
         return "not judged", "Nothing is judged on a budget this small."
-    smallest, largest = _named(sizes[0]), _named(sizes[-1])
+    smallest, judged, largest = (_named(size) for size in (sizes[0], min(JUDGED, sizes[-1]), sizes[-1]))
 
     def of(arm: str, column: str = HELD_OUT) -> list[Any]:
         return numbers[arm][column]
 
-    learned = difference_of_seeds(measure, of(smallest), of(STRENGTH_0))
+    learned, least = (difference_of_seeds(measure, of(size), of(STRENGTH_0)) for size in (judged, smallest))
     more = difference_of_seeds(measure, of(largest), of(smallest))
     heart = {arm: _gap(measure, of(arm, SEEN), of(arm)) for arm in (smallest, largest)}
     verdict: Verdict = "holds partly"
@@ -96,10 +105,10 @@ def _judged(
     elif learned.low <= 0:
         verdict = "does not hold at this scale"
     return verdict, (
-        f"After {bench.budget.steps} steps of {bench.budget.batch_size}, {smallest} follow the lines of held-out names "
-        f"by {_signed(learned)} of F1 more than no control; {largest} by {_signed(more)} more than those. On "
-        f"conditions that were seen F1 is {heart[smallest]:+.3f} higher with {smallest}, {heart[largest]:+.3f} with "
-        f"{largest}."
+        f"After {bench.budget.steps} steps of {bench.budget.batch_size}, {judged} follow the lines of held-out scenes "
+        f"by {_signed(learned)} of F1 more than no control, {smallest} by {_signed(least)}; {largest} by "
+        f"{_signed(more)} more than {smallest}. On conditions that were seen F1 is {heart[smallest]:+.3f} higher with "
+        f"{smallest}, {heart[largest]:+.3f} with {largest}."
     )
 
 

@@ -4,15 +4,19 @@ The shipped canny control is trained on for the same steps, samples and learning
 auxiliary loss "feedback" (`tether.training.feedback`), which finds the edges again in the one-step clean estimate.
 Measured on held-out conditions are fidelity by OpenCV's edges, which the loss does not use, prompt agreement, and
 sharpness as a share of the held-out pictures' own, in which a gain that comes from harder edges alone would show.
+
+ControlNet++'s canny differs: its reward is the squared error of edge strengths at t < 200 of 1000 with weight 1; here
+it is a soft F1 of thin edges at t < 400 with weight 0.5.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tether.evaluation.intervals import Score
-from tether.kinds.measures import Measure
+from tether.evaluation.run import SOURCE
+from tether.kinds.measures import Measure, Numbers
 from tether.studies.bench import Bench, steered
 from tether.studies.statistics import difference_of_seeds, ratio_of_seeds, score_of_seeds
 from tether.studies.study import Budget, Findings, Row, Study, Verdict
@@ -31,16 +35,22 @@ SIDES = "both"
 """All are drawn with the control on both CFG branches, whatever a control recommends."""
 AIM = 0.07
 """The relative gain that ControlNet++ publishes for canny F1, 6.9%, rounded."""
+NO_WORSE = 0.05
+"""Prompt agreement that may be lost for "no worse pictures", and further distance of the sharpness from 1."""
+SHARPNESS_SHARE = Measure(SHARPNESS, "sharpness", digits=2)
 
 
 def run(bench: Bench) -> Findings:
     """The study."""
     cases = bench.cases([SET], [KIND])
     before = bench.measure(cases, [steered(BEFORE, _start(bench), KIND, sides=SIDES)], [KIND], stage=BEFORE)
-    measures = dict(before.measures)
+    own = [row[0]["value"] for row in before.numbers[SOURCE][SHARPNESS]]
+    measures = {**before.measures, SHARPNESS: SHARPNESS_SHARE}
     columns = {"F1": FIDELITY, "F1, exact": EXACT, "prompt agreement": PROMPT, "sharpness": SHARPNESS}
     numbers: dict[str, dict[str, list[Any]]] = {}
-    numbers[BEFORE] = {key: [before.numbers[BEFORE][key]] * bench.budget.seeds for key in columns.values()}
+    numbers[BEFORE] = {
+        key: [_shared(key, before.numbers[BEFORE][key], own)] * bench.budget.seeds for key in columns.values()
+    }
     sheet = [(BEFORE, [files[0] for files in before.pictures[BEFORE][:8]])]
     for way, settings in WAYS.items():
         for seed in range(bench.budget.seeds):
@@ -48,7 +58,7 @@ def run(bench: Bench) -> Findings:
             arm = steered(way, control, KIND, sides=SIDES)
             found = bench.measure(cases, [arm], [KIND], stage=f"{way}, seed {seed}")
             for key in columns.values():
-                numbers.setdefault(way, {}).setdefault(key, []).append(found.numbers[way][key])
+                numbers.setdefault(way, {}).setdefault(key, []).append(_shared(key, found.numbers[way][key], own))
             if seed == 0:
                 sheet.append((way, [files[0] for files in found.pictures[way][:8]]))
     rows = [
@@ -65,6 +75,13 @@ def run(bench: Bench) -> Findings:
         heads=[case.prompt for case in cases[:8]],
         raw={"numbers": numbers, "cases": [case.key for case in cases]},
     )
+
+
+def _shared(key: str, rows: Sequence[Sequence[Numbers]], own: Sequence[float]) -> Sequence[Sequence[Numbers]]:
+    """Numbers of some measure; sharpness as a share of that of the case's own picture."""
+    if key != SHARPNESS:
+        return rows
+    return [[{"value": one["value"] / of} for one in row] for row, of in zip(rows, own, strict=True)]
 
 
 def _start(bench: Bench) -> str:
@@ -86,15 +103,17 @@ def _judged(
 
     gains = {name: ratio_of_seeds(*pair(key)) for name, key in (("F1", FIDELITY), ("pixel-exact F1", EXACT))}
     sharper, agreeing = difference_of_seeds(*pair(SHARPNESS)), difference_of_seeds(*pair(PROMPT))
+    ours, theirs = (score_of_seeds(measures[SHARPNESS], numbers[way][SHARPNESS]).value for way in (FEEDBACK, PLAIN))
+    further = abs(ours - 1) - abs(theirs - 1)
     exact = gains["pixel-exact F1"]
     verdict: Verdict = "does not hold at this scale"
     if exact.low > 0:
-        verdict = "holds" if exact.value >= AIM and agreeing.high >= 0 else "holds partly"
+        verdict = "holds" if exact.value >= AIM and agreeing.low > -NO_WORSE and further <= NO_WORSE else "holds partly"
     said = ", ".join(f"{name} {_percent(gain)}" for name, gain in gains.items())
     return verdict, (
         f"{bench.budget.steps} further steps with feedback against as many without: {said}; prompt agreement "
         f"{agreeing.value:+.3f} [{agreeing.low:+.3f}, {agreeing.high:+.3f}], sharpness {sharper.value:+.3f} "
-        f"[{sharper.low:+.3f}, {sharper.high:+.3f}]."
+        f"[{sharper.low:+.3f}, {sharper.high:+.3f}] of the held-out pictures' own, {ours:.2f} in all."
     )
 
 

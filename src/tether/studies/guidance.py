@@ -136,8 +136,11 @@ def _figures(arms: Sequence[Arm], scales: Sequence[float], found: dict[tuple[str
 
 
 def _judged(bench: Bench, found: dict[tuple[str, float], Evaluation]) -> tuple[Verdict, str]:
-    """The claim, without a prompt: on both branches guidance has no effect, on the conditional branch alone it is too
-    strong, and CFG-RW lies between."""
+    """The claim, without a prompt: on the conditional branch alone guidance is too strong, more than in real pictures;
+    CFG-RW is milder than that, and follows the lines better than both branches.
+
+    That guidance has no effect on both branches is no finding, as both predictions are the same; it is checked.
+    """
     if bench.quick:
         return "not judged", "Nothing is judged on a budget this small."
     untold = found["no prompt", USUAL]
@@ -146,15 +149,16 @@ def _judged(bench: Bench, found: dict[tuple[str, float], Evaluation]) -> tuple[V
         return difference_of_seeds(untold.measures[key], [untold.numbers[ours][key]], [untold.numbers[theirs][key]])
 
     plain = _same_at_all_scales(found)
-    stronger = less("conditional", "both branches", CHROMA)
+    stronger, too_strong = (less("conditional", other, CHROMA) for other in ("both branches", SOURCE))
     milder = less("CFG-RW", "conditional", CHROMA)
     fidelity = less("CFG-RW", "both branches", FIDELITY)
-    holds = [plain, stronger.low > 0, milder.high < 0, fidelity.low > 0]
+    holds = [too_strong.low > 0, milder.high < 0, fidelity.low > 0]
     verdict: Verdict = "holds" if all(holds) else "holds partly" if any(holds) else "does not hold at this scale"
     return verdict, (
         f"Without a prompt at scale {USUAL:g}: guidance {'has no effect' if plain else 'has an effect'} with the "
-        f"control on both branches; on the conditional branch alone the chroma is {_signed(stronger)} higher; CFG-RW "
-        f"has {_signed(milder)} of chroma against that, and {_signed(fidelity, 3)} of F1 against both branches."
+        f"control on both branches; on the conditional branch alone the chroma is {_signed(stronger)} against that, "
+        f"and {_signed(too_strong)} against the held-out images themselves; CFG-RW has {_signed(milder)} of chroma "
+        f"against the conditional branch alone, and {_signed(fidelity, 3)} of F1 against both branches."
     )
 
 

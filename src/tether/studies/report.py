@@ -24,6 +24,9 @@ from tether.studies.study import Budget, Curve, Figure, Findings, Study
 
 __all__ = ["check_plotting", "markdown", "table", "write"]
 
+FEW = 5
+"""With fewer training seeds the bootstrap's intervals are too narrow: it has (n - 1) / n of the variance of n."""
+
 
 def check_plotting() -> None:
     """Raises a TetherError when figures cannot be drawn, before anything is trained."""
@@ -70,9 +73,20 @@ def markdown(study: Study, findings: Findings, about: Mapping[str, Any]) -> str:
         *(f"![{figure.y_label} over {figure.x_label}]({figure.name}.png)" for figure in findings.figures),
         *(["![The same conditions and seeds in each row](sheet.png)"] if findings.sheet else []),
         f"`{about['command']}`, {about['processor']}, {about['threads']} threads, {about['seconds'] / 60:.0f} minutes "
-        f"in the last run; {budget}. Intervals are 95%, by the bootstrap over seeds and held-out conditions.",
+        f"in the last run; {budget}. Intervals are 95%, by the bootstrap {findings.intervals or _drawn_from(about)}.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _drawn_from(about: Mapping[str, Any]) -> str:
+    """What intervals of seeds and conditions cover, for people."""
+    seeds, steps = about["budget"]["seeds"], about["budget"]["steps"]
+    if not steps:
+        return "over held-out conditions"
+    if seeds == 1:
+        return "over held-out conditions, of one training each: what another training would change is not in them"
+    few = "; of so few seeds they are too narrow" if seeds < FEW else ""
+    return f"over {seeds} training seeds and held-out conditions{few}"
 
 
 def table(findings: Findings) -> str:

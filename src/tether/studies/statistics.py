@@ -1,7 +1,8 @@
 """Scores over training seeds and held-out conditions, with 95% intervals by the bootstrap (Efron, 1979).
 
 Each resample draws seeds with replacement, and conditions with replacement, the same conditions for every seed: the
-interval covers another training as well as other conditions. With one seed it covers other conditions alone.
+interval covers another training as well as other conditions. With one seed it covers other conditions alone; with n
+seeds it has (n - 1) / n of the variance between trainings, which is too little for two or three.
 """
 
 from __future__ import annotations

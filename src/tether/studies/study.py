@@ -97,6 +97,7 @@ class Findings:
         sheet: rows of the contact sheet: a label and files of images, in all rows of the same cases and seeds.
         heads: what is written below the images of each column but the first, where the row's label is.
         raw: all raw numbers, for JSON.
+        intervals: what the bootstrap draws from, if not from training seeds and held-out conditions.
     """
 
     columns: Mapping[str, Measure]
@@ -107,6 +108,7 @@ class Findings:
     sheet: Sequence[tuple[str, Sequence[Path]]] = ()
     heads: Sequence[str] = ()
     raw: Mapping[str, Any] = field(default_factory=dict)
+    intervals: str = ""
 
 
 @dataclass(frozen=True)

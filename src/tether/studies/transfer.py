@@ -55,6 +55,8 @@ PAPER, LINES = (16, 34, 84), (236, 244, 255)
 OFF_STYLE = Measure("off_style", "distance from the style", higher=False, unit="ΔE", digits=1)
 TOLERANCE = 0.05
 """F1 that a control may lose for "works as before"."""
+UNDONE = 0.5
+"""What part of the way to the style a control may take back for "works on the fine-tuned base"."""
 
 
 def blueprint(pixels: np.ndarray) -> np.ndarray:
@@ -169,7 +171,7 @@ def _lab(pixels: np.ndarray) -> np.ndarray:
 
 
 def _judged(bench: Bench, found: dict[int, list[Evaluation]], moments: Sequence[int]) -> tuple[Verdict, str]:
-    """The claim: on a fine-tuned base a control works as it did, without being trained again."""
+    """The claim: on a fine-tuned base a control works as it did, in that base's style, without being trained again."""
     if bench.quick:
         return "not judged", "Nothing is judged on a budget this small."
     first, last = found[moments[0]], found[moments[-1]]
@@ -181,16 +183,18 @@ def _judged(bench: Bench, found: dict[int, list[Evaluation]], moments: Sequence[
         score_of_seeds(OFF_STYLE, _of(one, arm, OFF_STYLE.key))
         for one, arm in ((first, STRENGTH_0), (last, STRENGTH_0), (last, UNCHANGED), (last, TRANSFERRED))
     ]
+    back = difference_of_seeds(OFF_STYLE, _of(last, UNCHANGED, OFF_STYLE.key), _of(last, STRENGTH_0, OFF_STYLE.key))
+    in_style = back.high < UNDONE * (style[0].value - style[1].value)
     verdict: Verdict = "does not hold at this scale"
     if gained.low > 0:
-        verdict = "holds" if lost.low > -TOLERANCE else "holds partly"
+        verdict = "holds" if lost.low > -TOLERANCE and in_style else "holds partly"
     return verdict, (
         f"After {moments[-1]} steps of fine-tuning the unchanged control's F1 is {lost.value:+.3f} "
         f"[{lost.low:+.3f}, {lost.high:+.3f}] against the base that it was trained on, and {gained.value:+.3f} "
         f"[{gained.low:+.3f}, {gained.high:+.3f}] against no control; transferred it is {moved.value:+.3f} "
         f"[{moved.low:+.3f}, {moved.high:+.3f}] against unchanged. Distance from the style: {style[0].value:.1f} "
-        f"before fine-tuning, {style[1].value:.1f} after it, {style[2].value:.1f} under the unchanged control, "
-        f"{style[3].value:.1f} under the transferred one."
+        f"before fine-tuning, {style[1].value:.1f} after it, {style[2].value:.1f} under the unchanged control "
+        f"({back.value:+.1f} [{back.low:+.1f}, {back.high:+.1f}]), {style[3].value:.1f} under the transferred one."
     )
 
 

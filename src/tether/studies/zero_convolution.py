@@ -41,6 +41,8 @@ VARIANTS = {
 }
 
 
+MARGIN = 0.05
+"""F1 by which the Gaussian variant may be above ControlNet-lite for "as much as"."""
 HARM = Measure("harm", "harm", higher=False, unit="of 255", digits=2)
 
 
@@ -124,7 +126,8 @@ def _first(found: Evaluation, arm: str) -> list[Path]:
 def _judged(
     bench: Bench, fidelity: Mapping[str, Mapping[str, list[Any]]], measure: Measure, rows: Sequence[Row]
 ) -> tuple[Verdict, str]:
-    """The claim: (b) falls to the level of (c), and (a) is better than both whatever the prompt."""
+    """The claim: (b) falls to the level of (c), at most `MARGIN` above, and (a) is better than both whatever the
+    prompt."""
     without = {row.name: row.scores["harm, step 0"].value for row in rows}
     said = (
         f"before training the harm is {without['ControlNet']:g} for ControlNet, {without['Gaussian']:.1f} for Gaussian"
@@ -138,8 +141,13 @@ def _judged(
     ]
     better = [gain for gain in gains if gain[2].low > 0]
     worse = [gain for gain in gains if gain[2].high < 0]
+    left = {
+        prompt: difference_of_seeds(measure, fidelity["Gaussian"][prompt], fidelity["ControlNet-lite"][prompt])
+        for prompt in PROMPTS
+    }
+    fallen = all(score.value <= MARGIN for score in left.values())
     verdict: Verdict = "holds partly"
-    if len(better) == len(gains):
+    if len(better) == len(gains) and fallen:
         verdict = "holds"
     elif worse or not better:
         verdict = "does not hold at this scale"
@@ -147,7 +155,13 @@ def _judged(
         f"{score.value:+.3f} [{score.low:+.3f}, {score.high:+.3f}] over {other} ({prompt})"
         for other, prompt, score in gains
     )
-    return verdict, f"{said}; F1 of ControlNet after {bench.budget.steps} steps: {listed}."
+    remains = ", ".join(
+        f"{score.value:+.3f} [{score.low:+.3f}, {score.high:+.3f}] ({prompt})" for prompt, score in left.items()
+    )
+    return verdict, (
+        f"{said}; F1 of ControlNet after {bench.budget.steps} steps: {listed}; of Gaussian against ControlNet-lite: "
+        f"{remains}."
+    )
 
 
 STUDY = Study(

@@ -18,7 +18,7 @@ __all__ = ["Eager", "lay_out"]
 class Eager(Engine):
     """Changes no value; on a CUDA device, the layout of convolutions."""
 
-    runs_modules = True
+    runs_modules = splits = True
 
     def prepare(self, denoiser: Denoiser, controls: Sequence[Control]) -> tuple[Denoiser, Sequence[Control]]:
         for network in (denoiser.network, *controls):

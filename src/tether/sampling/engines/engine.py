@@ -25,11 +25,12 @@ class Engine(ABC):
 
     Attributes:
         notes: lines for people about what it could not compute; whoever shows them takes them out.
-        runs_modules: whether it runs PyTorch's modules as they are, so that a part of one can be run alone, or changed
-            for a run.
+        runs_modules: whether it runs PyTorch's modules as they are, so that they can be changed for a run.
+        splits: whether the denoisers that it gives have `split`, so that deep features can be used again.
     """
 
     runs_modules: ClassVar[bool] = False
+    splits: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.notes: list[str] = []

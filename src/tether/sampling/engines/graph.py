@@ -2,6 +2,7 @@
 
     tensors_of(latents, timestep, conditioning, ...) -> {name: tensor}       in a fixed order
     DenoiserGraph(denoiser, names)(*tensors) -> prediction
+    WholeGraph, ShallowGraph: the same of the two parts of `tether.base.deep`
     ControlGraph(control, names)(*tensors) -> the tensors of the signal, in the order of `points`
 
 A graph takes a signal at every point that it was made for, so that a control may come and go between steps: where there
@@ -16,12 +17,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tether.base.denoiser import Denoiser, DenoiserSpec
+from tether.base.denoiser import Denoiser, DenoiserSpec, UNetDenoiser
 from tether.control.conditioning import Conditioning
 from tether.control.control import Control
 from tether.control.signal import Signal
 
-__all__ = ["ControlGraph", "DenoiserGraph", "conditioning_tensors", "is_odd", "points_for", "signal_tensors", "times"]
+__all__ = [
+    "ControlGraph",
+    "DenoiserGraph",
+    "ShallowGraph",
+    "WholeGraph",
+    "conditioning_tensors",
+    "is_odd",
+    "points_for",
+    "signal_tensors",
+    "times",
+]
 
 EXTRA = "extra."
 POINT = "point."
@@ -98,11 +109,44 @@ class DenoiserGraph(nn.Module):
         super().__init__()
         self.network, self.denoiser, self.names = denoiser.network, denoiser, tuple(names)
 
-    def forward(self, *tensors: Tensor) -> Tensor:
+    def forward(self, *tensors: Tensor) -> Any:
         given = dict(zip(self.names, tensors, strict=True))
         points = {name.removeprefix(POINT): given[name] for name in self.names if name.startswith(POINT)}
         signal = Signal(points) if points else None
-        return self.denoiser.predict(given["latents"], given["timestep"], _conditioning(given), signal)
+        return self.predicted(given, given["latents"], given["timestep"], _conditioning(given), signal)
+
+    def predicted(self, given: Mapping[str, Tensor], *arguments: Any) -> Any:
+        """What the graph gives.
+
+        Args:
+            given: all tensors by name.
+            arguments: of `Denoiser.predict`.
+        """
+        return self.denoiser.predict(*arguments)
+
+
+class WholeGraph(DenoiserGraph):
+    """A denoiser's prediction and its deep features as a function of tensors.
+
+    Args:
+        denoiser: a `UNetDenoiser`.
+        names: as of `DenoiserGraph`.
+        skips: where it is split.
+    """
+
+    def __init__(self, denoiser: UNetDenoiser, names: Sequence[str], skips: int) -> None:
+        super().__init__(denoiser, names)
+        self.split = denoiser.split(skips)
+
+    def predicted(self, given: Mapping[str, Tensor], *arguments: Any) -> Any:
+        return self.split.predict_whole(*arguments)
+
+
+class ShallowGraph(WholeGraph):
+    """The same of its shallow part; the tensors have "deep", the deep features, too."""
+
+    def predicted(self, given: Mapping[str, Tensor], *arguments: Any) -> Any:
+        return self.split.predict_shallow(*arguments, given["deep"])
 
 
 class ControlGraph(nn.Module):

@@ -21,6 +21,8 @@ from tether.sampling.engines.engine import Engine
 from tether.sampling.engines.graph import (
     ControlGraph,
     DenoiserGraph,
+    ShallowGraph,
+    WholeGraph,
     conditioning_tensors,
     is_odd,
     points_for,
@@ -80,6 +82,7 @@ class GraphEngine(Engine):
             self.notes.append(f"the base is drawn by eager: {why}")
             return denoiser, prepared
         points = points_for(denoiser.spec, None, [name for control in controls for name in control.points])
+        assert isinstance(denoiser, UNetDenoiser)
         return GraphedDenoiser(denoiser, self, points), prepared
 
     def _control(self, control: Control) -> Any:
@@ -114,7 +117,7 @@ class GraphEngine(Engine):
 class GraphedDenoiser(Denoiser):
     """A denoiser as a graph, with a signal at `points` or none."""
 
-    def __init__(self, inner: Denoiser, engine: GraphEngine, points: tuple[str, ...]) -> None:
+    def __init__(self, inner: UNetDenoiser, engine: GraphEngine, points: tuple[str, ...]) -> None:
         self.inner, self.engine = inner, engine
         self.network, self.spec = inner.network, inner.spec
         self._points = points
@@ -130,25 +133,100 @@ class GraphedDenoiser(Denoiser):
         for name in signal or ():
             if name not in {point.name for point in self.spec.points}:
                 return self.inner.predict(latents, timestep, conditioning, signal)  # tells what is wrong
-        self._points = points_for(self.spec, signal, self._points)
-        tensors = {"latents": latents, "timestep": times(timestep, latents), **conditioning_tensors(conditioning)}
-        tensors |= signal_tensors(self.spec, self._points, signal, latents, self._zeros)
-        variant = ("odd" if is_odd(self.spec, latents) else "even", "denoiser")
-        found = self.engine.compute(self.network, variant, tensors, self._graph)
+        found = self.compute("denoiser", DenoiserGraph, self.tensors(latents, timestep, conditioning, signal))
         if found is None:
             return self.inner.predict(latents, timestep, conditioning, signal)
-        return found[0][0].to(latents.dtype)
+        return found[0].to(latents.dtype)
 
-    def _graph(self, names: Sequence[str]) -> DenoiserGraph:
-        network = self.engine.taken(self.network)
-        return DenoiserGraph(UNetDenoiser(network, self.spec.noise, self.spec.latent_factor), names)
+    def split(self, skips: int) -> GraphedSplit:
+        """The denoiser in two parts, each a graph; see `tether.base.deep`."""
+        return GraphedSplit(self, skips)
+
+    def tensors(
+        self, latents: Tensor, timestep: int | float | Tensor, conditioning: Conditioning, signal: Signal | None
+    ) -> dict[str, Tensor]:
+        """The inputs of a graph, with a signal at all points that were in use so far; arguments as of `predict`."""
+        self._points = points_for(self.spec, signal, self._points)
+        return self.tensors_at(self._points, latents, timestep, conditioning, signal)
+
+    def tensors_at(
+        self,
+        points: Sequence[str],
+        latents: Tensor,
+        timestep: int | float | Tensor,
+        conditioning: Conditioning,
+        signal: Signal | None,
+    ) -> dict[str, Tensor]:
+        """The inputs of a graph with a signal at `points`."""
+        tensors = {"latents": latents, "timestep": times(timestep, latents), **conditioning_tensors(conditioning)}
+        return tensors | signal_tensors(self.spec, points, signal, latents, self._zeros)
+
+    def compute(self, what: Any, graph: Any, tensors: dict[str, Tensor], *arguments: Any) -> list[Tensor] | None:
+        """The outputs of a graph of the network; None where PyTorch computes it.
+
+        Args:
+            what: tells it apart from other graphs of the network.
+            graph: its class: (denoiser, names, *arguments) -> module.
+            tensors: inputs, "latents" among them.
+            arguments: of the class.
+        """
+
+        def make(names: Sequence[str]) -> Any:
+            network = self.engine.taken(self.network)
+            return graph(UNetDenoiser(network, self.spec.noise, self.spec.latent_factor), names, *arguments)
+
+        variant = ("odd" if is_odd(self.spec, tensors["latents"]) else "even", what)
+        found = self.engine.compute(self.network, variant, tensors, make)
+        return None if found is None else found[0]
+
+
+class GraphedSplit:
+    """A `SplitDenoiser` as two graphs; where one fails, by PyTorch."""
+
+    def __init__(self, denoiser: GraphedDenoiser, skips: int) -> None:
+        self.denoiser, self.skips = denoiser, skips
+        self.inner = denoiser.inner.split(skips)
+        self.points = tuple(f"skip.{k}" for k in range(skips))
+
+    def predict_whole(
+        self, latents: Tensor, timestep: Tensor, conditioning: Conditioning, signal: Signal | None
+    ) -> tuple[Tensor, Tensor]:
+        tensors = self.denoiser.tensors(latents, timestep, conditioning, signal)
+        found = self.denoiser.compute(("whole", self.skips), WholeGraph, tensors, self.skips)
+        if found is None:
+            return self.inner.predict_whole(latents, timestep, conditioning, signal)
+        prediction, deep = (tensor.to(latents.dtype) for tensor in found)
+        return prediction, deep
+
+    def predict_shallow(
+        self, latents: Tensor, timestep: Tensor, conditioning: Conditioning, signal: Signal | None, deep: Tensor
+    ) -> Tensor:
+        tensors = self.denoiser.tensors_at(self.points, latents, timestep, conditioning, signal) | {"deep": deep}
+        found = self.denoiser.compute(("shallow", self.skips), ShallowGraph, tensors, self.skips)
+        if found is None:
+            return self.inner.predict_shallow(latents, timestep, conditioning, signal, deep)
+        return found[0].to(latents.dtype)
 
 
 class GraphedControl:
-    """A control as a graph; called as a `Control` is."""
+    """A control as a graph; called as a `Control` is.
 
-    def __init__(self, inner: Control, engine: GraphEngine) -> None:
-        self.inner, self.engine = inner, engine
+    Args:
+        inner: the control.
+        engine: that computes it.
+        skips: of a graph of its first skip connections alone, how many.
+    """
+
+    def __init__(self, inner: Control, engine: GraphEngine, skips: int | None = None) -> None:
+        self.inner, self.engine, self.skips = inner, engine, skips
+
+    def shallow(self, skips: int) -> GraphedControl:
+        """See `Control.shallow`."""
+        return GraphedControl(self.inner, self.engine, skips)
+
+    def _part(self, control: Control) -> Control:
+        """What of a control is computed."""
+        return control if self.skips is None else control.shallow(self.skips)
 
     def __call__(
         self,
@@ -160,14 +238,15 @@ class GraphedControl:
     ) -> Signal:
         tensors = {"latents": latents, "timestep": times(timestep, latents), "hint": hint}
         tensors |= conditioning_tensors(conditioning)
+        variant = (*sorted(arguments.items()), *([] if self.skips is None else [("shallow", self.skips)]))
         found = self.engine.compute(
             self.inner,
-            tuple(sorted(arguments.items())),
+            variant,
             tensors,
-            lambda names: ControlGraph(self.engine.taken(self.inner), names, arguments),
+            lambda names: ControlGraph(self._part(self.engine.taken(self.inner)), names, arguments),
         )
         if found is None:
-            return self.inner(latents, timestep, conditioning, hint, **arguments)
+            return self._part(self.inner)(latents, timestep, conditioning, hint, **arguments)
         outputs, points = found
         return Signal({point: tensor.to(latents.dtype) for point, tensor in zip(points, outputs, strict=True)})
 

@@ -69,6 +69,7 @@ class OpenVino(GraphEngine):
     """
 
     name = "openvino"
+    splits = True
 
     def __init__(self, cache: Cache | None = None) -> None:
         super().__init__()

@@ -2,7 +2,7 @@
 
 | family                | what it is                                                             | trained           |
 |-----------------------|------------------------------------------------------------------------|-------------------|
-| `concatenated`        | condition channels beside the latents, as in LDM and PITI              | the whole U-Net   |
+| `concatenated`        | condition channels beside the latents, as in LDM                       | the whole U-Net   |
 | `controlnet-unlocked` | a ControlNet whose U-Net is not locked                                 | both              |
 | `t2i-adapter`         | features of the condition alone, added to encoder blocks               | the adapter       |
 | `edge-guidance`       | gradients of a predictor of edges from the U-Net's features            | the predictor     |

@@ -1,9 +1,12 @@
-"""The condition beside the latents, and the whole U-Net fine-tuned (LDM, arXiv:2112.10752; PITI, arXiv:2205.12952).
+"""The condition beside the latents, and the whole U-Net fine-tuned (LDM, arXiv:2112.10752).
 
     ε = F'([z_t; f(c_i)], t, c_t; θ'),      θ' begins as θ, the weights of the new input channels as 0
 
 f is ControlNet's hint encoder, so that all ways see the condition alike. Nothing is locked: θ' replaces θ, also where
 no condition is given.
+
+In the comparison it stands in for PITI (arXiv:2205.12952), which fine-tunes a whole model too, but otherwise: there an
+encoder turns the condition into tokens that take the text's place, and there are two stages and an adversarial loss.
 """
 
 from __future__ import annotations

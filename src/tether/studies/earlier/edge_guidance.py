@@ -5,7 +5,9 @@
 
 P is a perceptron that sees one place at a time: all features of the U-Net at that place. |.| is over each sample. The
 paper predicts the edges' latents; here they are the edges themselves, `targets` numbers a latent pixel. Training P
-takes no gradient through F; drawing does, which makes a step two to three times as long.
+takes no gradient through F; drawing does, which makes a step two to three times as long. Each branch of
+classifier-free guidance is moved by its own gradient before they are combined, which amplifies where the two differ;
+the paper moves the latents once, after guidance, with β = 1.6.
 """
 
 from __future__ import annotations
