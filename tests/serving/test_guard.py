@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 from starlette.testclient import TestClient
 
 from tether.errors import TetherError
 from tether.serving import Limits, Settings, create_app
-from tether.serving.guard import Guard
+from tether.serving.errors import Refused
+from tether.serving.guard import RELEASE, Guard
 
 from .conftest import HERE
 
@@ -182,10 +184,73 @@ def test_a_client_that_stops_in_the_middle_and_all_bodies_together_are_bounded(t
             raised.append(error)
 
     limits = Limits(body=2048, bodies=3000, idle=0.05)
-    guard = Guard(app, Settings(data=tmp_path, limits=limits), lambda *seen: None)
+    guard = Guard(
+        app, Settings(data=tmp_path, limits=limits), lambda *seen: None, lambda *failed: Refused(500, "internal", "x")
+    )
     asgi(guard, [b"x", b"y"], silent=True)
     asgi(guard, [b"x" * 1500, b"y" * 1500])
     guard._received += 2000  # of others
     asgi(guard, [b"x" * 1500, b"y"])
     assert [getattr(error, "status", error) for error in raised] == [408, 413, 503]
     assert guard._received == 2000
+
+
+def test_a_body_that_is_not_in_memory_any_more_counts_no_more(tmp_path: Path) -> None:
+    counted = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        counted.append(guard._received)
+        scope[RELEASE]()
+        counted.append(guard._received)
+
+    guard = Guard(app, Settings(data=tmp_path), lambda *seen: None, lambda *failed: Refused(500, "internal", "x"))
+    asgi(guard, [b"x" * 1500])
+    assert [*counted, guard._received] == [1500, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [({"host": "["}, 421), ({"origin": "http://["}, 403), ({"host": "[", "authorization": f"Bearer {TOKEN}"}, 200)],
+)
+def test_names_that_are_none_are_refused_without_an_error(
+    local: TestClient, guarded: TestClient, headers: dict[str, str], status: int
+) -> None:
+    who = guarded if "authorization" in headers else local
+    assert who.get("/v1/limits", headers=headers).status_code == status
+
+
+def test_a_failure_of_the_app_is_an_answer_like_others(settings_at: Callable[..., Settings], tmp_path: Path) -> None:
+    app = create_app(settings_at(tmp_path / "data"))
+
+    @app.get("/breaks")
+    def breaks() -> None:
+        raise ValueError("secret")
+
+    with TestClient(app, base_url=HERE) as client:
+        answer = client.get("/breaks")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal")
+        assert "secret" not in answer.text
+        assert answer.headers["x-frame-options"] == "DENY"
+        assert 'tether_http_seconds_count{method="GET",route="/breaks",status="500"} 1.0' in client.get("/metrics").text
+
+
+def test_a_database_that_does_not_answer_is_503_with_a_time_to_come_again(
+    settings_at: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any) -> None:
+        raise OperationalError("select", {}, Exception("the server closed the connection"))
+
+    app = create_app(settings_at(tmp_path / "data"))
+    with TestClient(app, base_url=HERE) as client:
+        for name in ("waiting", "get", "jobs"):
+            monkeypatch.setattr(app.state.service.store, name, away)
+        asked = [
+            client.post("/v1/jobs", json={"prompt": "x"}),
+            client.get("/v1/jobs"),
+            client.get(f"/v1/jobs/{'0' * 32}"),
+        ]
+        assert [answer.status_code for answer in asked] == [503] * 3
+        assert all(int(answer.headers["retry-after"]) > 0 for answer in asked)
+        monkeypatch.undo()
+        assert client.get("/v1/jobs/%00").status_code == 404

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import time
 from collections.abc import Callable, Iterator
 from threading import Thread
 from typing import Any
@@ -17,6 +18,7 @@ from PIL import Image
 from tether.images import fit, open_image
 from tether.serving import Settings, create_app
 from tether.serving.run import listening, uvicorn_server
+from tether.serving.waiting import steps_of
 
 from .conftest import png
 
@@ -116,3 +118,49 @@ def test_what_is_not_done_is_refused_by_its_name(api: openai.OpenAI, values: dic
 def test_a_wrong_token_is_an_authentication_error(api: openai.OpenAI) -> None:
     with pytest.raises(openai.AuthenticationError):
         api.with_options(api_key="another-token-of-length").images.generate(prompt="x")
+
+
+@pytest.mark.parametrize("stopping", [False, True])
+def test_a_job_that_was_cancelled_or_put_back_is_not_asked_for_again(
+    api: openai.OpenAI, monkeypatch: pytest.MonkeyPatch, stopping: bool
+) -> None:
+    """With the retries that the package does by itself."""
+    root = str(api.base_url).removesuffix("/v1/")
+    native = httpx2.Client(base_url=root, headers={"authorization": f"Bearer {TOKEN}"}, timeout=30)
+    before = native.get("/v1/jobs", params={"limit": 1}).json()["jobs"][0]["number"]
+
+    def cancel() -> None:
+        while (job := native.get("/v1/jobs", params={"limit": 1}).json()["jobs"][0])["number"] == before:
+            time.sleep(0.01)
+        native.delete(f"/v1/jobs/{job['id']}")
+
+    if stopping:
+        monkeypatch.setattr("tether.serving.images_api.ended", stopped)
+    else:
+        Thread(target=cancel).start()
+    with pytest.raises(openai.InternalServerError if stopping else openai.ConflictError):
+        api.with_options(max_retries=2).images.generate(prompt="x", quality="high", n=8)
+    assert native.get("/v1/jobs", params={"limit": 1}).json()["jobs"][0]["number"] == before + 1
+
+
+async def stopped(service: Any, *_: Any) -> None:
+    service.hub.closed = True
+    try:
+        async for _ in steps_of(service, service.store.jobs(1)[0].id):
+            pass
+    finally:
+        service.hub.closed = False
+
+
+def test_a_job_that_waits_is_cancelled_when_its_client_goes(api: openai.OpenAI) -> None:
+    root = str(api.base_url).removesuffix("/v1/")
+    native = httpx2.Client(base_url=root, headers={"authorization": f"Bearer {TOKEN}"}, timeout=30)
+    busy = native.post("/v1/jobs", json={"prompt": "x", "steps": 100, "count": 8}).json()["id"]
+    with pytest.raises(openai.APITimeoutError):
+        api.with_options(timeout=0.5).images.generate(prompt="gone", quality="low")
+    job = next(one for one in native.get("/v1/jobs").json()["jobs"] if one["prompt"] == "gone")
+    until = time.monotonic() + 30
+    while (state := native.get(f"/v1/jobs/{job['id']}").json()["state"]) == "queued" and time.monotonic() < until:
+        time.sleep(0.05)
+    native.delete(f"/v1/jobs/{busy}")
+    assert state == "cancelled"

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from tether.errors import TetherError
 from tether.images import open_image
@@ -233,3 +234,75 @@ def test_an_interrupted_batch_gives_the_same_bytes(
     other.start()
     assert interrupted == [images(other, id) for id in whole]
     other.stop()
+
+
+def test_jobs_whose_batch_ended_the_process_twice_are_drawn_one_by_one(service: Service) -> None:
+    ids = [service.submit(SMALL | {"prompt": prompt})[0].id for prompt in "abc"]
+    store = service.store
+    for number in range(2):
+        assert [job.id for job in store.claim(f"batch {number}", 8)] == ids
+        assert store.recover(attempts=10) == (3, 0)  # the process was killed
+    for id in ids:
+        (job,) = store.claim("another", 8)
+        assert (job.id, job.attempts) == (id, 3)
+
+
+def test_a_database_that_fails_at_the_end_of_a_job_leaves_no_job_running(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, failing = service.store, ["finish", "finish", "put_back", "put_back"]
+
+    def first_failing(name: str) -> Any:
+        real = getattr(store, name)
+
+        def called(*arguments: Any, **named: Any) -> Any:
+            if name in failing:
+                failing.remove(name)
+                raise OperationalError("update", {}, Exception("database or disk is full"))
+            return real(*arguments, **named)
+
+        return called
+
+    for name in set(failing):
+        monkeypatch.setattr(store, name, first_failing(name))
+    job, _ = service.submit(dict(SMALL))
+    service.start()
+    assert finished(service, job.id).state == "done"
+    assert not failing
+
+
+def test_a_job_that_is_cancelled_as_it_begins_is_cancelled(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    claim = service.store.claim
+
+    def claimed(*arguments: Any) -> Any:
+        jobs = claim(*arguments)
+        for job in jobs:
+            service.cancel(job.id)
+        return jobs
+
+    monkeypatch.setattr(service.store, "claim", claimed)
+    ids = [service.submit(SMALL | {"prompt": prompt})[0].id for prompt in "ab"]
+    service.start()
+    assert [finished(service, id).state for id in ids] == ["cancelled", "cancelled"]
+
+
+def test_what_is_kept_is_looked_at_after_every_job_also_where_as_many_are_kept_as_before(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, looks = 10, 0
+
+    def expire() -> int:
+        nonlocal kept, looks
+        gone, kept, looks = kept - 10, 10, looks + 1
+        return gone
+
+    def wait(seconds: float) -> bool:
+        nonlocal kept
+        kept += 1  # a job has ended
+        return looks == 5 or kept > 20
+
+    monkeypatch.setattr(service, "expire", expire)
+    monkeypatch.setattr(service.store, "counts", lambda: {"done": kept})
+    monkeypatch.setattr(service._stopped, "wait", wait)
+    service._keep_house()
+    assert looks == 5

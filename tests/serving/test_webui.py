@@ -208,6 +208,9 @@ def test_webuiapi_finds_its_way_around(api: webuiapi.WebUIApi) -> None:
     api.set_options({"sd_model_checkpoint": "tiny", "CLIP_stop_at_last_layers": 2})
     assert api.get_options()["CLIP_stop_at_last_layers"] == 2
     api.set_options({"CLIP_stop_at_last_layers": 1})
+    api.set_options(api.get_options() | {"sd_model_checkpoint": "tiny"})  # all of them, as clients do
+    with pytest.raises(RuntimeError, match="samples_format is not a setting here"):
+        api.set_options(api.get_options() | {"samples_format": "webp"})
     assert api.get_progress()["state"]["job_count"] == 0
     for name in ("upscalers", "hypernetworks", "face_restorers", "realesrgan_models", "prompt_styles", "loras"):
         assert getattr(api, f"get_{name}")() == []
@@ -217,6 +220,75 @@ def test_webuiapi_finds_its_way_around(api: webuiapi.WebUIApi) -> None:
     assert api.get_embeddings()["loaded"] == {}
     api.refresh_checkpoints()
     assert api.interrupt() == {}
+
+
+def test_sillytaverns_payload_is_drawn(url: str) -> None:
+    """Every key that it sends, for SD.Next and for its own server too."""
+    payload = {
+        "url": "http://127.0.0.1:7860",
+        "auth": "",
+        "prompt": "a cube",
+        "negative_prompt": "",
+        "sampler_name": "Euler a",
+        "scheduler": "automatic",
+        "steps": 2,
+        "cfg_scale": 5,
+        "width": 64,
+        "height": 64,
+        "restore_faces": False,
+        "enable_hr": False,
+        "hr_upscaler": "Latent",
+        "hr_scale": 1.5,
+        "denoising_strength": 0.7,
+        "hr_second_pass_steps": 0,
+        "seed": 3,
+        "override_settings": {"CLIP_stop_at_last_layers": 2},
+        "override_settings_restore_afterwards": True,
+        "clip_skip": 2,
+        "save_images": True,
+        "send_images": True,
+        "do_not_save_grid": False,
+        "do_not_save_samples": False,
+    }
+    answer = httpx2.post(f"{url}/sdapi/v1/txt2img", json=payload, timeout=60)
+    assert answer.status_code == 200, answer.text
+    assert json.loads(answer.json()["info"])["clip_skip"] == 2
+    only = {"clip_skip": 2, "steps": 1, "width": 64, "height": 64, "prompt": "x", "sampler_name": "Euler a"}
+    answer = httpx2.post(f"{url}/sdapi/v1/txt2img", json=only, timeout=60)
+    assert json.loads(answer.json()["info"])["clip_skip"] == 2
+
+
+def test_a_map_has_no_more_pixels_than_a_picture_may_have(url: str) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 512)).save(buffer, "PNG")
+    image = base64.b64encode(buffer.getvalue()).decode()
+    unit = {"model": "edges", "module": "softedge", "image": image, "processor_res": 2048}
+    asked = [
+        ("/controlnet/detect", {"controlnet_module": "softedge", "controlnet_input_images": [image]}),
+        ("/sdapi/v1/txt2img", NEVER | {"alwayson_scripts": {"controlnet": {"args": [unit]}}}),
+    ]
+    asked[0][1]["controlnet_processor_res"] = 2048
+    for path, values in asked:
+        answer = httpx2.post(f"{url}{path}", json=values, timeout=60)
+        assert answer.status_code == 422, answer.text
+        assert "smaller processor_res" in answer.json()["error"]["message"]
+
+
+def test_masks_that_would_be_ignored_are_refused(url: str, photo: Image.Image) -> None:
+    buffer = io.BytesIO()
+    photo.save(buffer, "PNG")
+    image = base64.b64encode(buffer.getvalue()).decode()
+    unit = {"model": "edges", "module": "inpaint_only", "image": image, "mask": image}
+    asked = {
+        "/sdapi/v1/txt2img": NEVER | {"alwayson_scripts": {"controlnet": {"args": [unit]}}},
+        "/controlnet/detect": {
+            "controlnet_module": "canny",
+            "controlnet_input_images": [image],
+            "controlnet_masks": [image],
+        },
+    }
+    fields = [httpx2.post(f"{url}{path}", json=values).json()["error"]["field"] for path, values in asked.items()]
+    assert fields == ["alwayson_scripts.controlnet.args.0.mask", "controlnet_masks"]
 
 
 def test_interrupt_ends_what_is_drawn(url: str, api: webuiapi.WebUIApi) -> None:

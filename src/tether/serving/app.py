@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
@@ -19,7 +20,7 @@ from tether.sampling import Request as DrawingRequest
 from tether.serving.annotations import Annotation
 from tether.serving.api import REQUEST_SCHEMA, router
 from tether.serving.choices import router as choices
-from tether.serving.errors import Refused, invalid
+from tether.serving.errors import Refused, busy, invalid
 from tether.serving.guard import Guard, error_response
 from tether.serving.images_api import router as images
 from tether.serving.log import log
@@ -70,9 +71,14 @@ def create_app(settings: Settings, drawing: Callable[[Settings, JobStore], Drawi
     app.add_exception_handler(TetherError, _wrong)
     app.add_exception_handler(RequestValidationError, _not_valid)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Exception, _unexpected)
+    app.add_exception_handler(SQLAlchemyError, _no_database)
     app.openapi = lambda: _openapi(app)
-    app.add_middleware(Guard, settings=settings, observe=lambda *seen: _observe(service, *seen))
+    app.add_middleware(
+        Guard,
+        settings=settings,
+        observe=lambda *seen: _observe(service, *seen),
+        unexpected=lambda *failed: _unexpected(service, *failed),
+    )
     return app
 
 
@@ -130,9 +136,15 @@ async def _http(request: Request, error: Any) -> JSONResponse:
     return answer
 
 
-async def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    log("error", level=ERROR, error=error, path=request.url.path)
-    return await _refused(request, Refused(500, "internal", "internal error: see the server's log"))
+async def _no_database(request: Request, error: Any) -> JSONResponse:
+    log("database", level=ERROR, error=error)
+    return await _refused(request, busy("the database does not answer", 5, status=503))
+
+
+def _unexpected(service: Service, scope: Scope, error: Exception) -> Refused:
+    log("error", level=ERROR, error=error, path=scope["path"])
+    service.metrics.refused.labels("internal").inc()
+    return Refused(500, "internal", "internal error: see the server's log")
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from tether.serving.errors import Refused, invalid
+from tether.serving.guard import RELEASE
 from tether.serving.uploads import parse_json, place
 
-__all__ = ["read_values"]
+__all__ = ["forget", "read_values"]
 
 MAX_FILES = 16
 REQUEST = "request"
@@ -31,6 +32,12 @@ async def read_values(request: Request, what: str = "the body") -> dict[str, Any
         raise Refused(415, "media_type", f"{kind[:80]} is not read here: send application/json or multipart/form-data")
     body = await request.body()
     return await run_in_threadpool(parse_json, body, what)
+
+
+def forget(request: Request) -> None:
+    """Lets go of a body that was read, for an answer that comes much later: it counts no more as being received."""
+    vars(request).pop("_body", None)  # Starlette keeps it for whoever asks again
+    request.scope[RELEASE]()
 
 
 async def _of_form(request: Request) -> dict[str, Any]:

@@ -16,13 +16,23 @@ class Refused(TetherError):
         message: one line for people.
         field: the place in the request, such as "controls.0.strength".
         retry_after: seconds after which it may be sent again.
+        accepted: whether the request was accepted before: sent again, it would be done twice. OpenAI's clients repeat
+            requests by themselves unless they are told.
     """
 
     def __init__(
-        self, status: int, code: str, message: str, *, field: str | None = None, retry_after: int | None = None
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        field: str | None = None,
+        retry_after: int | None = None,
+        accepted: bool = False,
     ) -> None:
         super().__init__(message)
         self.status, self.code, self.message, self.field, self.retry_after = status, code, message, field, retry_after
+        self.accepted = accepted
 
 
 def invalid(field: str | None, message: str) -> Refused:

@@ -24,7 +24,10 @@ from tether.serving.page import is_public
 from tether.serving.settings import Settings, is_loopback
 from tether.serving.views import ErrorBody, ErrorView
 
-__all__ = ["Guard", "error_response"]
+__all__ = ["RELEASE", "Guard", "error_response"]
+
+RELEASE = "tether.release"
+"""Key of a scope: a function to be called when a body is not in memory any more, though its answer has not come."""
 
 OPEN = ("/healthz", "/readyz")
 """Paths that need no token: what watches a server has none."""
@@ -42,6 +45,8 @@ HEADERS = {
 def error_response(error: Refused) -> JSONResponse:
     """The answer to a request that is refused."""
     headers = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
+    if error.accepted:
+        headers["x-should-retry"] = "false"
     if error.status == 401:
         headers["www-authenticate"] = 'Bearer realm="tether", Basic realm="tether"'
     body = ErrorBody(error=ErrorView(code=error.code, message=error.message, field=error.field))
@@ -55,10 +60,17 @@ class Guard:
         app: the app.
         settings: token and limits.
         observe: called with method, status and seconds of each answer that begins, and its scope.
+        unexpected: what is answered when the app fails.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, observe: Callable[[Scope, int, float], None]) -> None:
-        self._app, self._settings, self._observe = app, settings, observe
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        observe: Callable[[Scope, int, float], None],
+        unexpected: Callable[[Scope, Exception], Refused],
+    ) -> None:
+        self._app, self._settings, self._observe, self._unexpected = app, settings, observe, unexpected
         self._received = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,10 +80,12 @@ class Guard:
             else:  # a WebSocket
                 await send({"type": "websocket.close", "code": 1008})
             return
-        started = time.perf_counter()
+        started, has_begun = time.perf_counter(), False
 
         async def answer(message: Message) -> None:
+            nonlocal has_begun
             if message["type"] == "http.response.start":
+                has_begun = True
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
@@ -83,19 +97,25 @@ class Guard:
             await error_response(refusal)(scope, receive, answer)
             return
         body = _Body(receive, self)
+        scope[RELEASE] = body.release
         try:
             await self._app(scope, body, answer)
+        except Exception as error:
+            refused = self._unexpected(scope, error)
+            if has_begun:
+                raise
+            await error_response(refused)(scope, receive, answer)
         finally:
-            self._received -= body.length
+            body.release()
 
     def _refusal(self, scope: Scope) -> Refused | None:
         """Why a request is not answered at all."""
         headers, settings = Headers(scope=scope), self._settings
-        host = urlsplit(f"//{headers.get('host', '')}")
-        if settings.token is None and not is_loopback(_hostname(host.netloc)):
+        host = headers.get("host", "")
+        if settings.token is None and not is_loopback(_hostname(host)):
             return Refused(421, "wrong_host", "this server answers this machine alone, as localhost or 127.0.0.1")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host.netloc:
+        if origin is not None and _netloc(origin) != host:
             return Refused(403, "other_origin", "the request comes from another web site")
         if settings.token is None or scope["path"] in OPEN or is_public(scope["path"]):
             return None
@@ -145,6 +165,18 @@ class _Body:
             self._guard._count(self, len(message.get("body", b"")))
             self._complete = not message.get("more_body", False)
         return message
+
+    def release(self) -> None:
+        """What was received counts no more."""
+        self._guard._received -= self.length
+        self.length = 0
+
+
+def _netloc(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def _hostname(netloc: str) -> str:

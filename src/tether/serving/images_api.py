@@ -21,7 +21,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from tether.images import is_transparent
-from tether.serving.bodies import MAX_FILES, read_values
+from tether.serving.bodies import MAX_FILES, forget, read_values
 from tether.serving.catalog import SHIPPED_BASE
 from tether.serving.documents import body_of, form_of, refusals
 from tether.serving.errors import Refused, invalid
@@ -85,6 +85,7 @@ async def edits(request: Request) -> Response:
     service: Service = request.app.state.service
     base = values.get("model") or service.settings.base
     change = await service.read(_change, service, files, base)
+    files.clear()
     return await _answered(request, values, change, "image_edit")
 
 
@@ -98,9 +99,14 @@ async def _answered(request: Request, values: dict[str, Any], change: dict[str, 
         except BaseException:
             service.stream_ended()
             raise
+        change.clear()
+        forget(request)
         return EventStream(_events(service, job, how, kind), service.settings.limits.idle, service.stream_ended)
     job, _ = await service.read(service.submit, native | change)
-    found = await ended(service, job.id)
+    change.clear()
+    forget(request)
+    # A client that has waited too long sends its request again.
+    found = await ended(service, job.id, request.is_disconnected)
     return JSONResponse(await run_in_threadpool(_result, service, found, how))
 
 
@@ -224,7 +230,7 @@ def _marks(service: Service, base: str) -> str:
 def _result(service: Service, job: Job, how: dict[str, Any]) -> dict[str, Any]:
     """The body of an answer."""
     if job.state != "done":
-        raise Refused(409, "cancelled", f"job {job.id} was cancelled")
+        raise Refused(409, "cancelled", f"job {job.id} was cancelled", accepted=True)
     images, size = [], "auto"
     for index in range(job.images):
         with Image.open(service.folders.image(job.id, index)) as image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -12,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
 from anyio import CapacityLimiter, to_thread
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from tether.errors import TetherError
 from tether.files.lock import locked
@@ -181,7 +182,7 @@ class Service:
         except QueueFull:
             self.folders.delete(id)
             raise self._full() from None
-        except DBAPIError as error:  # whether it was added is not known: its files stay
+        except SQLAlchemyError as error:  # whether it was added is not known: its files stay
             log("database", level=ERROR, error=error)
             raise busy("the database does not answer", 5, status=503) from None
         if not created:
@@ -215,7 +216,7 @@ class Service:
         Raises:
             Refused: 404.
         """
-        job = self.store.get(id) if len(id) <= 64 else None
+        job = self.store.get(id) if re.fullmatch(r"[0-9a-f]{32}", id) else None
         if job is None:
             raise not_found(f"no job {id[:64]}: it was never accepted, or is not kept any more")
         return job
@@ -279,14 +280,16 @@ class Service:
 
     # Retention.
 
-    def expire(self) -> None:
-        """Deletes ended jobs that are too old, or too many."""
+    def expire(self) -> int:
+        """Deletes ended jobs that are too old, or too many; how many these were."""
         settings = self.settings
-        for id in self.store.expire(time.time() - settings.keep_days * 24 * HOUR, settings.keep_bytes):
+        gone = self.store.expire(time.time() - settings.keep_days * 24 * HOUR, settings.keep_bytes)
+        for id in gone:
             self.folders.delete(id)
             log("expired", job=id)
         if self.keeper is not None:
             self.folders.sweep(self.store, older=HOUR)
+        return len(gone)
 
     def _keep_house(self) -> None:
         """Deletes what is too old, every hour and after jobs that ended."""
@@ -296,7 +299,6 @@ class Service:
             try:
                 now = sum(number for state, number in self.store.counts().items() if state in ENDED)
                 if now > ended or time.monotonic() - looked > HOUR:
-                    self.expire()
-                    looked, ended = time.monotonic(), now
+                    looked, ended = time.monotonic(), now - self.expire()
             except Exception as error:  # of the database or the disk: the next time may do
                 log("retention", level=ERROR, error=error)

@@ -222,7 +222,8 @@ class JobStore:
     def claim(self, batch: str, most: int) -> list[Job]:
         """Takes the next job, and with it those that can be drawn in its batch.
 
-        A batch whose drawing ended with the process is taken as it was, so that its images are the same to the byte.
+        A batch whose drawing ended with the process is taken as it was, so that its images are the same to the byte;
+        when that has happened twice, its jobs are taken one by one.
 
         Args:
             batch: the name of a new batch.
@@ -251,7 +252,10 @@ class JobStore:
         return first if first is not None else session.scalar(waiting.where(Job.attempts >= SOON))
 
     def _company(self, session: Session, first: Job, most: int) -> list[Job]:
-        """The jobs of the first one's batch, itself among them."""
+        """The jobs of the first one's batch, itself among them. A late job is drawn alone: its batch may be what ends
+        the process."""
+        if first.attempts >= SOON:
+            return [first]
         if first.batch is not None:
             return list(session.scalars(_queued().where(Job.batch == first.batch)))
         left = most - first.count  # images, and so jobs at most; no more are kept from other processes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from starlette.concurrency import run_in_threadpool
 
@@ -17,8 +17,10 @@ LOOK = 5.0
 """Seconds after which a job is looked at even if nothing was heard of it."""
 
 
-async def steps_of(service: Service, job: str) -> AsyncIterator[Live | Job]:
-    """Where a job is, each time that something changes; at last the job, done or cancelled.
+async def steps_of(
+    service: Service, job: str, is_gone: Callable[[], Awaitable[bool]] | None = None
+) -> AsyncIterator[Live | Job]:
+    """Where a job is, each time that something changes; at last the job, done or cancelled. Arguments as of `ended`.
 
     Raises:
         Refused: 422 when it failed, 503 when the server stops.
@@ -26,7 +28,11 @@ async def steps_of(service: Service, job: str) -> AsyncIterator[Live | Job]:
     with service.hub.listen(job, preview=True) as listener:
         while (found := await run_in_threadpool(service.store.get, job)) is not None and found.state not in ENDED:
             if service.hub.closed:
-                raise Refused(503, "busy", f"the server is stopping: job {job} is drawn later", retry_after=30)
+                said = f"the server is stopping: job {job} is drawn later"
+                raise Refused(503, "busy", said, retry_after=30, accepted=True)
+            if found.state == "queued" and is_gone is not None and await is_gone():
+                await run_in_threadpool(service.cancel, job)
+                continue
             live = service.hub.live(job)
             if live is not None:
                 yield live
@@ -38,9 +44,15 @@ async def steps_of(service: Service, job: str) -> AsyncIterator[Live | Job]:
     yield found
 
 
-async def ended(service: Service, job: str) -> Job:
-    """A job after its end, done or cancelled; errors as of `steps_of`."""
-    async for one in steps_of(service, job):
+async def ended(service: Service, job: str, is_gone: Callable[[], Awaitable[bool]] | None = None) -> Job:
+    """A job after its end, done or cancelled; errors as of `steps_of`.
+
+    Args:
+        service: the service.
+        job: its id.
+        is_gone: whether the client has gone, which cancels a job that still waits.
+    """
+    async for one in steps_of(service, job, is_gone):
         if isinstance(one, Job):
             return one
     raise AssertionError("the last one is the job")

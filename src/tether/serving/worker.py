@@ -17,6 +17,7 @@ from uuid import uuid4
 from weakref import ReferenceType, ref
 
 from PIL import Image
+from sqlalchemy.exc import SQLAlchemyError
 
 from tether.base import Base
 from tether.errors import TetherError, is_out_of_memory
@@ -75,6 +76,7 @@ class Worker(Thread):
         self._previews: tuple[ReferenceType[Base], LatentPreview] | None = None
         self._idle = IDLE if settings.database is None else SHARED_IDLE
         self._work, self._closing, self._abort = Event(), Event(), Event()
+        self._unsettled: list[str] = []  # jobs that run by the database, which did not answer when they ended
 
     def wake(self) -> None:
         """There is a new job."""
@@ -109,6 +111,9 @@ class Worker(Thread):
         self._open_default()
         while not self._closing.is_set():
             try:
+                if self._unsettled:
+                    self._store.put_back(self._unsettled)
+                    self._unsettled = []
                 jobs = self._store.claim(uuid4().hex, self._settings.batch)
                 if jobs:
                     self._draw(jobs)
@@ -139,11 +144,19 @@ class Worker(Thread):
             self._hub.begin(job.id)
             self._metrics.wait_seconds.observe(max(0.0, (job.started or job.created) - job.created))
         self._hub.changed()
+        ids = [job.id for job in jobs]
         try:
+            for id in ids:  # cancelled before the hub knew it
+                found = self._store.get(id)
+                if found is not None and found.cancelling:
+                    self._hub.cancel(id)
             self._draw_each(jobs)
         finally:
             try:  # those that have ended are not touched: the others were stopped
-                self._store.put_back([job.id for job in jobs])
+                self._store.put_back(ids)
+            except Exception:
+                self._unsettled = ids
+                raise
             finally:  # also when the database is away: leases that are not kept end
                 for job in jobs:
                     self._hub.end(job.id)
@@ -156,6 +169,8 @@ class Worker(Thread):
                 jobs = self._draw_together(jobs)
             except Cancelled:
                 jobs = [] if self._abort.is_set() else jobs
+            except SQLAlchemyError:
+                raise
             except Exception as error:  # one of them, or their number: alone, each gets its own answer
                 log("batch", level=WARNING, error=error, jobs=[job.id for job in jobs])
         for job in jobs:
@@ -189,12 +204,14 @@ class Worker(Thread):
         self._write(job, request, drawn)
 
     def _guarded(self, jobs: Sequence[Job], draw: Callable[[], None]) -> None:
-        """Runs `draw`; what it raises is the end of its jobs."""
+        """Runs `draw`; what it raises is the end of its jobs. What the database raises is not: they are drawn again."""
         try:
             draw()
         except Cancelled:
             if not self._abort.is_set():
                 self._end(jobs, "cancelled")
+        except SQLAlchemyError:
+            raise
         except Exception as error:
             line = self._line(error)
             expected = isinstance(error, TetherError) or line == OUT_OF_MEMORY

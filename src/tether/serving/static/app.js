@@ -15,12 +15,14 @@ onUnauthorized((refused) => {
   const dialog = $("#login");
   $("#login-problem").textContent = refused ? "The server does not accept this token." : "";
   $("#token").value = "";
+  let done = false;
+  dialog.onclose = () => done || dialog.showModal(); // Escape closes it whatever "cancel" says, where nothing was clicked
   dialog.showModal();
-  dialog.oncancel = (event) => event.preventDefault();
   return new Promise((given) => {
     $("#login-form").onsubmit = (event) => {
       event.preventDefault();
       if (!$("#token").value.trim()) return;
+      done = true;
       dialog.close();
       given($("#token").value.trim());
     };

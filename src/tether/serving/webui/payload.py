@@ -37,12 +37,13 @@ WITHOUT_EFFECT = {
     "hr_checkpoint_name", "hr_sampler_name", "hr_scheduler", "hr_prompt", "hr_negative_prompt", "hr_cfg",
     "hr_additional_modules", "hr_distilled_cfg", "firstphase_width", "firstphase_height", "refiner_switch_at",
     "do_not_save_samples", "do_not_save_grid", "save_images", "override_settings_restore_afterwards",
-    "image_cfg_scale", "force_task_id", "inpaint_full_res_padding", "distilled_cfg_scale",
+    "image_cfg_scale", "force_task_id", "inpaint_full_res_padding", "distilled_cfg_scale", "url", "auth",
 }  # fmt: skip
-"""Keys of what is off anyway, and of where files are kept, which the server's operator decides."""
+"""Keys of what is off anyway, of where files are kept, which the server's operator decides, and of how a client reaches
+the server."""
 TAKEN = {
     "prompt", "negative_prompt", "seed", "sampler_name", "sampler_index", "scheduler", "batch_size", "n_iter", "steps",
-    "cfg_scale", "width", "height", "eta", "override_settings", "alwayson_scripts", "send_images",
+    "cfg_scale", "width", "height", "eta", "override_settings", "alwayson_scripts", "send_images", "clip_skip",
 }  # fmt: skip
 TAKEN_OF_IMAGES = {
     "init_images", "resize_mode", "denoising_strength", "mask", "mask_blur", "mask_blur_x", "mask_blur_y",
@@ -115,6 +116,8 @@ def wanted(payload: dict[str, Any], options: Options, limits: Limits, *, from_im
         Refused: when a value cannot be right, or asks for what Tether does not do.
     """
     _refuse_what_is_not_done(payload, from_image)
+    if payload.get("clip_skip") is not None:  # what SD.Next calls it
+        options = options.with_settings({"CLIP_stop_at_last_layers": payload["clip_skip"]}, "clip_skip")
     options = options.with_settings(payload.get("override_settings") or {}, "override_settings")
     width, height = (int(number(payload, side, SIDE, 8, 4096)) // 8 * 8 for side in ("width", "height"))
     prompt, loras = _prompt(payload)

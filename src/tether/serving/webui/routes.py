@@ -6,6 +6,7 @@ import base64
 import json
 import resource
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from PIL import Image
 from starlette.concurrency import run_in_threadpool
 
 from tether.sampling.parameters import PARAMETERS_KEY
-from tether.serving.bodies import read_values
+from tether.serving.bodies import forget, read_values
 from tether.serving.documents import body_of, refusals
 from tether.serving.errors import invalid, not_found
 from tether.serving.service import Service
@@ -30,8 +31,15 @@ from tether.serving.webui.units import as_png, detected, number
 __all__ = ["router"]
 
 router = APIRouter(tags=["webui"], responses=refusals())
+LARGE = ("init_images", "mask", "alwayson_scripts")
+"""What of a payload has images; answers repeat the rest."""
 EXTENSION = 2
 """The version of the ControlNet extension whose API this is."""
+DETECTED = {
+    "controlnet_module", "controlnet_input_images", "controlnet_images", "controlnet_processor_res",
+    "controlnet_threshold_a", "controlnet_threshold_b", "low_vram",
+}  # fmt: skip
+"""What `detect` takes."""
 READ = refusals(408, 413, 415, 422, 503)
 DRAWN = refusals(404, 408, 413, 415, 422, 429, 503)
 
@@ -60,25 +68,27 @@ async def _drawn(request: Request, *, from_image: bool) -> JSONResponse:
     service, options = _service(request), _options(request)
     await run_in_threadpool(service.check_room)
     payload = await read_values(request)
-
-    def submit() -> tuple[Job, Wanted]:
-        read = wanted(payload, options, service.settings.limits, from_image=from_image)
-        return service.submit(read.values)[0], read
-
-    job, read = await service.read(submit)
+    job, read = await service.read(_submitted, service, payload, options, from_image)
+    parameters = {name: value for name, value in payload.items() if name not in LARGE}
+    del payload
+    forget(request)
     found = await ended(service, job.id)
-    return JSONResponse(await run_in_threadpool(_answer, service, found, payload, read))
+    return JSONResponse(await run_in_threadpool(_answer, service, found, parameters, read))
 
 
-def _answer(service: Service, job: Job, payload: dict[str, Any], read: Wanted) -> dict[str, Any]:
+def _submitted(service: Service, payload: dict[str, Any], options: Options, from_image: bool) -> tuple[Job, Wanted]:
+    """The job, and what is wanted of it, without its images."""
+    read = wanted(payload, options, service.settings.limits, from_image=from_image)
+    return service.submit(read.values)[0], replace(read, values={})
+
+
+def _answer(service: Service, job: Job, parameters: dict[str, Any], read: Wanted) -> dict[str, Any]:
     """The images, then the maps; what was sent, without images; `info` is JSON in a text."""
     paths = [service.folders.image(job.id, k) for k in range(job.images)]
     texts = [_text(path) for path in paths]
     maps = [service.folders.map(job.id, k) for k in read.maps] if job.images else []
     images = [_base64(path) for path in [*paths, *maps] if path.is_file()] if read.send else []
     request = parse_json(service.folders.request(job.id), "the request")
-    large = ("init_images", "mask", "alwayson_scripts")
-    parameters = {name: value for name, value in payload.items() if name not in large}
     return {"images": images, "parameters": parameters, "info": json.dumps(_info(job, request, texts))}
 
 
@@ -190,7 +200,10 @@ def get_options(request: Request) -> dict[str, Any]:
 @router.post("/sdapi/v1/options", openapi_extra=body_of(OPTIONS), responses=READ)
 async def set_options(request: Request) -> dict[str, Any]:
     """Sets the base, the autoencoder or the layers of the text encoder for the requests that name none."""
-    changed = _options(request).with_settings(await read_values(request), "options")
+    values, now = await read_values(request), get_options(request)
+    # Clients change one of the settings that they were told, and send all of them.
+    changes = {name: value for name, value in values.items() if name not in now or now[name] != value}
+    changed = _options(request).with_settings(changes, "options")
     catalog = _service(request).catalog
     if changed.base is not None:
         _known(catalog.find, "bases", changed.base, "sd_model_checkpoint")
@@ -373,6 +386,9 @@ async def detect(request: Request) -> dict[str, Any]:
 
 def _detected(service: Service, values: dict[str, Any]) -> list[str]:
     """The maps; `controlnet_images` is what one client calls `controlnet_input_images`."""
+    for name, value in values.items():
+        if name not in DETECTED and value not in (None, False, "", []):
+            raise invalid(name[:80], f"{name[:60]} is not supported: leave it out")
     module = find_module(values.get("controlnet_module"), "controlnet_module")
     images = values.get("controlnet_input_images") or values.get("controlnet_images")
     if not isinstance(images, list) or not 0 < len(images) <= service.settings.limits.count:
@@ -383,7 +399,7 @@ def _detected(service: Service, values: dict[str, Any]) -> list[str]:
     for index, one in enumerate(images):
         where = f"controlnet_input_images.{index}"
         image = read_image(image_bytes(one, where), where, service.settings.limits.upload_pixels)
-        made.append(as_png(detected(module, image, resolution, options, where)))
+        made.append(as_png(detected(module, image, resolution, options, where, service.settings.limits.pixels)))
     return made
 
 

@@ -79,11 +79,17 @@ def control_of(
         where = f"{field}.effective_region_mask"
         region = read_image(image_bytes(unit["effective_region_mask"], where), where, limits.upload_pixels)
         values["mask"] = as_png(fit(to_mask(region), *size, rule))
-    return values | _condition(unit, module, image, size, rule, field)
+    return values | _condition(unit, module, image, size, rule, limits, field)
 
 
 def _condition(
-    unit: dict[str, Any], module: Module, image: Image.Image, size: tuple[int, int], rule: FitRule, field: str
+    unit: dict[str, Any],
+    module: Module,
+    image: Image.Image,
+    size: tuple[int, int],
+    rule: FitRule,
+    limits: Limits,
+    field: str,
 ) -> dict[str, Any]:
     """The condition map, annotated at the client's resolution; or the photo, to be annotated at the drawn size."""
     if module.kind is None:
@@ -94,18 +100,18 @@ def _condition(
         known = {} if module.annotator is None else {"annotator": module.annotator, "options": options}
         return {"photo": as_png(photo), "kind": module.kind, **known}
     resolution = number(unit, "processor_res", RESOLUTION, -1, 2048, field)
-    made = detected(module, image, resolution, options, field)
+    made = detected(module, image, resolution, options, field, limits.pixels)
     return {"condition": as_png(fit_map(made, module.kind, size, rule)), "invert": False}
 
 
 def detected(
-    module: Module, image: Image.Image, resolution: float, options: dict[str, float], field: str
+    module: Module, image: Image.Image, resolution: float, options: dict[str, float], field: str, most: int
 ) -> Image.Image:
     """The map of an image whose shorter side is brought to a resolution first, as the extension does; one that is not
     positive is the default.
 
     Raises:
-        Refused: when the annotator refuses.
+        Refused: when that has more than `most` pixels, or the annotator refuses.
     """
     if module.kind is None:
         return Image.fromarray(255 - np.asarray(to_rgb(image))) if module.invert else to_rgb(image)
@@ -114,6 +120,9 @@ def detected(
     width, height = (max(ROUNDED, round(side * scale / ROUNDED) * ROUNDED) for side in image.size)
     if max(width, height) > 16 * min(width, height):
         raise invalid(field, f"an image of {image.width}x{image.height} pixels is too long to annotate")
+    if width * height > most:
+        said = f"the map would have {width}x{height} pixels: the limit is {most:,}; give a smaller processor_res"
+        raise invalid(field, said)
     check_annotator(module.kind, module.annotator, options, f"{field}.")
     try:
         return annotate(module.kind, fit(to_rgb(image), width, height, "stretch"), module.annotator, **options)
@@ -132,7 +141,11 @@ def _image(unit: dict[str, Any], module: Module, init: Image.Image | None, limit
     if isinstance(image, dict):
         image, mask = image.get("image"), mask or image.get("mask")
     needs_mask = module.kind is not None and find_kind(module.kind).needs_mask
-    if mask and not needs_mask:
+    if mask and needs_mask:
+        raise invalid(
+            f"{field}.mask", "a unit for inpainting has no mask of its own: give init_images and mask to img2img"
+        )
+    if mask:
         painted = read_image(image_bytes(mask, f"{field}.mask"), f"{field}.mask", limits.upload_pixels)
         levels = np.asarray(to_mask(painted))
         if not ((levels <= 5).all() or (levels >= 250).all()):
