@@ -20,6 +20,11 @@ from tether.serving.guard import RELEASE, Guard
 from .conftest import HERE
 
 TOKEN = "a-token-that-is-long"
+SHOWN = {"authorization": f"Bearer {TOKEN}"}
+
+
+def never(scope: Any, error: Exception) -> Refused:
+    raise error
 
 
 @pytest.fixture(scope="module")
@@ -184,9 +189,7 @@ def test_a_client_that_stops_in_the_middle_and_all_bodies_together_are_bounded(t
             raised.append(error)
 
     limits = Limits(body=2048, bodies=3000, idle=0.05)
-    guard = Guard(
-        app, Settings(data=tmp_path, limits=limits), lambda *seen: None, lambda *failed: Refused(500, "internal", "x")
-    )
+    guard = Guard(app, Settings(data=tmp_path, limits=limits), lambda *seen: None, never)
     asgi(guard, [b"x", b"y"], silent=True)
     asgi(guard, [b"x" * 1500, b"y" * 1500])
     guard._received += 2000  # of others
@@ -204,14 +207,14 @@ def test_a_body_that_is_not_in_memory_any_more_counts_no_more(tmp_path: Path) ->
         scope[RELEASE]()
         counted.append(guard._received)
 
-    guard = Guard(app, Settings(data=tmp_path), lambda *seen: None, lambda *failed: Refused(500, "internal", "x"))
+    guard = Guard(app, Settings(data=tmp_path), lambda *seen: None, never)
     asgi(guard, [b"x" * 1500])
     assert [*counted, guard._received] == [1500, 0, 0]
 
 
 @pytest.mark.parametrize(
     ("headers", "status"),
-    [({"host": "["}, 421), ({"origin": "http://["}, 403), ({"host": "[", "authorization": f"Bearer {TOKEN}"}, 200)],
+    [({"host": "["}, 421), ({"origin": "http://["}, 403), ({"host": "[", **SHOWN}, 200)],
 )
 def test_names_that_are_none_are_refused_without_an_error(
     local: TestClient, guarded: TestClient, headers: dict[str, str], status: int
@@ -245,11 +248,8 @@ def test_a_database_that_does_not_answer_is_503_with_a_time_to_come_again(
     with TestClient(app, base_url=HERE) as client:
         for name in ("waiting", "get", "jobs"):
             monkeypatch.setattr(app.state.service.store, name, away)
-        asked = [
-            client.post("/v1/jobs", json={"prompt": "x"}),
-            client.get("/v1/jobs"),
-            client.get(f"/v1/jobs/{'0' * 32}"),
-        ]
+        asked = [client.get(path) for path in ("/v1/jobs", f"/v1/jobs/{'0' * 32}")]
+        asked.append(client.post("/v1/jobs", json={"prompt": "x"}))
         assert [answer.status_code for answer in asked] == [503] * 3
         assert all(int(answer.headers["retry-after"]) > 0 for answer in asked)
         monkeypatch.undo()
