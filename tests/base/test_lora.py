@@ -234,6 +234,46 @@ def test_diffusers_and_peft_change_the_weights_as_much(tiny_base: Base, tiny_fol
             torch.testing.assert_close(tiny_base.unet.get_submodule(name).weight, theirs, rtol=1e-4, atol=1e-5)
 
 
+def test_pepts_magnitudes_of_convolutions_are_one_an_output(tiny_base: Base, tiny_folder: Path, tmp_path: Path) -> None:
+    """(1, out, 1, 1), where early LyCORIS has one number an input in the same shape."""
+    peft = pytest.importorskip("peft", reason="only the other implementation needs it")
+    reference = load_base(tiny_folder)
+    reference.unet.add_adapter(peft.LoraConfig(r=4, lora_alpha=4, target_modules=["conv1", "conv2"], use_dora=True))
+    tensors, random = {}, torch.Generator().manual_seed(1)
+    for name, parameter in reference.unet.named_parameters():
+        if "lora_" in name:
+            parameter.data = torch.rand(parameter.shape, generator=random) + 0.1
+            tensors[f"unet.{name}"] = parameter.data
+    assert any(t.ndim == 4 and t.shape[0] == 1 and t.shape[1] > 1 for t in tensors.values())
+    save_file(tensors, tmp_path / "lora.safetensors", {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 4})})
+    add_lora(tiny_base, tmp_path / "lora.safetensors")
+    reference.unet.fuse_lora()
+    for name, module in reference.unet.named_modules():
+        if name.endswith(("conv1", "conv2")):
+            theirs = module.base_layer.weight
+            torch.testing.assert_close(tiny_base.unet.get_submodule(name).weight, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_the_settings_beside_a_file_on_the_hub_are_fetched_where_it_has_no_alpha(
+    tiny_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """peft keeps alphas there; a file that is named by itself would be the only one that is downloaded."""
+    path, product = save(tiny_base, tmp_path / "there", {})
+    fetched = []
+
+    def find(ref: str, what: str, **_: object) -> Path:
+        fetched.append(ref)
+        if ref.endswith(".json"):
+            (path.parent / "adapter_config.json").write_text(json.dumps({"lora_alpha": 2 * 2, "r": 2}))
+        return path
+
+    monkeypatch.setattr("tether.base.adapter_file.find", find)
+    before = state(tiny_base)
+    add_lora(tiny_base, f"owner/name/sub/{path.name}@main")
+    assert fetched == [f"owner/name/sub/{path.name}@main", "owner/name/sub/adapter_config.json@main"]
+    check(before, tiny_base, {("unet", LAYER): 2 * product}, 1.0)
+
+
 def test_dora_and_bias_tensors_of_a_file_are_used(tiny_base: Base, tmp_path: Path) -> None:
     down, up = one_layer(tiny_base)
     name, other = f"lora_unet_{LAYER.replace('.', '_')}", "lora_unet_mid_block_resnets_0_norm1"

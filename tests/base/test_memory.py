@@ -45,3 +45,19 @@ def test_only_the_network_at_work_is_on_the_device(tiny_base: Base) -> None:
     assert set(there[decoding:]) == {"AutoencoderKL"}
     first_unet = moves.index(("UNet2DConditionModel", "cpu:0"))
     assert ("CLIPTextModel", "cpu") in moves[:first_unet]
+
+
+def test_the_shallow_part_of_a_network_that_is_moved_when_needed_is_its_own(tiny_base: Base) -> None:
+    """accelerate's hook holds the whole network's `forward`; a copy that kept it would run all of it."""
+
+    def shallow(base: Base) -> torch.Tensor:
+        inputs = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor(5)
+        text = base.encode_prompts(["x"])
+        split = base.denoiser.split(1)
+        _, deep = split.predict_whole(*inputs, text, None)
+        return split.predict_shallow(*inputs, text, None, 2 * deep)
+
+    before = shallow(tiny_base)
+    reduce_memory(tiny_base, torch.device("cpu", 0))
+    assert isinstance(tiny_base.unet._hf_hook, OneAtATime)
+    torch.testing.assert_close(shallow(tiny_base), before, rtol=1e-4, atol=1e-5)

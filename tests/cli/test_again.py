@@ -20,6 +20,7 @@ from tether.errors import TetherError
 from tether.images import read_metadata, save_png
 from tether.sampling import Request
 from tether.sampling.request import read_request, request_text
+from tether.weights import shipped
 
 UNET = Path("unet", "diffusion_pytorch_model.safetensors")
 
@@ -137,3 +138,34 @@ def test_a_home_folder_is_searched_only_when_it_is_given(monkeypatch: pytest.Mon
 def test_models_are_for_again() -> None:
     with pytest.raises(TetherError, match="--models is for --again"):
         CliRunner().invoke(app, ["generate", "x", "--models", "."], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("ref", ["union:depth", "segmentation", "{room}/union:depth"])
+def test_a_kind_of_a_union_and_a_kinds_other_name_are_found_again(
+    ref: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    room = tmp_path / "room"
+    shutil.copytree(shipped("control-union"), room / "union")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save("map.png")
+    steered = ["--condition", f"{ref.format(room=room)}=map.png", "--steps", "1", "-o", "cube.png"]
+    CliRunner().invoke(app, ["generate", "a cube", *steered], catch_exceptions=False)
+    if "room" in ref:
+        shutil.move(room / "union", tmp_path / "moved")
+    code, path, said = again(tmp_path / "cube.png")
+    assert (code, "is taken from" in said) == (0, "room" in ref)
+    if "room" in ref:
+        request = read_request(path)
+        assert request.controls[0].ref == f"{tmp_path / 'moved'}:depth"
+        assert request.fingerprints.keys() == {str(tmp_path / "moved")}
+
+
+def test_the_engine_may_be_another_and_the_new_image_says_what_drew_it(drawn: Path) -> None:
+    request = json.loads(request_text(drawn)) | {"engine": "openvino", "versions": {"torch": "1.0"}}
+    old = drawn.with_name("old.png")
+    save_png(Image.open(drawn), old, read_metadata(drawn) | {"tether": json.dumps(request)})
+    code, path, _ = again(old, "--engine", "eager")
+    assert code == 0
+    repeated = read_request(path)
+    assert repeated.engine == "eager"
+    assert repeated.versions["torch"] != "1.0"

@@ -52,6 +52,13 @@ def test_a_run_is_trained_resumed_and_found_finished(tiny_folder: Path, tmp_path
     assert (out / "result.json").stat().st_mtime_ns == written
 
 
+def test_a_config_beside_resume_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TetherError, match="leave --config out"):
+        run("--resume", str(tmp_path), "--config", str(tmp_path / "longer.yaml"))
+    with pytest.raises(TetherError, match="there is no run to resume"):
+        run("--resume", str(tmp_path), "--set", f"out={tmp_path}")
+
+
 def test_a_dry_run_says_the_buckets(tiny_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()

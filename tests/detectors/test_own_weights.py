@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tether.detectors import pretrained, sketch, use
+from tether.detectors import depth, pretrained, sketch, use
+from tether.detectors.depth import nearness
 from tether.detectors.pretrained import prepared
 from tether.errors import TetherError
 from tether.kinds import annotate
@@ -50,7 +52,7 @@ def glpn(tmp_path: Path) -> Path:
         decoder_hidden_size=8,
         sr_ratios=[8, 4, 2, 1],
     )
-    return save(GLPNForDepthEstimation(config), tmp_path / "glpn", size_divisor=32, do_normalize=False)
+    return save(GLPNForDepthEstimation(config), tmp_path / "glpn", size_divisor=32)
 
 
 def segformer(folder: Path, labels: int) -> Path:
@@ -156,7 +158,7 @@ def test_line_art_is_the_inverted_drawing_of_the_network(tmp_path: Path, photo: 
         ({"size": {"height": 64, "width": 96}}, (64, 96)),
         ({"size": {"shortest_edge": 24}}, (24, 40)),
         ({"size": {"height": 70, "width": 70}, "keep_aspect_ratio": True, "ensure_multiple_of": 14}, (42, 70)),
-        ({"size_divisor": 32}, (32, 64)),
+        ({"size_divisor": 32, "do_normalize": True}, (32, 64)),
         ({"do_resize": False}, (48, 80)),
     ],
 )
@@ -167,3 +169,38 @@ def test_images_are_resized_as_the_settings_say(settings: dict, size: tuple[int,
     assert torch.allclose(x[0, :, 0, 0], torch.tensor([(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225]))
     plain = prepared(pixels, settings | {"do_normalize": False, "do_rescale": False})
     assert (plain == 255).all()
+
+
+def test_glpn_sees_values_from_0_to_1() -> None:
+    """Its own processor never normalizes, and its files do not say so."""
+    pixels = np.array([[[0, 0, 0], [255, 255, 255]]] * 2, np.uint8).repeat(32, axis=0).repeat(32, axis=1)
+    x = prepared(pixels, {"size_divisor": 32, "do_rescale": True})
+    assert (float(x.min()), float(x.max())) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("config", "grows_to_the_viewer"),
+    [
+        ({"model_type": "dpt"}, True),
+        ({"model_type": "depth_anything", "depth_estimation_type": "relative"}, True),
+        ({"model_type": "depth_anything", "depth_estimation_type": "metric"}, False),
+        ({"model_type": "depth_pro"}, True),  # canonical inverse depth; its processor takes 1/x to get meters
+        ({"model_type": "zoedepth"}, False),
+        ({"model_type": "glpn"}, False),
+    ],
+)
+def test_what_a_model_gives_is_known_by_its_type(
+    config: dict, grows_to_the_viewer: bool, monkeypatch: pytest.MonkeyPatch, photo: Image.Image
+) -> None:
+    given = torch.linspace(1, 4, 48 * 80).reshape(1, 48, 80)
+
+    class Model:
+        def __init__(self) -> None:
+            self.config = SimpleNamespace(**config)
+
+        def __call__(self, pixel_values: torch.Tensor) -> SimpleNamespace:
+            return SimpleNamespace(predicted_depth=given)
+
+    monkeypatch.setattr(depth, "opened", lambda *_: (Model(), {"do_resize": False}))
+    found = nearness(np.asarray(photo))
+    assert (found[-1, -1] > found[0, 0]) == grows_to_the_viewer

@@ -185,6 +185,20 @@ def test_what_was_converted_is_read_again_unless_weights_changed_or_the_file_is_
     assert len(conversions) == 3
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("writable", [True, False])
+def test_pytorchs_copy_of_the_weights_is_kept_only_where_the_cache_cannot_be(tmp_path: Path, writable: bool) -> None:
+    (tmp_path / "file").write_text("")
+    engine = OpenVino(Cache("a", tmp_path if writable else tmp_path / "file"))
+    unet = make_unet()
+    denoiser = UNetDenoiser(unet, noise_process(NOISE_SCHEDULE))
+    latents, t, conditioning = call(unet)
+    found = engine.prepare(denoiser, [])[0].predict(latents, t, conditioning)
+    assert error(found, denoiser.predict(latents, t, conditioning)) < CLOSE
+    (graph,) = cast(Any, engine)._graphs.values()
+    assert (graph.converted is None) == writable
+
+
 @pytest.fixture
 def ours(folder: Path) -> Engine:
     return OpenVino(Cache("p", folder))

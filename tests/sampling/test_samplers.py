@@ -70,6 +70,23 @@ def test_up_to_a_hundred_steps_all_counts_are_spread(name: str) -> None:
         assert len(scheduler.timesteps.unique()) == steps
 
 
+@pytest.mark.parametrize("name", ["dpmpp-2m", "unipc", "ddim", "euler", "euler-a"])
+def test_trailing_spacing_makes_as_many_steps_as_are_asked_for(name: str) -> None:
+    """diffusers makes 62 timesteps of 61 steps, the last of them -1."""
+    for steps in (60, 61, 62, 103, 121, 122, 201, 206, 1000):
+        scheduler = make_scheduler(name, NOISE_SCHEDULE, spacing="trailing")
+        set_steps(scheduler, name, steps, torch.device("cpu"), fixed=True)
+        assert len(scheduler.timesteps) == steps
+        assert scheduler.timesteps[0] == 999
+        assert 0 <= scheduler.timesteps[-1] <= 17
+        if hasattr(scheduler, "sigmas"):
+            assert len(scheduler.sigmas) == steps + 1
+            assert (scheduler.sigmas[1:] < scheduler.sigmas[:-1]).all()
+    former = make_scheduler(name, NOISE_SCHEDULE, spacing="trailing")
+    set_steps(former, name, 62, torch.device("cpu"), fixed=True, exact=False)
+    assert len(former.timesteps) == 62
+
+
 @pytest.mark.parametrize(
     ("name", "steps", "message"),
     [

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from tether.base import Base, ControlNet
 from tether.errors import TetherError
@@ -193,3 +195,40 @@ def test_a_line_is_given_for_each_base_that_is_opened(request_of: Any) -> None:
     Session(notify=lines.append).open(request_of())
     assert len(lines) == 1
     assert "latent diffusion model" in lines[0]
+
+
+def test_a_control_and_a_base_whose_files_have_changed_are_opened_again(
+    request_of: Any, tiny_folder: Path, control: str, photo: Image.Image, tmp_path: Path
+) -> None:
+    base, steering = (shutil.copytree(one, tmp_path / name) for one, name in ((tiny_folder, "base"), (control, "c")))
+    lines: list[str] = []
+    session = Session(notify=lines.append)
+    request = request_of(base=str(base), controls=[ControlRequest(ref=str(steering), photo=photo)])
+    first = session.run(request)[0]
+    assert session.run(request)[0].image.tobytes() == first.image.tobytes()
+    assert not any("opened again" in line for line in lines)
+    for folder in (steering, base / "unet"):
+        file = folder / "diffusion_pytorch_model.safetensors"
+        save_file({name: 1.1 * tensor for name, tensor in load_file(file).items()}, file)
+        drawn = session.run(request)[0]
+        assert drawn.image.tobytes() == Session().run(request)[0].image.tobytes()
+        assert drawn.image.tobytes() != first.image.tobytes()
+    assert f"{steering}: its files have changed, it is opened again" in lines
+    assert f"{base}: files that it was opened from have changed, it is opened again" in lines
+
+
+def test_images_whose_text_would_be_too_long_are_refused_before_they_are_drawn(
+    request_of: Any, control: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tether.sampling.session.MAX_TEXT", 50_000)
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    many = request_of(count=8, controls=[ControlRequest(ref=control, condition=[noise] * 8)])
+    with pytest.raises(TetherError, match=r"8 images would take .* draw them one by one, from a folder"):
+        Session().prepare(many)
+    Session().prepare(request_of(controls=[ControlRequest(ref=control, condition=noise)]))
+
+
+def test_the_last_seed_of_a_request_is_a_seed() -> None:
+    with pytest.raises(TetherError, match="that of the last image must be below"):
+        Request(prompt="x", seed=2**64 - 1, count=2)
+    assert Request(prompt="x", seed=2**64 - 1).seeds == [2**64 - 1]

@@ -95,7 +95,7 @@ def test_what_is_kept_is_taken_over_by_the_same_settings_weights_and_steps_alone
     third = bench().train("a", 0, 3, settings)
     assert bench().train("a", 0, 0, settings) == first
     assert bench().train("a", 0, 3, settings) == third
-    with pytest.raises(TetherError, match="batch_size was 2 and is now 4"):
+    with pytest.raises(TetherError, match="batches of 2, and 4 are asked for"):
         bench(batch_size=4).train("a", 0, 3, settings)
     with pytest.raises(TetherError, match="learning_rate was"):
         bench().train("a", 0, 0, {**settings, "learning_rate": 1e-5})

@@ -113,3 +113,12 @@ def test_a_run_with_muon_in_two_sittings_has_the_bits_of_one(tiny: ModuleType, t
     assert rest == losses[3:]
     pairs = zip(whole.state.parameters, resumed.state.parameters, strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_the_numbers_of_steps_are_restored_to_where_the_fused_kernel_reads_them() -> None:
+    """PyTorch looks for "fused" in the group: without it they stay on the CPU, and CUDA's kernel refuses them."""
+    model = network()
+    optimizer = make_muon(model, lr=0.01)
+    trained(model, optimizer)
+    groups = optimizer.state_dict()["param_groups"]
+    assert [(group["muon"], group.get("fused", False)) for group in groups] == [(True, False), (False, True)]

@@ -94,6 +94,16 @@ def test_a_wrong_file_or_wrong_shares_are_refused(
         PackedBatches(path, tiny_base, seed=0, **changes)
 
 
+def test_samples_of_different_numbers_of_captions_are_refused(file: Path, tiny_base: Base) -> None:
+    with np.load(file) as pack:
+        arrays = dict(pack)
+    captions = json.loads(str(arrays["captions"]))
+    captions[0] = [*captions[0], "another"]
+    np.savez(file, **arrays | {"captions": np.array(json.dumps(captions))})
+    with pytest.raises(TetherError, match="samples have different numbers of captions"):
+        PackedBatches(file, tiny_base, seed=0)
+
+
 def test_a_damaged_file_is_refused(file: Path, tiny_base: Base) -> None:
     with np.load(file) as pack:
         arrays = dict(pack)

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from tether.base import Base, load_base
 from tether.cli import app
 from tether.control import ControlNet, UnionControlNet, load_control
+from tether.datasets.prepare import Preparation
 from tether.datasets.synthetic import builtin
 from tether.errors import TetherError
 from tether.training.config import TrainConfig
@@ -69,6 +70,32 @@ def test_a_list_of_kinds_is_a_union(tmp_path: Path) -> None:
         TrainConfig.of({"out": tmp_path, "condition": ["canny", "depth"], "family": "controlnet"})
     with pytest.raises(TetherError, match="condition must name a kind"):
         TrainConfig.of({"out": tmp_path, "condition": []})
+
+
+def test_a_kind_is_meant_by_any_of_its_names(tmp_path: Path) -> None:
+    """Sources and judges are asked for exact conditions by the kind's own name."""
+    asked = {"pose": "openpose", "segmentation": "seg", "lines": "mlsd", "cutout": "mask", "mine": "mine"}
+    for name, own in asked.items():
+        assert TrainConfig.of({"out": tmp_path, "condition": name}).condition == own
+        assert Preparation(name).condition == own
+
+
+def test_an_image_that_is_held_back_for_one_kind_is_trained_on_with_none(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(builtin, "SCENES", 60)
+    kinds = ("canny", "depth", "openpose")
+    settings = {"condition": list(kinds), "validation_images": 7, "crops": 1}
+    data = open_data(config(tmp_path, tiny_folder, Path("scenes"), **settings), load_base(tiny_folder))
+    images = {}
+    for kind, batches in data.batches.kinds.items():
+        view = batches.samples.view
+        images[kind] = {view.usable[k] for k in batches.entries}
+        assert len(images[kind]) == len(view) - len(view.apart)
+    held = [set(range(60)) - images["canny"], set(range(60)) - images["depth"]]
+    assert held[0] == held[1]
+    assert len(held[0]) >= 7 - 1
+    assert not images["openpose"] & held[0]
 
 
 def test_a_union_is_trained_resumed_and_opened(

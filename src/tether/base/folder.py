@@ -20,7 +20,7 @@ from tether.errors import TetherError
 from tether.files.checkpoints import open_checkpoint
 from tether.files.folder import is_base_folder, read_json, weights_of_folder, what_opens
 from tether.formats.clip_vocabulary import clip_tokenizer
-from tether.formats.families import describe, family_of_config
+from tether.formats.families import describe, family_of_config, family_settings
 from tether.formats.strays import check_marks, left_out_words
 from tether.formats.text import text_names
 from tether.formats.vae import modern_names
@@ -80,15 +80,17 @@ def parts_of_folder(
         schedule["prediction_type"] = prediction_type
     second = isinstance(index.get("text_encoder_2"), list) and (folder / "text_encoder_2").is_dir()
     unet = part_of_folder(folder / "unet")
+    is_given = vae is not None
     if vae is None:
         vae = part_of_folder(folder / "vae")
-    elif "scaling_factor" not in vae.config and (folder / "vae" / "config.json").is_file():
-        own = read_json(folder / "vae" / "config.json")
+    family = family_of_config(unet.config)
+    if is_given and "scaling_factor" not in vae.config:
+        own = read_json(folder / "vae" / "config.json") if (folder / "vae" / "config.json").is_file() else {}
+        usual = 0.18215 if family == "custom" else family_settings(family)["vae"].get("scaling_factor", 0.18215)
         # A new part, because the checked one has already made its network without the scale.
-        vae = replace(vae, config=vae.config | {"scaling_factor": own.get("scaling_factor", 0.18215)})
+        vae = replace(vae, config=vae.config | {"scaling_factor": own.get("scaling_factor", usual)})
     unet.config |= {"sample_size": _sample_size(unet.config)}
     original_only = folder / ORIGINAL_ONLY
-    family = family_of_config(unet.config)
     family = family if second or family != "sdxl" else "custom"
     parts = Parts(
         family=family,

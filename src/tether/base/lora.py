@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tether.base.adapter_file import open_adapter
+from tether.base.adapter_file import fetch_beside, open_adapter
 from tether.base.base import Base
 from tether.base.lora_layers import Layer
 from tether.base.lora_names import Place, layers_of, role_of, split
@@ -60,6 +60,8 @@ def add_lora(base: Base, ref: str | Path, strength: float = 1.0) -> None:
             base.
     """
     checkpoint = open_adapter(ref, "LoRA")
+    if not checkpoint.metadata and not any((role_of(name) or ("", ""))[1] == "alpha" for name in checkpoint.tensors):
+        fetch_beside(ref, CONFIG, "LoRA")  # where peft writes alphas
     _refuse_other_kinds(checkpoint)
     layers, rest = _layers(checkpoint)
     places = layers_of(base, list(layers))
@@ -117,6 +119,9 @@ def _layers(checkpoint: Checkpoint) -> tuple[dict[str, Layer], list[str]]:
             continue
         what = str(checkpoint.path)
         tensors = {role: cast(tensor, torch.float32, own, what) for role, (own, tensor) in roles.items()}
+        if "magnitude" in roles and "lora_magnitude_vector" in roles["magnitude"][0]:
+            # peft's: one number an output, of a convolution (1, out, 1, 1).
+            tensors["magnitude"] = tensors["magnitude"].flatten()
         if number is not None:
             layers[name] = Layer(name, tensors, _number(number[1], number[0], checkpoint))
         else:

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 __all__ = ["places", "repeat"]
 
-WITH_AGAIN = {"again", "base", "models", "out", "grid", "as_json", "preview", "device", "low_memory"}
+WITH_AGAIN = {"again", "base", "models", "out", "grid", "as_json", "preview", "device", "engine", "low_memory"}
 """The options that do not change what a repeated image shows, except for rounding."""
 
 
 def repeat(context: typer.Context, options: GenerateOptions, again: Path) -> None:
-    """Repeats an image; its PNG carries the text of the first, unless models, device or memory differ.
+    """Repeats an image; its PNG carries the text of the first, unless models, device, engine or memory differ.
 
     Raises:
         TetherError: for options that change the image, and for models that are not found.
@@ -63,13 +63,13 @@ def _moved(request: Request, options: GenerateOptions, again: Path) -> Request:
     """The request with the base and device that are asked for, and with models where they are now."""
     from tether.sampling.moved import find_moved
 
-    changes = {"device": options.device, "base": options.base}
+    changes = {"device": options.device, "engine": options.engine, "base": options.base}
     given = {name: value for name, value in changes.items() if value is not None}
     low_memory = options.low_memory or request.low_memory
     asked = request.model_copy(update=given | {"low_memory": low_memory})
     found = find_moved(asked, places(asked, again, options.models or []), lambda line: print(line, file=sys.stderr))
-    # What is drawn with something else gets fingerprints of its own.
-    return found if found == request else found.model_copy(update={"fingerprints": {}})
+    # What is drawn with something else gets fingerprints and versions of its own.
+    return found if found == request else found.model_copy(update={"fingerprints": {}, "versions": {}})
 
 
 def places(request: Request, again: Path, models: list[Path]) -> list[Path]:

@@ -204,9 +204,10 @@ def _kinds(controls: list[str], pipeline: Pipeline, given: list[str] | None) -> 
     Raises:
         TetherError: for a control that does not say, an unknown --kind, and two controls of one kind.
     """
-    from tether.kinds import kind_of
+    from tether.kinds import find_kind, kind_of
 
-    kinds = [kind_of(one).name for one in given] if given else [control.kind for control in pipeline.controls]
+    named = given or [control.kind for control in pipeline.controls]
+    kinds = [None if one is None else (kind_of if given else find_kind)(one).name for one in named]
     for ref, one in zip(controls, kinds, strict=True):
         if one is None:
             raise TetherError(f"control {ref} does not say what its conditions are: give --kind for each control")

@@ -170,6 +170,10 @@ def check_models(options: GenerateOptions) -> None:
             check_model(ref, what)
     for ref in options.embedding or []:
         check_model(ref, "embedding")
+    for text in options.lora or []:
+        from tether.sampling.request import parse_lora
+
+        check_model(parse_lora(text)[0], "LoRA")
 
 
 def _entries(options: GenerateOptions) -> list[tuple[str, str]]:
@@ -278,6 +282,13 @@ def _check_uses(options: GenerateOptions, values: dict[str, Any]) -> None:
         ("--deep-skips", options.deep_skips is not None and not reuses, "--deep-every above 1, or --fast"),
         ("--deep-window", options.deep_window is not None and not reuses, "--deep-every above 1, or --fast"),
         ("--guidance-window", options.guidance_window is not None and unguided, "a --guidance-scale other than 1"),
+        (
+            "--spacing",
+            options.spacing is not None
+            and options.sigmas is not None
+            and values.get("scheduler", "dpmpp-2m") in ("dpmpp-2m", "unipc"),
+            "a --scheduler whose timesteps --sigmas does not choose, such as euler",
+        ),
         ("--guidance-rescale", bool(options.guidance_rescale) and unguided, "a --guidance-scale other than 1"),
     )
     for option, is_idle, needed in idle:

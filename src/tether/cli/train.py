@@ -111,8 +111,12 @@ def _settled(given: dict[str, Any], config: Path | None, resume: str | None, dry
     from tether.training.config import CONFIG, TrainConfig
     from tether.training.resume import find_run
 
+    if resume is not None and config is not None:
+        raise TetherError(
+            "--resume goes on with the run's own settings: leave --config out, and change single ones by --set"
+        )
     if resume is not None:
-        folder = find_run(resume, given.get("out"))
+        folder = find_run(resume, Path(given["out"]) if "out" in given else None)
         return TrainConfig.load(folder / CONFIG, **{**given, "out": folder})
     if config is not None:
         return TrainConfig.load(config, **given)

@@ -167,8 +167,13 @@ def skip_channels(encoder: Any) -> tuple[int, ...]:
 
 
 def with_parts(module: Any, parts: Mapping[str, nn.Module | None]) -> Any:
-    """A module that is `module` with other parts by some names; it shares everything else with it."""
+    """A module that is `module` with other parts by some names; it shares everything else with it.
+
+    Hooks of accelerate, which move a module's weights when it is called, stay with the module: they hold its `forward`.
+    """
     part = copy(module)
+    for name in ("forward", "_old_forward", "_hf_hook"):
+        vars(part).pop(name, None)
     part._modules = {**module._modules, **parts}
     return part
 

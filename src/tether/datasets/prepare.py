@@ -58,7 +58,8 @@ class Preparation:
     """How samples are prepared.
 
     Attributes:
-        condition: the kind of condition. If the source brings conditions of its own, it only names them.
+        condition: the kind of condition, by any of its names. If the source brings conditions of its own, it only names
+            them.
         options: the annotator's options. None draws them at random for each sample, if the kind can vary, so that a
             control learns to follow any thresholds.
         size: larger images are reduced until their shorter side has this many pixels; none is enlarged.
@@ -74,6 +75,8 @@ class Preparation:
     captions: Captions = "one"
 
     def __post_init__(self) -> None:
+        # By its own name, as sources are asked for it: "pose" is openpose.
+        object.__setattr__(self, "condition", kinds.find_kind(self.condition).name)
         if self.size < 8 or self.min_side < 1:
             raise TetherError(f"size is {self.size} and min_side {self.min_side}: give at least 8 and 1 pixels")
 

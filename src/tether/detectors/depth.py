@@ -1,7 +1,8 @@
 """Depth by any depth estimation model of transformers, as nearness: 1 is the nearest point, 0 the farthest.
 
-Models of relative depth (MiDaS, DPT, Depth Anything) give something that grows towards the viewer; models of meters
-(ZoeDepth, GLPN, Depth Pro, metric Depth Anything) give distances d, of which 1/d is taken.
+Models of relative depth (MiDaS, DPT, Depth Anything) and Depth Pro, whose output is an inverse depth, give something
+that grows towards the viewer; models of meters (ZoeDepth, GLPN, metric Depth Anything) give distances d, of which 1/d
+is taken.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from tether.errors import TetherError
 
 __all__ = ["nearness"]
 
-METERS = ("zoedepth", "glpn", "depth_pro", "prompt_depth_anything", "chmv2")
-"""Types of model that give distances."""
+METERS = ("zoedepth", "glpn")
+"""Types of model that give distances; the others say so in their config, where they do."""
 LEAST = 1e-3
 """Of a distance, in meters, and of what counts as a range of depth."""
 

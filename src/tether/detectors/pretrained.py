@@ -73,10 +73,15 @@ def prepared(pixels: np.ndarray, settings: dict[str, Any]) -> Tensor:
     image = np.asarray(cv2.resize(np.ascontiguousarray(pixels), (width, height), interpolation=method), np.float32)
     if settings.get("do_rescale", True):
         image = image * np.float32(settings.get("rescale_factor", 1 / 255))
-    if settings.get("do_normalize", True):
+    if settings.get("do_normalize", not _is_glpn(settings)):
         mean, deviation = settings.get("image_mean", MEAN), settings.get("image_std", DEVIATION)
         image = (image - np.asarray(mean, np.float32)) / np.asarray(deviation, np.float32)
     return torch.from_numpy(image).permute(2, 0, 1)[None].float()
+
+
+def _is_glpn(settings: dict[str, Any]) -> bool:
+    """Whether settings are those of GLPN, whose images have multiples of a number as sides, and values in [0, 1]."""
+    return "size_divisor" in settings and "size" not in settings
 
 
 def _size(height: int, width: int, settings: dict[str, Any]) -> tuple[int, int]:
@@ -85,7 +90,7 @@ def _size(height: int, width: int, settings: dict[str, Any]) -> tuple[int, int]:
     multiple = int(settings.get("ensure_multiple_of") or 1)
     if not settings.get("do_resize", True):
         return height, width
-    if "size_divisor" in settings and "size" not in settings:  # GLPN's rule
+    if _is_glpn(settings):
         divisor = int(settings["size_divisor"])
         return max(divisor, height // divisor * divisor), max(divisor, width // divisor * divisor)
     if isinstance(wanted, dict) and "shortest_edge" in wanted:

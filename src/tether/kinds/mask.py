@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tether.kinds.kind import Annotator, Kind
-from tether.kinds.measures import CLASSES
+from tether.kinds.measures import OBJECT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +27,7 @@ KIND = Kind(
     "mask",
     "mask of the main object",
     annotators={"u2net": Annotator(detect)},
-    measures=CLASSES,
+    measures=OBJECT,
     names=r"mask|matting|cutout",
     aliases=("cutout",),
 )

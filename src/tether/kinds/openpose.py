@@ -71,12 +71,12 @@ LIMBS = (
 JOINT_PAIRS = ((2, 5), (3, 6), (4, 7), (8, 11), (9, 12), (10, 13), (14, 15), (16, 17))
 """Right and left: shoulder, elbow, wrist, hip, knee, ankle, eye, ear."""
 LIMB_PAIRS = ((0, 1), (2, 4), (3, 5), (6, 9), (7, 10), (8, 11), (13, 15), (14, 16))
-KNEES = {9: (7, 8), 12: (10, 11)}
-"""The joints whose colors the drawings of hands use too, and the limbs that end there."""
+IMITATED = {0: (12, 13, 15), 1: (0, 1, 6, 9, 12), 8: (6, 7), 9: (7, 8), 10: (8,), 12: (10, 11), 17: (16,)}
+"""The joints whose colors, within `TOLERANCE`, the drawings of hands use too, and the limbs that end there."""
 TOLERANCE = 16
 """Largest difference of a channel to a color of the table: of a map that was saved as JPEG, say."""
 REACH = 13
-"""Pixels, the diameter in which a knee has a limb."""
+"""Pixels, the diameter in which a joint has a limb."""
 
 
 def detect(pixels: np.ndarray, hands: float, face: float) -> np.ndarray:
@@ -93,14 +93,37 @@ def flip(pixels: np.ndarray) -> np.ndarray:
     Hands and faces keep their colors, which do not say left or right.
     """
     flipped = mirror(pixels).copy()
-    joints = [_is_color(flipped, color) for color in JOINT_COLORS]
-    limbs = [_is_color(flipped, color) for color in LIMB_COLORS]
-    for knee, (thigh, calf) in KNEES.items():
-        joints[knee] &= _near(limbs[thigh] | limbs[calf])
+    joints, limbs = joint_masks(flipped), [_is_color(flipped, color) for color in LIMB_COLORS]
     for pairs, found, colors in ((JOINT_PAIRS, joints, JOINT_COLORS), (LIMB_PAIRS, limbs, LIMB_COLORS)):
         for right, left in pairs:
             flipped[found[right]], flipped[found[left]] = colors[left], colors[right]
     return flipped
+
+
+def joint_masks(pixels: np.ndarray, *, without_limbs: bool = False) -> list[np.ndarray]:
+    """Where a map `(H, W, 3)` has joint k, bool `(H, W)`. What a hand draws in a joint's color touches no limb.
+
+    Args:
+        pixels: the map.
+        without_limbs: whether a map without any limb is one of joints alone; by default it is one of hands and faces.
+    """
+    joints = [_is_color(pixels, color) for color in JOINT_COLORS]
+    limbs = [_is_color(pixels, color) for color in LIMB_COLORS]
+    if without_limbs and not any(limb.any() for limb in limbs):
+        return joints
+    for joint, ends in IMITATED.items():
+        if joints[joint].any():
+            joints[joint] = _touching(joints[joint], _near(sum(limbs[end] for end in ends) > 0))
+    return joints
+
+
+def _touching(where: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """The patches of `(H, W)` that have a pixel in `others`."""
+    import cv2
+    import numpy as np
+
+    labels = np.asarray(cv2.connectedComponents(where.astype("uint8"), connectivity=8)[1])
+    return where & np.isin(labels, labels[where & others])
 
 
 def _is_color(pixels: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:

@@ -34,7 +34,8 @@ FACE_POINTS = (
 EYES = ((33, 160, 158, 133, 153, 144), (362, 385, 387, 263, 373, 380))
 SEEN = 0.5
 SIDE, STICK, RADIUS, BONE, DOT = 512, 4, 4, 2, 3
-"""Shorter side for which the widths are: half a limb, a joint, a bone of a hand, a point of a face."""
+"""Shorter side for which these are: half the width of a limb, radius of a joint, width of a bone of a hand, radius of a
+point of a face."""
 
 
 def draw_people(people: Sequence[Person], height: int, width: int) -> np.ndarray:
@@ -91,10 +92,10 @@ def _hand(drawn: np.ndarray, hand: np.ndarray, scale: float) -> None:
         color = tuple(round(255 * part) for part in colorsys.hsv_to_rgb(k / len(FINGERS), 1, 1))
         cv2.line(drawn, points[start], points[end], color, max(1, round(BONE * scale)))
     for point in points:
-        cv2.circle(drawn, point, max(1, round(RADIUS / 2 * scale)), (0, 0, 255), -1)
+        cv2.circle(drawn, point, max(1, round(RADIUS * scale)), (0, 0, 255), -1)
 
 
 def _face(drawn: np.ndarray, face: np.ndarray, scale: float) -> None:
     middles = [face[list(eye)].mean(axis=0) for eye in EYES]
     for x, y in [*face[list(FACE_POINTS)], *middles]:
-        cv2.circle(drawn, (round(float(x)), round(float(y))), max(1, round(DOT / 2 * scale)), (255, 255, 255), -1)
+        cv2.circle(drawn, (round(float(x)), round(float(y))), max(1, round(DOT * scale)), (255, 255, 255), -1)

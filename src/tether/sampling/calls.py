@@ -157,6 +157,8 @@ def _seeds(seed: Any, count: Any, prompts: int) -> list[list[int]]:
     if not seeds or not all(isinstance(one, Integral) for one in seeds) or len(seeds) % prompts:
         raise TetherError(f"seed has {len(seeds)} values for {prompts} prompts: expected a whole number for each image")
     each = len(seeds) // prompts
+    if count not in (1, each):
+        raise TetherError(f"count is {count!r}, and seed has {each} values for each prompt: leave count out")
     return [[int(one) for one in seeds[k * each : (k + 1) * each]] for k in range(prompts)]
 
 

@@ -9,8 +9,9 @@ from typing import Any
 from tether.errors import TetherError
 from tether.files.fingerprint import find_model, fingerprint, named_alike
 from tether.files.paths import local_path, name_on_hub
+from tether.kinds import find_kind
 from tether.sampling.request import Request, parse_lora
-from tether.weights import shipped_controls
+from tether.weights import shipped_control, split_kind
 
 __all__ = ["find_moved", "fingerprints"]
 
@@ -96,7 +97,12 @@ def _references(request: Request) -> dict[str, str]:
     found |= {} if request.vae is None else {request.vae: "autoencoder"}
     found |= {parse_lora(text)[0]: "LoRA" for text in request.loras}
     found |= dict.fromkeys(request.embeddings, "embedding")
-    return found | {entry.ref: "control" for entry in request.controls if entry.ref not in shipped_controls()}
+    return found | {split_kind(entry.ref)[0]: "control" for entry in request.controls if not _ships(entry.ref)}
+
+
+def _ships(control: str) -> bool:
+    """Whether a reference to a control is one to what ships: "depth", "union:depth", "segmentation"."""
+    return any(shipped_control(name) is not None for name in (control, find_kind(control).name))
 
 
 def _with_references(request: Request, moved: Mapping[str, str]) -> Request:
@@ -106,12 +112,16 @@ def _with_references(request: Request, moved: Mapping[str, str]) -> Request:
         ref, _ = parse_lora(text)
         return moved.get(ref, ref) + text[len(ref) :]
 
+    def control(text: str) -> str:
+        ref, kind = split_kind(text)
+        return moved.get(ref, ref) + ("" if kind is None else f":{kind}")
+
     changes: dict[str, Any] = {
         "base": moved.get(request.base, request.base),
         "vae": request.vae and moved.get(request.vae, request.vae),
         "loras": [lora(text) for text in request.loras],
         "embeddings": [moved.get(ref, ref) for ref in request.embeddings],
-        "controls": [entry.model_copy(update={"ref": moved.get(entry.ref, entry.ref)}) for entry in request.controls],
+        "controls": [entry.model_copy(update={"ref": control(entry.ref)}) for entry in request.controls],
         "fingerprints": {},
     }
     return request.model_copy(update=changes)

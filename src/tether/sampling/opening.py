@@ -19,7 +19,10 @@ from tether.base import Base, load_base
 from tether.control.control import Control, several_kinds
 from tether.control.load import load_control
 from tether.errors import TetherError
+from tether.files.fingerprint import fingerprint
+from tether.files.paths import local_path
 from tether.sampling.request import Request, parse_lora
+from tether.weights import split_kind
 
 __all__ = ["BaseKey", "Opened", "Opener", "Recent", "check_device", "copy_on_write"]
 
@@ -92,15 +95,19 @@ class Opened:
 
     Attributes:
         base: the base.
+        mark: of the base's files, see `Opener`.
         controls: by reference.
+        marks: of the controls' files.
     """
 
     base: Base
+    mark: tuple[str | None, ...] = ()
     controls: Recent[str, Control] = field(default_factory=lambda: Recent(8))
+    marks: dict[str, str | None] = field(default_factory=dict)
 
 
 class Opener:
-    """Opens bases and controls, and keeps those used last.
+    """Opens bases and controls, and keeps those used last; those whose files have changed are opened again.
 
     Args:
         most: how many bases to keep.
@@ -132,6 +139,11 @@ class Opener:
         base = opened.base
         # On the device of the weights, not of the computation, so that an untrained control can share them.
         device = base.unet.device
+        mark = self._mark("controls", ref)
+        if opened.controls.values.keys() & {ref} and opened.marks.get(ref) != mark:
+            del opened.controls.values[ref]
+            self.notify(f"{ref}: its files have changed, it is opened again")
+        opened.marks[ref] = mark
         return opened.controls.get(ref, lambda: self._load_control(ref, base, device))
 
     def _load_control(self, ref: str, base: Base, device: torch.device) -> Control:
@@ -141,12 +153,27 @@ class Opener:
             raise several_kinds(control)
         return control
 
+    def _mark(self, table: str, ref: str | None) -> str | None:
+        """The fingerprint of a model's files; None for one that ships, or is not here."""
+        name = None if ref is None else self.locate(table, split_kind(ref)[0] if table == "controls" else ref)
+        path = None if name is None else local_path(name)
+        return None if path is None else fingerprint(path)
+
     def _opened(self, key: BaseKey) -> Opened:
+        mark = (
+            self._mark("bases", key.ref),
+            self._mark("vaes", key.vae),
+            *(self._mark("loras", parse_lora(text)[0]) for text in key.loras),
+            *(self._mark("embeddings", ref) for ref in key.embeddings),
+        )
+        if key in self.opened.values and self.opened.values[key].mark != mark:
+            del self.opened.values[key]
+            self.notify(f"{key.ref}: files that it was opened from have changed, it is opened again")
         if key.adapted and not key.low_memory:
             plain = self.base(replace(key, loras=(), embeddings=()))
-            return self.opened.get(key, lambda: Opened(self._adapted(copy_on_write(plain), key)))
+            return self.opened.get(key, lambda: Opened(self._adapted(copy_on_write(plain), key), mark))
         # With low memory the base without adapters is not kept beside the one with them.
-        return self.opened.get(key, lambda: Opened(self._adapted(self._load(key), key)))
+        return self.opened.get(key, lambda: Opened(self._adapted(self._load(key), key), mark))
 
     def _adapted(self, base: Base, key: BaseKey) -> Base:
         """The base, changed in place by its LoRA, embeddings and low memory."""

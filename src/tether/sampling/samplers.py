@@ -115,6 +115,8 @@ TRAINING_KEYS = (
 """The settings of a saved schedule that describe the noise a base was trained on; the others describe its sampler."""
 
 _SAFE_STEPS = 100
+SPREAD_BY_SIGMAS = ("dpmpp-2m", "unipc")
+"""Samplers whose timesteps follow from the noise levels where these are spread, whatever the spacing says."""
 _LEAST_FIRST = 0.85  # of all timesteps; with 10 steps, "leading" spacing leaves out the last tenth
 _LEAST_ASKED = 0.5  # of all timesteps, for a spacing that was asked for
 
@@ -198,7 +200,9 @@ def step_arguments(name: str, generators: Sequence[torch.Generator], eta: float 
     return arguments | ({"eta": eta} if eta else {})
 
 
-def set_steps(scheduler: Any, name: str, steps: int, device: torch.device, *, fixed: bool = False) -> None:
+def set_steps(
+    scheduler: Any, name: str, steps: int, device: torch.device, *, fixed: bool = False, exact: bool = True
+) -> None:
     """Spreads steps over a scheduler's timesteps.
 
     Pure noise belongs to the last timestep. With "leading" spacing a few steps start far below it (one step: at 1 of
@@ -210,6 +214,8 @@ def set_steps(scheduler: Any, name: str, steps: int, device: torch.device, *, fi
         steps: how many.
         device: of its timesteps.
         fixed: whether the spacing was asked for, so that it is kept.
+        exact: whether there are as many timesteps as steps; else what diffusers makes of them is left, for the requests
+            of older files.
 
     Raises:
         TetherError: when it cannot spread that many, or a spacing that was asked for starts below half the timesteps.
@@ -226,6 +232,8 @@ def set_steps(scheduler: Any, name: str, steps: int, device: torch.device, *, fi
     if not fixed and SCHEDULERS[name].spacings and not _well_spread(scheduler, steps, _LEAST_FIRST):
         scheduler.register_to_config(timestep_spacing="trailing")
         scheduler.set_timesteps(steps, device=device)
+    if exact and scheduler.order == 1 and len(scheduler.timesteps) > steps:
+        _cut(scheduler, steps)
     if not _well_spread(scheduler, steps, _LEAST_ASKED):
         first = float(scheduler.timesteps[0])
         instead = "use trailing spacing" if fixed else f"use {_SAFE_STEPS} or fewer"
@@ -233,6 +241,15 @@ def set_steps(scheduler: Any, name: str, steps: int, device: torch.device, *, fi
             f"{name} cannot spread {steps} steps over this base's {total} timesteps (the first would be {first:.0f}): "
             f"{instead}"
         )
+
+
+def _cut(scheduler: Any, steps: int) -> None:
+    """Takes out what a scheduler has behind its steps: diffusers spreads "trailing" timesteps by a range of floats,
+    which for some numbers of steps (61 of 1,000) rounds to one more, -1."""
+    scheduler.timesteps = scheduler.timesteps[:steps]
+    scheduler.num_inference_steps = steps
+    if getattr(scheduler, "sigmas", None) is not None:
+        scheduler.sigmas = scheduler.sigmas[[*range(steps), -1]]  # the last is 0
 
 
 def set_former_steps(scheduler: Any, name: str, steps: int, device: torch.device) -> None:

@@ -20,6 +20,7 @@ from PIL import Image
 
 from tether.errors import TetherError
 from tether.images import fit, to_rgb
+from tether.images.read import MAX_TEXT
 from tether.kinds import annotatable, fit_map, prepare
 from tether.kinds.polarity import from_paper, inverted, is_dark_on_light
 from tether.sampling.checks import check_mask, check_size
@@ -29,7 +30,7 @@ from tether.sampling.moved import fingerprints
 from tether.sampling.opening import BaseKey, Opener, check_device
 from tether.sampling.parameters import PARAMETERS_KEY, parameters_text
 from tether.sampling.pipeline import Pipeline
-from tether.sampling.request import ControlRequest, Request
+from tether.sampling.request import METADATA_KEY, ControlRequest, Request
 from tether.sampling.steps import spacing_of
 from tether.sampling.together import as_one, guidance_together
 
@@ -114,7 +115,9 @@ class Session:
             "spacing": spacing_of(request, base),
             "engine": resolved(request.engine, request.device),
         }
-        return request.model_copy(update={**fitted, **drawn_with, "size": size, "controls": controls})
+        prepared = request.model_copy(update={**fitted, **drawn_with, "size": size, "controls": controls})
+        _check_text(prepared)
+        return prepared
 
     def open(self, request: Request) -> Pipeline:
         """The pipeline of a request, from kept bases and controls where they are kept.
@@ -279,3 +282,21 @@ def one_at_a_time(request: Request) -> list[Request]:
     if not request.low_memory or request.count == 1:
         return [request]
     return [request.for_image(index) for index in range(request.count)]
+
+
+def _check_text(request: Request) -> None:
+    """Refuses a request whose images would be drawn and could not be written: each carries all maps of the batch.
+
+    Raises:
+        TetherError: when its text is longer than a PNG's may be.
+    """
+    maps = sum(len(entry.conditions) for entry in request.controls) + (request.init is not None)
+    width, height = request.size or (0, 0)
+    if 6 * maps * width * height <= MAX_TEXT:  # it is shorter: base64 of a PNG has some 4 bytes a pixel
+        return
+    length = len(request.metadata(0)[METADATA_KEY].encode())
+    if length > MAX_TEXT:
+        raise TetherError(
+            f"the request of {request.count} images would take {length:,} bytes in each of them, and {MAX_TEXT:,} is "
+            "the limit: draw them one by one, from a folder (--control KIND=FOLDER --out FOLDER)"
+        )

@@ -100,6 +100,11 @@ def idle_values(request: Request, start: Start, base: Base) -> list[str]:
         lines.append("mask is black everywhere: nothing of init is generated anew")
     if request.rules > 1 and request.guidance_scale == 0:
         lines.append("the prompt has no effect: guidance_scale is 0; for no guidance it is 1")
-    if base.denoiser.spec.distilled_guidance and request.negative_prompt:
-        lines.append("negative_prompt has no effect: the base has learned its guidance, and takes the scale alone")
+    asked = {
+        "negative_prompt": request.negative_prompt,
+        "guidance_rescale": request.guidance_rescale,
+        "guidance_window": request.guidance_window != (0.0, 1.0),
+    }
+    for name in [name for name, is_asked in asked.items() if is_asked and base.denoiser.spec.distilled_guidance]:
+        lines.append(f"{name} has no effect: the base has learned its guidance, and takes the scale alone")
     return lines

@@ -6,7 +6,13 @@ from typing import Any
 
 from tether.base import Base
 from tether.sampling.request import Request
-from tether.sampling.samplers import SCHEDULERS, make_scheduler, set_former_steps, set_steps
+from tether.sampling.samplers import (
+    SCHEDULERS,
+    SPREAD_BY_SIGMAS,
+    make_scheduler,
+    set_former_steps,
+    set_steps,
+)
 
 __all__ = ["scheduler_of", "spacing_of"]
 
@@ -25,7 +31,8 @@ def scheduler_of(request: Request, base: Base) -> Any:
     if former:
         set_former_steps(scheduler, name, steps, device)
     else:
-        set_steps(scheduler, name, steps, device, fixed=request.spacing is not None)
+        fixed = request.spacing is not None
+        set_steps(scheduler, name, steps, device, fixed=fixed, exact=request.rules > 4)
     return scheduler
 
 
@@ -37,4 +44,7 @@ def spacing_of(request: Request, base: Base) -> Any:
     """
     scheduler = scheduler_of(request, base)
     former = request.rules == 1 and request.spacing is None
-    return None if former or not SCHEDULERS[request.scheduler].spacings else scheduler.config.get("timestep_spacing")
+    spread_by_sigmas = request.sigmas is not None and request.scheduler in SPREAD_BY_SIGMAS
+    if former or spread_by_sigmas or not SCHEDULERS[request.scheduler].spacings:
+        return None
+    return scheduler.config.get("timestep_spacing")

@@ -104,7 +104,13 @@ class Bench:
         config = self.config(settings, seed, at, run)
         self._check_weights()
         if (run / CONFIG).is_file():
-            config.check_continues(TrainConfig.load(run / CONFIG))
+            before = TrainConfig.load(run / CONFIG)
+            config.check_continues(before)
+            if before.samples_a_step != config.samples_a_step:
+                raise TetherError(
+                    f"{run} has a run with batches of {before.samples_a_step}, and {config.samples_a_step} are asked "
+                    "for: use another --out"
+                )
         if kept.is_dir():
             return kept
         if at == 0:

@@ -51,6 +51,11 @@ _MAY_CHANGE = {
 }
 
 
+def _own_name(kind: Any) -> Any:
+    """A kind of condition by its own name; what is no name is left for others to refuse."""
+    return find_kind(kind).name if isinstance(kind, str) and kind else kind
+
+
 class AuxiliaryLossConfig(BaseModel):
     """One auxiliary loss: L = L_diffusion + w_k L_auxiliary at step k."""
 
@@ -247,10 +252,10 @@ class TrainConfig(BaseModel):
     def _listed(cls, value: Any) -> Any:
         if isinstance(value, str) and "," in value:
             value = value.split(",")
+        # By their own names, as a union, a source and a judge are asked for them: "lines" is mlsd.
         if not isinstance(value, (list, tuple)):
-            return value
-        # By their own names, as a union is asked for them: "lines" is mlsd.
-        return tuple(find_kind(one).name if isinstance(one, str) and one else one for one in value)
+            return _own_name(value)
+        return tuple(_own_name(one) for one in value)
 
     @field_validator("resolution", mode="before")
     @classmethod
@@ -342,6 +347,8 @@ class TrainConfig(BaseModel):
         changed = [name for name in ours if ours[name] != theirs[name] and name not in _MAY_CHANGE]
         if bool(self.validation_every) != bool(before.validation_every):  # other samples would be held back
             changed.append("validation_every")
+        if self.randomness == "batch" and self.batch_size != before.batch_size:  # what a batch draws would be another
+            changed.append("batch_size")
         if changed:
             listed = ", ".join(f"{name} was {theirs[name]!r} and is now {ours[name]!r}" for name in changed)
             raise TetherError(

@@ -181,13 +181,24 @@ def open_data(config: TrainConfig, base: Base, on_stage: OnStage | None = None) 
 
 def _batches(config: TrainConfig, samples: Samples, images: int) -> tuple[CachedBatches, list[int]]:
     """The samples that are trained on, and those that are held back for `images` validation images."""
-    count = len(samples)
-    held_back = validation_subset(count, min(images, count)) if config.validation_every else []
-    entries = list(range(count))
-    if count >= 4 * len(held_back):
+    held_back = _held_back(config, len(samples), images)
+    return _batches_without(config, samples, held_back), held_back
+
+
+def _held_back(config: TrainConfig, count: int, images: int) -> list[int]:
+    """Which of `count` samples are held back for `images` validation images."""
+    return validation_subset(count, min(images, count)) if config.validation_every else []
+
+
+def _batches_without(config: TrainConfig, samples: Samples, held_back: Sequence[int]) -> CachedBatches:
+    """The samples but those that are held back; all of them where there are too few."""
+    entries = list(range(len(samples)))
+    if len(samples) >= 4 * len(held_back):
         entries = sorted({*entries} - {*held_back})
+        if isinstance(samples, OnDemandSamples):
+            samples.view.apart = frozenset(held_back)
     block = config.samples_a_step * PartialState().num_processes
-    return CachedBatches(samples, entries, config.prompt_dropout, config.seed, block), held_back
+    return CachedBatches(samples, entries, config.prompt_dropout, config.seed, block)
 
 
 def _open_kinds(config: TrainConfig, base: Base, on_stage: OnStage | None) -> Data:
@@ -201,11 +212,13 @@ def _open_kinds(config: TrainConfig, base: Base, on_stage: OnStage | None) -> Da
     if source.has_conditions:
         raise TetherError(f"{config.data} has conditions of one kind: leave them out with condition_column: none")
     identity = source_identity(config, source)
-    found: dict[str, CachedBatches] = {}
-    shown, contents, encoders = [], [], encoders_of(base)
+    samples_of: dict[str, OnDemandSamples] = {}
+    held_back: dict[str, list[int]] = {}
+    usable: dict[str, Sequence[int]] = {}
+    contents, encoders = [], encoders_of(base)
     for place, kind in enumerate(config.kinds):
         view = SourceView(source, preparation_of(config, base, kind), config.mirror, identity)
-        samples = OnDemandSamples(
+        samples_of[kind] = OnDemandSamples(
             view,
             encoders,
             config.cache or config.out / "cache",
@@ -215,11 +228,21 @@ def _open_kinds(config: TrainConfig, base: Base, on_stage: OnStage | None) -> Da
             moments=config.latents == "sample",
         )
         images = len(range(place, config.validation_images, len(config.kinds)))
-        found[kind], held_back = _batches(config, samples, images)
-        shown += [_validation_sample(samples.sample(index), base, kind) for index in held_back]
+        usable[kind], held_back[kind] = view.usable, _held_back(config, len(view), images)
         contents.append(view.content)
         if on_stage is not None:
             on_stage("looking at the kinds", place + 1, len(config.kinds))
+    # An image that is held back with the condition of one kind is not trained on with that of another.
+    images_held = {usable[kind][index] for kind, indices in held_back.items() for index in indices}
+    found = {
+        kind: _batches_without(config, samples, [k for k, image in enumerate(usable[kind]) if image in images_held])
+        for kind, samples in samples_of.items()
+    }
+    shown = [
+        _validation_sample(samples_of[kind].sample(index), base, kind)
+        for kind, indices in held_back.items()
+        for index in indices
+    ]
     return Data(KindBatches(found, Rota(config.turns, config.seed), config.prompt_dropout), shown, digest(contents))
 
 

@@ -51,7 +51,8 @@ class MuonAndAdamW(torch.optim.Optimizer):
         if not hasattr(torch.optim, "Muon"):
             raise TetherError("optimizer muon needs PyTorch 2.9 or newer")
         groups: list[dict[str, Any]] = [{"params": list(matrices), "muon": True}] if matrices else []
-        groups += [{"params": list(others), "muon": False}] if others else []
+        # "fused", so that PyTorch restores the numbers of steps to where its fused AdamW reads them.
+        groups += [{"params": list(others), "muon": False, "fused": True}] if others else []
         super().__init__(groups, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
 
     @torch.no_grad()

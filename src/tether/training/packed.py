@@ -107,6 +107,8 @@ class PackedBatches:
         shown = self.edges if self.conditions is None else self.conditions
         if not len(self.latents) == len(shown) == len(self.captions) == sum(self.counts.values()):
             raise TetherError(f"{path} is damaged: latents, edges or images, captions and counts differ in length")
+        if len({len(row) for row in self.captions}) > 1:
+            raise TetherError(f"{path} is damaged: samples have different numbers of captions")
         self.shares = self._check_shares(path, shares or self.counts)
         self._lock = Lock()  # a tokenizer serves one thread at a time
 

@@ -118,6 +118,12 @@ def test_a_sample_that_cannot_be_used_is_replaced_by_the_next_one() -> None:
         SourceView(Odd(good=False), Preparation("canny", size=72)).about(0)
 
 
+def test_a_sample_that_is_held_back_stands_in_for_no_other() -> None:
+    view = SourceView(Odd(), Preparation("canny", size=72))
+    view.apart = {2, 3}
+    assert [view.about(index).name for index in range(4)] == ["0", "0", "2", "2"]
+
+
 def test_scenes_without_a_mannequin_are_no_samples_of_poses() -> None:
     source = open_source("scenes", size=64, count=12)
     view = SourceView(source, Preparation("openpose", size=64, min_side=32))

@@ -34,6 +34,19 @@ def test_images_of_other_splits_are_left_out(tmp_path: Path) -> None:
         open_source(tmp_path, reading=Reading(split="first"))
 
 
+def test_a_test_split_is_not_trained_on_where_there_is_no_train_split(tmp_path: Path) -> None:
+    captioned(tmp_path, ["a.png", "b.png", "test/c.png"])
+    source = open_source(tmp_path)
+    assert [source.key(index) for index in range(len(source))] == ["a.png", "b.png"]
+    assert source.left_out == {"images of the split test": 1}
+    assert open_source(tmp_path, reading=Reading(split="test")).key(0) == "test/c.png"
+
+
+def test_images_of_which_all_are_held_out_are_all_there_is(tmp_path: Path) -> None:
+    captioned(tmp_path, ["test/c.png", "val/d.png"])
+    assert len(open_source(tmp_path)) == 2
+
+
 def test_a_folder_of_trains_is_no_split(tmp_path: Path) -> None:
     captioned(tmp_path, ["train/a.png", "car/b.png"])
     source = open_source(tmp_path)

@@ -10,15 +10,16 @@ import pytest
 
 from tether.datasets.synthetic.scenes import MAPS, render, sample_scene
 from tether.kinds.measures.joints import correct_joints, joints_of, share_of_correct
-from tether.kinds.openpose import JOINT_COLORS, LIMB_COLORS
+from tether.kinds.openpose import IMITATED, JOINT_COLORS, LIMB_COLORS, LIMBS, flip
+from tether.kinds.skeleton import _hand
 
 
 def drawing(points: dict[int, tuple[int, int]], side: int = 200) -> np.ndarray:
     """A chain of limbs with its joints."""
     canvas = np.zeros((side, side, 3), np.uint8)
-    places = list(points.values())
-    for k, (start, end) in enumerate(pairwise(places)):
-        cv2.line(canvas, start, end, LIMB_COLORS[k], 3)
+    for start, end in pairwise(points):
+        limb = next(k for k, ends in enumerate(LIMBS) if {start, end} == {*ends})
+        cv2.line(canvas, points[start], points[end], LIMB_COLORS[limb], 3)
     for number, place in points.items():
         cv2.circle(canvas, place, 3, JOINT_COLORS[number], -1)
     return canvas
@@ -78,3 +79,23 @@ def test_the_joints_of_a_rendered_scene_are_where_it_says() -> None:
     for number, many in found.items():
         assert truth[number, 2] == 1
         assert many[0] == pytest.approx(truth[number, :2] - 0.5, abs=2)
+
+
+def test_fingers_are_no_joints() -> None:
+    """The colors of a hand's bones and joints are within tolerance those of seven joints of a body."""
+    bare = drawing(FIGURE)
+    handed = bare.copy()
+    hand = 30 + 120 * np.random.default_rng(0).random((21, 2)) * (0.4, 1)
+    _hand(handed, hand, 1.0)
+    imitated = {
+        number
+        for number, color in enumerate(JOINT_COLORS)
+        if (np.abs(handed.astype(int) - color) <= 16).all(axis=2).sum() > (bare == color).all(axis=2).sum()
+    }
+    assert imitated == IMITATED.keys()
+    assert {number: len(places) for number, places in joints_of(handed).items()} == dict.fromkeys(FIGURE, 1)
+    assert correct_joints(bare, handed) == {"correct": 4, "wanted": 4}
+    hands_alone = np.zeros_like(bare)
+    _hand(hands_alone, hand, 1.0)
+    assert joints_of(cv2.circle(np.zeros_like(bare), (50, 50), 3, JOINT_COLORS[12], -1)).keys() == {12}  # a judge's
+    assert np.array_equal(flip(hands_alone), hands_alone[:, ::-1])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tether.datasets.synthetic.scenes.maps import CLASS_COLORS
-from tether.kinds.measures.regions import mean_iou, overlaps
+from tether.kinds.measures.regions import mean_iou, object_overlaps, overlaps
 
 RED, BLUE, GREEN = (255, 0, 0), (0, 0, 255), (0, 255, 0)
 
@@ -57,3 +57,12 @@ def test_miou_is_that_of_torchmetrics() -> None:
         torch.from_numpy(found), torch.from_numpy(wanted), 4, average="macro"
     )
     assert mean_iou(tabulated(rows)) == pytest.approx(float(theirs), abs=1e-6)
+
+
+def test_a_mask_with_soft_borders_is_one_object() -> None:
+    ramp = np.linspace(0, 255, 100).round().astype(np.uint8)
+    wanted = ramp[None, :, None].repeat(10, axis=0).repeat(3, axis=2)
+    found = np.roll(wanted, 2, axis=1)
+    found[:, :2] = 0
+    iou = mean_iou(tabulated([dict(object_overlaps(found, wanted))]))
+    assert iou == pytest.approx((48 / 50 + 50 / 52) / 2)

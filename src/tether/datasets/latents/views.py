@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from itertools import islice
 from threading import Lock
@@ -47,11 +47,14 @@ class View(ABC):
         kind: of their conditions.
         content: a hash that tells these samples from others.
         keeps: whether prepared samples are to be kept: they cost more to prepare than to read, or may be gone later.
+        apart: samples for another use: none of them stands in for one of the others, and none of these for them. To be
+            set before samples are asked for.
     """
 
     kind: str
     content: str
     keeps: bool = False
+    apart: Collection[int] = ()
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -94,8 +97,8 @@ class DatasetView(View):
 class SourceView(View):
     """The samples of a source that is not built, prepared when they are needed.
 
-    A sample that cannot be used is replaced by the next one that can. Samples whose files are the same as an earlier
-    one's are left out.
+    A sample that cannot be used is replaced by the next one that can, see `apart`. Samples whose files are the same as
+    an earlier one's are left out.
 
     Args:
         source: the source.
@@ -138,7 +141,10 @@ class SourceView(View):
             return self._prepared(index)
 
     def _prepare(self, index: int) -> Prepared:
-        for number in islice((*self.usable[index:], *self.usable[:index]), _TRIED):
+        count, is_apart = len(self.usable), index in self.apart
+        following = (k % count for k in range(index, index + count))
+        alike = (self.usable[k] for k in following if (k in self.apart) == is_apart)
+        for number in islice(alike, _TRIED):
             found = prepare_sample(self.source, self.how, number)
             if not isinstance(found, Rejected):
                 return found

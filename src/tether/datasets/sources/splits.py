@@ -53,17 +53,18 @@ def choose_split(
     Args:
         items: files, rows, ...
         split: the split of an item, or None.
-        wanted: a split's name, or "all"; by default "train" if any item is of it, and else all.
+        wanted: a split's name, or "all"; by default "train" if any item is of it, else those of no split if there are
+            any, and else all.
 
     Raises:
         NoSuchSplit: when there is no such split.
     """
     found = {item: split(item) for item in items}
     names = {name for name in found.values() if name}
-    if wanted == ALL or (wanted is None and "train" not in names):
+    if wanted == ALL or (wanted is None and "train" not in names and None not in found.values()):
         return list(items), Counter()
     chosen = "train" if wanted is None else split_name(wanted)
-    if chosen not in names:
+    if chosen not in names and wanted is not None:
         raise NoSuchSplit(f"there is no split {wanted!r}: the source has {_listed(names)}; --split all reads all")
     wanted_here = {chosen, None} if wanted is None else {chosen}
     kept = [item for item in items if found[item] in wanted_here]

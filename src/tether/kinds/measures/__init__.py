@@ -10,6 +10,7 @@ the numbers of many pairs into a score:
 | `STROKES`                | F1 of the middle lines of strokes, 2 px                               |
 | `SOFT_LINES`             | MS-SSIM                                                               |
 | `CLASSES`                | mean intersection over union                                          |
+| `OBJECT`                 | the same of a mask and the rest                                       |
 | `DEPTH`                  | root mean square error in levels of 255; scale-invariant error        |
 | `NORMALS`                | mean angle in degrees                                                 |
 | `POSE`                   | PCK@0.1                                                               |
@@ -33,6 +34,7 @@ __all__ = [
     "DETAIL",
     "LINES",
     "NORMALS",
+    "OBJECT",
     "POSE",
     "SOFT_LINES",
     "STROKES",
@@ -60,6 +62,7 @@ LINES = (
 STROKES = (Measure("f1_2px", "stroke F1, 2 px", _later("lines", "stroke_f1")),)
 SOFT_LINES = (Measure("ms_ssim", "MS-SSIM", _later("similarity", "map_similarity")),)
 CLASSES = (Measure("miou", "mIoU", _later("regions", "overlaps"), pool=_later("regions", "mean_iou")),)
+OBJECT = (Measure("miou", "mIoU", _later("regions", "object_overlaps"), pool=_later("regions", "mean_iou")),)
 DEPTH = (
     Measure("rmse", "depth RMSE", _later("surfaces", "depth_error"), higher=False, unit="of 255", digits=1),
     Measure("silog", "depth, scale-invariant", _later("surfaces", "scale_invariant_error"), higher=False),

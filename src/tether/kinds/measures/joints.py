@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from tether.kinds.measures.measure import Numbers, Table
-from tether.kinds.openpose import JOINT_COLORS, TOLERANCE
+from tether.kinds.openpose import joint_masks
 
 __all__ = ["correct_joints", "joints_of", "share_of_correct"]
 
@@ -26,8 +26,7 @@ Places = dict[int, np.ndarray]
 def joints_of(pixels: np.ndarray) -> Places:
     """The joints in a drawing, uint8 `(H, W, 3)`: number -> `(N, 2)`, x and y of each, the largest patch first."""
     found = {}
-    for number, color in enumerate(JOINT_COLORS):
-        where = np.asarray((np.abs(pixels.astype(np.int16) - color) <= TOLERANCE).all(axis=2))
+    for number, where in enumerate(joint_masks(pixels, without_limbs=True)):
         if where.any():
             found[number] = _middles(where)
     return found

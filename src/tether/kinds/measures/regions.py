@@ -14,10 +14,11 @@ import numpy as np
 
 from tether.kinds.measures.measure import Numbers, Table
 
-__all__ = ["mean_iou", "overlaps"]
+__all__ = ["mean_iou", "object_overlaps", "overlaps"]
 
 NEAR = 20.0
 """Colors of two classes are further apart than this."""
+WHITE, BLACK = np.full(3, 255, np.uint8), np.zeros(3, np.uint8)
 MOST = 256
 """Maps of more colors are not of classes or areas, and compared as they are."""
 
@@ -31,6 +32,11 @@ def overlaps(found: np.ndarray, wanted: np.ndarray) -> Numbers:
         counted[f"{name} both"] = float(((a == color) & (b == color)).sum())
         counted[f"{name} either"] = float(((a == color) | (b == color)).sum())
     return counted
+
+
+def object_overlaps(found: np.ndarray, wanted: np.ndarray) -> Numbers:
+    """The same of masks, uint8 `(H, W, 3)` with soft borders: of what is at least half white, and of the rest."""
+    return overlaps(*(np.where(one.mean(axis=2, keepdims=True) >= 127.5, WHITE, BLACK) for one in (found, wanted)))
 
 
 def mean_iou(table: Table) -> float:

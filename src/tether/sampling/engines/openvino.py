@@ -112,7 +112,7 @@ class _Graph:
         self.engine, self.owner, self.variant, self.names, self.make = engine, owner, variant, names, make
         self.precision = PRECISIONS[owner_dtype(owner)]
         self.model: Any = None
-        self.decoder: Any = None
+        self.converted: tuple[Any, Any] | None = None
         self.points: tuple[str, ...] = ()
         self.failed = False
         self.compiled: OrderedDict[Any, Any] = OrderedDict()
@@ -136,6 +136,8 @@ class _Graph:
                 self.model, self.points = self.engine.cache.get(
                     self.engine.core, self.owner, self._settings(inputs), lambda: self._convert(inputs)
                 )
+                if self.converted is not None and self.model is not self.converted[0]:
+                    self.converted = None  # what was read from the cache serves, and needs no copy of PyTorch's weights
             while len(self.compiled) >= KEPT_SHAPES:
                 self.compiled.popitem(last=False)
             self.compiled[shapes] = self._compile(shapes)
@@ -166,11 +168,9 @@ class _Graph:
         frontend = FrontEndManager().load_by_framework("pytorch")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about checks in Python that hold for every input of these shapes
-            # Kept, because the model shares memory with its constants.
-            self.decoder = TorchScriptPythonDecoder(
-                graph, example_input=tuple(inputs), trace_kwargs={"check_trace": False}
-            )
-            model = frontend.convert(frontend.load(self.decoder))
+            decoder = TorchScriptPythonDecoder(graph, example_input=tuple(inputs), trace_kwargs={"check_trace": False})
+            model = frontend.convert(frontend.load(decoder))
+        self.converted = model, decoder  # the model shares memory with the decoder's constants
         return model, getattr(graph, "points", ())
 
     def _compile(self, shapes: Sequence[tuple[int, ...]]) -> Any:
