@@ -71,8 +71,20 @@ LIMBS = (
 JOINT_PAIRS = ((2, 5), (3, 6), (4, 7), (8, 11), (9, 12), (10, 13), (14, 15), (16, 17))
 """Right and left: shoulder, elbow, wrist, hip, knee, ankle, eye, ear."""
 LIMB_PAIRS = ((0, 1), (2, 4), (3, 5), (6, 9), (7, 10), (8, 11), (13, 15), (14, 16))
-IMITATED = {0: (12, 13, 15), 1: (0, 1, 6, 9, 12), 8: (6, 7), 9: (7, 8), 10: (8,), 12: (10, 11), 17: (16,)}
-"""The joints whose colors, within `TOLERANCE`, the drawings of hands use too, and the limbs that end there."""
+IMITATED = {
+    0: (12, 13, 15),
+    1: (0, 1, 6, 9, 12),
+    8: (6, 7),
+    9: (7, 8),
+    10: (8,),
+    11: (9, 10),
+    12: (10, 11),
+    13: (11,),
+    16: (14,),
+    17: (16,),
+}
+"""The joints whose colors, within `TOLERANCE`, the drawings of hands use too, and those of the other side; and the
+limbs that end there."""
 TOLERANCE = 16
 """Largest difference of a channel to a color of the table: of a map that was saved as JPEG, say."""
 REACH = 13

@@ -10,7 +10,7 @@ import pytest
 
 from tether.datasets.synthetic.scenes import MAPS, render, sample_scene
 from tether.kinds.measures.joints import correct_joints, joints_of, share_of_correct
-from tether.kinds.openpose import IMITATED, JOINT_COLORS, LIMB_COLORS, LIMBS, flip
+from tether.kinds.openpose import IMITATED, JOINT_COLORS, JOINT_PAIRS, LIMB_COLORS, LIMBS, flip
 from tether.kinds.skeleton import _hand
 
 
@@ -92,7 +92,9 @@ def test_fingers_are_no_joints() -> None:
         for number, color in enumerate(JOINT_COLORS)
         if (np.abs(handed.astype(int) - color) <= 16).all(axis=2).sum() > (bare == color).all(axis=2).sum()
     }
-    assert imitated == IMITATED.keys()
+    assert imitated == {0, 1, 8, 9, 10, 12, 17}
+    other_sides = {right: left for pair in JOINT_PAIRS for right, left in (pair, pair[::-1])}
+    assert imitated | {other_sides.get(joint, joint) for joint in imitated} == IMITATED.keys()
     assert {number: len(places) for number, places in joints_of(handed).items()} == dict.fromkeys(FIGURE, 1)
     assert correct_joints(bare, handed) == {"correct": 4, "wanted": 4}
     hands_alone = np.zeros_like(bare)
