@@ -258,13 +258,14 @@ def test_the_settings_beside_a_file_on_the_hub_are_fetched_where_it_has_no_alpha
     tiny_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """peft keeps alphas there; a file that is named by itself would be the only one that is downloaded."""
-    path, product = save(tiny_base, tmp_path / "there", {})
+    (tmp_path / "there").mkdir()
+    path, product = save(tiny_base, tmp_path / "there")
     fetched = []
 
     def find(ref: str, what: str, **_: object) -> Path:
         fetched.append(ref)
-        if ref.endswith(".json"):
-            (path.parent / "adapter_config.json").write_text(json.dumps({"lora_alpha": 2 * 2, "r": 2}))
+        if "adapter_config.json" in ref:
+            (path.parent / "adapter_config.json").write_text(json.dumps({"lora_alpha": 8, "r": 4}))
         return path
 
     monkeypatch.setattr("tether.base.adapter_file.find", find)

@@ -74,21 +74,17 @@ LIMB_PAIRS = ((0, 1), (2, 4), (3, 5), (6, 9), (7, 10), (8, 11), (13, 15), (14, 1
 IMITATED = {
     0: (12, 13, 15),
     1: (0, 1, 6, 9, 12),
-    8: (6, 7),
-    9: (7, 8),
-    10: (8,),
-    11: (9, 10),
-    12: (10, 11),
-    13: (11,),
-    16: (14,),
-    17: (16,),
+    **dict.fromkeys((8, 11), (6, 7, 9, 10)),
+    **dict.fromkeys((9, 12), (7, 8, 10, 11)),
+    **dict.fromkeys((10, 13), (8, 11)),
+    **dict.fromkeys((16, 17), (14, 16)),
 }
 """The joints whose colors, within `TOLERANCE`, the drawings of hands use too, and those of the other side; and the
-limbs that end there."""
+limbs that end there, of both sides, so that a map that is flipped twice is the map."""
 TOLERANCE = 16
 """Largest difference of a channel to a color of the table: of a map that was saved as JPEG, say."""
-REACH = 13
-"""Pixels, the diameter in which a joint has a limb."""
+REACH, SIDE = 17, 512
+"""Pixels, the diameter in which every pixel of a joint has a limb, of a map with that shorter side or a smaller one."""
 
 
 def detect(pixels: np.ndarray, hands: float, face: float) -> np.ndarray:
@@ -113,7 +109,7 @@ def flip(pixels: np.ndarray) -> np.ndarray:
 
 
 def joint_masks(pixels: np.ndarray, *, without_limbs: bool = False) -> list[np.ndarray]:
-    """Where a map `(H, W, 3)` has joint k, bool `(H, W)`. What a hand draws in a joint's color touches no limb.
+    """Where a map `(H, W, 3)` has joint k, bool `(H, W)`. What a hand draws in a joint's color is near no limb.
 
     Args:
         pixels: the map.
@@ -125,17 +121,8 @@ def joint_masks(pixels: np.ndarray, *, without_limbs: bool = False) -> list[np.n
         return joints
     for joint, ends in IMITATED.items():
         if joints[joint].any():
-            joints[joint] = _touching(joints[joint], _near(sum(limbs[end] for end in ends) > 0))
+            joints[joint] &= _near(sum(limbs[end] for end in ends) > 0)
     return joints
-
-
-def _touching(where: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """The patches of `(H, W)` that have a pixel in `others`."""
-    import cv2
-    import numpy as np
-
-    labels = np.asarray(cv2.connectedComponents(where.astype("uint8"), connectivity=8)[1])
-    return where & np.isin(labels, labels[where & others])
 
 
 def _is_color(pixels: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
@@ -149,7 +136,8 @@ def _near(where: np.ndarray) -> np.ndarray:
     """True near the true pixels of `(H, W)`."""
     import cv2
 
-    pen = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (REACH, REACH))
+    reach = round(REACH * max(1, min(where.shape) / SIDE))
+    pen = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach))
     return cv2.dilate(where.astype("uint8"), pen) > 0
 
 
