@@ -19,7 +19,7 @@ from tether.kinds.option import Option
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["JOINT_COLORS", "KIND", "LIMBS", "LIMB_COLORS", "detect", "flip"]
+__all__ = ["IMITATED", "JOINT_COLORS", "JOINT_PAIRS", "KIND", "LIMBS", "LIMB_COLORS", "detect", "flip", "joint_masks"]
 
 OPTIONS = {
     "hands": Option(1, 0, 1, "1 draws hands, 0 does not"),
@@ -115,13 +115,15 @@ def joint_masks(pixels: np.ndarray, *, without_limbs: bool = False) -> list[np.n
         pixels: the map.
         without_limbs: whether a map without any limb is one of joints alone; by default it is one of hands and faces.
     """
+    import numpy as np
+
     joints = [_is_color(pixels, color) for color in JOINT_COLORS]
     limbs = [_is_color(pixels, color) for color in LIMB_COLORS]
     if without_limbs and not any(limb.any() for limb in limbs):
         return joints
     for joint, ends in IMITATED.items():
         if joints[joint].any():
-            joints[joint] &= _near(sum(limbs[end] for end in ends) > 0)
+            joints[joint] &= _near(np.logical_or.reduce([limbs[end] for end in ends]))
     return joints
 
 

@@ -146,7 +146,8 @@ class ShallowGraph(WholeGraph):
     """The same of its shallow part; the tensors have "deep", the deep features, too."""
 
     def predicted(self, given: Mapping[str, Tensor], *arguments: Any) -> Any:
-        return self.split.predict_shallow(*arguments, given["deep"])
+        latents, timestep, conditioning, signal = arguments
+        return self.split.predict_shallow(latents, timestep, conditioning, signal, given["deep"])
 
 
 class ControlGraph(nn.Module):
