@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from tether import cli
 from tether.errors import TetherError
 from tether.evaluation.intervals import Score
+from tether.evaluation.run import STRENGTH_0
 from tether.kinds.measures import Measure
 from tether.studies import find_study, studies
 from tether.studies.bench import Bench
@@ -108,7 +109,7 @@ def test_what_is_kept_is_taken_over_by_the_same_settings_weights_and_steps_alone
 
 def judged_ablation(controlnet: float, gaussian: float, lite: float) -> str:
     """The verdict of the ablation where each variant has this F1 in all of four cases, with every prompt."""
-    values = {"ControlNet": controlnet, "Gaussian": gaussian, "ControlNet-lite": lite}
+    values = {"ControlNet": controlnet, "Gaussian": gaussian, "ControlNet-lite": lite, STRENGTH_0: 0.25}
     of = {name: {key: [[[{"value": value}]] * 4] for key in PROMPTS} for name, value in values.items()}
     rows = [Row(name, {"harm, step 0": Score(0.0, 0.0, 0.0)}) for name in values]
     bench = SimpleNamespace(quick=False, budget=QUICK)
@@ -119,6 +120,7 @@ def test_the_ablation_holds_only_where_gaussian_ones_fall_to_the_level_of_the_li
     assert judged_ablation(0.75, 0.32, 0.30) == "holds"
     assert judged_ablation(0.75, 0.70, 0.30) == "holds partly"
     assert judged_ablation(0.75, 0.80, 0.30) == "does not hold at this scale"
+    assert judged_ablation(0.25, 0.25, 0.25) == "not judged"  # nothing was learned yet
 
 
 def test_the_study_of_the_page_runs_in_30_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

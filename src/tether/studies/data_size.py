@@ -20,6 +20,7 @@ from tether.kinds.measures import Measure
 from tether.studies.bench import Bench, steered
 from tether.studies.statistics import difference_of_seeds, score_of_seeds
 from tether.studies.study import Budget, Curve, Figure, Findings, Row, Study, Verdict
+from tether.studies.zero_convolution import not_learned
 
 __all__ = ["SIZES", "STUDY"]
 
@@ -96,6 +97,9 @@ def _judged(
     def of(arm: str, column: str = HELD_OUT) -> list[Any]:
         return numbers[arm][column]
 
+    taught = difference_of_seeds(measure, of(largest), of(STRENGTH_0))
+    if taught.low <= 0:
+        return "not judged", f"With {largest}, {not_learned(bench.budget.steps, taught)}."
     learned, least = (difference_of_seeds(measure, of(size), of(STRENGTH_0)) for size in (judged, smallest))
     more = difference_of_seeds(measure, of(largest), of(smallest))
     heart = {arm: _gap(measure, of(arm, SEEN), of(arm)) for arm in (smallest, largest)}

@@ -28,7 +28,7 @@ from tether.studies.bench import Bench, steered
 from tether.studies.statistics import difference_of_seeds, score_of_seeds
 from tether.studies.study import Budget, Curve, Figure, Findings, Row, Study, Verdict
 
-__all__ = ["STUDY"]
+__all__ = ["STUDY", "harm_of", "not_learned", "prompted"]
 
 KIND, SET = "canny", "emoji3d"
 FIDELITY = f"{KIND}/f1_2px"
@@ -67,6 +67,7 @@ def run(bench: Bench) -> Findings:
             for prompt in PROMPTS:
                 found = bench.measure(prompted(cases, prompt), arms, [KIND], stage=f"{variant}, prompt {prompt}")
                 measures.update(found.measures)
+                fidelity.setdefault(STRENGTH_0, {}).setdefault(prompt, []).append(found.numbers[STRENGTH_0][FIDELITY])
                 fidelity.setdefault(variant, {}).setdefault(prompt, []).append(found.numbers[variant][FIDELITY])
     measure = measures[FIDELITY]
     rows = [
@@ -109,6 +110,14 @@ def prompted(cases: Sequence[Case], prompt: str) -> list[Case]:
     return list(cases)
 
 
+def not_learned(steps: int, gain: Score) -> str:
+    """For a summary: that nothing can be judged, as not even the ControlNet follows the lines."""
+    return (
+        f"after {steps} steps the ControlNet does not follow the lines more than no control does (F1 {gain.value:+.3f} "
+        f"[{gain.low:+.3f}, {gain.high:+.3f}]): give a larger --budget"
+    )
+
+
 def _moments(steps: int) -> list[int]:
     """0, the powers of ten from 10 on, and the last step."""
     return sorted({0, *(10**k for k in range(1, 6) if 10**k < steps), steps})
@@ -134,6 +143,9 @@ def _judged(
     )
     if bench.quick:
         return "not judged", f"{said}; fidelity is not judged after {bench.budget.steps} steps."
+    learned = difference_of_seeds(measure, fidelity["ControlNet"]["perfect"], fidelity[STRENGTH_0]["perfect"])
+    if learned.low <= 0:
+        return "not judged", f"{said}; {not_learned(bench.budget.steps, learned)}."
     gains: list[tuple[str, str, Score]] = [
         (other, prompt, difference_of_seeds(measure, fidelity["ControlNet"][prompt], fidelity[other][prompt]))
         for other in ("Gaussian", "ControlNet-lite")
