@@ -62,6 +62,7 @@ def spread_results(source: Source, how: Preparation, samples: Sequence[int], act
     """
     import ray  # type: ignore[import-not-found]
     from ray.data import ActorPoolStrategy, DataContext  # type: ignore[import-not-found]
+    from ray.exceptions import RayError  # type: ignore[import-not-found]
 
     made = join_cluster(actors or os.cpu_count() or 1, OBJECTS)
     count = actors or int(ray.cluster_resources().get("CPU", 1))
@@ -79,11 +80,11 @@ def spread_results(source: Source, how: Preparation, samples: Sequence[int], act
             compute=ActorPoolStrategy(min_size=1, max_size=count),
             num_cpus=1,
         )
-        tables = iter(prepared.iter_batches(batch_size=None, batch_format="pyarrow"))
+        tables: Any = iter(prepared.iter_batches(batch_size=None, batch_format="pyarrow"))
         with closing(tables):  # Ray counts what was read, which it cannot when it has gone
             results = (result for table in tables for result in from_table(table))
             yield lambda numbers: islice(results, len(numbers))
-    except ray.exceptions.RayError as error:
+    except RayError as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise TetherError(f"Ray could not prepare the samples: {line[:300]}; the same command continues") from None
     finally:
