@@ -21,7 +21,7 @@ from PIL import Image, ImageChops
 
 from tether.images import open_image
 from tether.sampling import Request, Session
-from tether.serving import Settings, run
+from tether.serving import Limits, Settings, run
 
 from .postgres import Postgres
 
@@ -82,7 +82,8 @@ class Server:
 @pytest.fixture(params=[1], ids=["one by one"])
 def server(settings_at: Callable[..., Settings], tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
     CONTEXT.set_forkserver_preload(["tether.serving.run"])
-    made = Server(settings_at(tmp_path / "data", batch=request.param, attempts=1000, grace=20.0))
+    limits = Limits(queue=10_000)  # on a slow machine many wait
+    made = Server(settings_at(tmp_path / "data", batch=request.param, attempts=1000, grace=20.0, limits=limits))
     yield made
     made.client.close()
     if made.process is not None and made.process.is_alive():

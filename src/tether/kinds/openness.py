@@ -8,8 +8,10 @@ Told from the map alone, in milliseconds, before anything is drawn. What counts 
 Cells are 1/16 of the shorter side. Lines that are broken into dashes, specks and noise have no structure: the controls
 that ship do not take them for lines either. The limits are fitted as the study "ambiguity" fits them, which measures
 how well pictures of different seeds agree: of 8 conditions of names that training sees, each in 13 ways from whole to
-blank, 95% of those below the limit were open. (The weights were those before the last training of 2026-11-27.) Kinds
-without a limit are not judged.
+blank, 95% of those below the limit were open with the weights before the last training of 2026-11-27. With those that
+ship, which follow dashes and noise more closely, it is less: on 12 held-out conditions the warning has precision 0.55
+and recall 1.00 without a prompt, 0.63 and 0.91 with one, and is never given for a whole map. Kinds without a limit are
+not judged.
 """
 
 from __future__ import annotations
