@@ -161,6 +161,27 @@ def test_bfloat16_is_as_close_as_pytorchs(folder: Path) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("family", ["bundled", "sdxl", "class labels"])
+def test_timesteps_and_sizes_are_not_rounded_in_bfloat16(family: str, tmp_path: Path, conversions: list) -> None:
+    """Their sinusoids would be those of other numbers: 481 is 480 in bfloat16."""
+    unet = make_unet(family)
+    noise = noise_process(NOISE_SCHEDULE)
+    latents, _, conditioning = call(unet)
+    numbers = [torch.tensor(481), torch.tensor(777)]
+    exact = [UNetDenoiser(unet, noise).predict(latents, t, conditioning) for t in numbers]
+    denoiser = UNetDenoiser(unet.to(torch.bfloat16), noise)
+    half, told = latents.bfloat16(), conditioning.to(dtype=torch.bfloat16)
+    fast, _ = OpenVino(Cache("b", tmp_path)).prepare(denoiser, [])
+    for t, one in zip(numbers, exact, strict=True):
+        found, theirs = (each.predict(half, t, told).float() for each in (fast, denoiser))
+        assert error(found, one) < 1.3 * error(theirs, one) + 2e-4
+    (names,) = conversions
+    assert "time" in names
+    assert "timestep" not in names
+    assert ("sizes" in names) == (family == "sdxl")
+
+
+@torch.no_grad()
 def test_what_was_converted_is_read_again_unless_weights_changed_or_the_file_is_damaged(
     tmp_path: Path, conversions: list
 ) -> None:

@@ -3,6 +3,7 @@
     tensors_of(latents, timestep, conditioning, ...) -> {name: tensor}       in a fixed order
     DenoiserGraph(denoiser, names)(*tensors) -> prediction
     WholeGraph, ShallowGraph: the same of the two parts of `tether.base.deep`
+    with_sinusoids(network, tensors) -> the same tensors, with sinusoids in place of timesteps
     ControlGraph(control, names)(*tensors) -> the tensors of the signal, in the order of `points`
 
 A graph takes a signal at every point that it was made for, so that a control may come and go between steps: where there
@@ -17,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tether.base.denoiser import Denoiser, DenoiserSpec, UNetDenoiser
+from tether.base.denoiser import DenoiserSpec, UNetDenoiser
+from tether.control.architecture import with_parts
 from tether.control.conditioning import Conditioning
 from tether.control.control import Control
 from tether.control.signal import Signal
@@ -32,10 +34,13 @@ __all__ = [
     "points_for",
     "signal_tensors",
     "times",
+    "with_sinusoids",
 ]
 
 EXTRA = "extra."
 POINT = "point."
+SINUSOIDS = (("time_proj", "timestep", "time"), ("add_time_proj", f"{EXTRA}time_ids", "sizes"))
+"""Modules that make sinusoids, the tensors of numbers that they are made of, and the names of tensors of sinusoids."""
 
 
 def conditioning_tensors(conditioning: Conditioning) -> dict[str, Tensor]:
@@ -97,20 +102,71 @@ def is_odd(spec: DenoiserSpec, latents: Tensor) -> bool:
     return any(side % scale for side in latents.shape[-2:])
 
 
-class DenoiserGraph(nn.Module):
+def with_sinusoids(network: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors with what a network makes of the numbers among them first, in float32: the sinusoids of its timesteps and
+    of SDXL's sizes. In bfloat16 481 is 480 or 482, whose sinusoids are others."""
+    found = dict(tensors)
+    for part, name, sinusoids in SINUSOIDS:
+        # A network whose classes are timesteps has sinusoids of both by the same module.
+        if name in found and getattr(network, part, None) and network.config.get("class_embed_type") != "timestep":
+            found[sinusoids] = getattr(network, part)(found.pop(name).flatten()).float()
+    return found
+
+
+class _Given(nn.Module):
+    """Stands where a network computes sinusoids, and gives those that came with the tensors."""
+
+    sinusoids: Tensor | None = None
+
+    def forward(self, *numbers: Any) -> Tensor:
+        assert self.sinusoids is not None
+        return self.sinusoids
+
+
+class _Graph(nn.Module):
+    """A network as a function of tensors, which may have sinusoids for it.
+
+    Args:
+        names: of the tensors, in order.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        self.parts = {part: _Given() for part, _, sinusoids in SINUSOIDS if sinusoids in self.names}
+
+    def taking(self, network: Any) -> Any:
+        """A network that takes the sinusoids; it shares everything with the given one."""
+        return with_parts(network, self.parts) if self.parts else network
+
+    def named(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The tensors by name, with numbers of the right shape where there are sinusoids of them."""
+        given = dict(zip(self.names, tensors, strict=True))
+        for part, name, sinusoids in SINUSOIDS:
+            if part in self.parts:
+                self.parts[part].sinusoids = given[sinusoids]
+                given[name] = given[sinusoids][:, 0].reshape(len(given["latents"]), -1)
+        if "timestep" in given:
+            given["timestep"] = given["timestep"].flatten()
+        return given
+
+
+class DenoiserGraph(_Graph):
     """A denoiser's `predict` as a function of tensors.
 
     Args:
         denoiser: the denoiser; its network is not copied.
-        names: of the tensors, in order: "latents", "timestep", those of `conditioning_tensors` and `signal_tensors`.
+        names: of the tensors, in order: "latents", "timestep", those of `conditioning_tensors` and `signal_tensors`, or
+            what `with_sinusoids` makes of them.
     """
 
-    def __init__(self, denoiser: Denoiser, names: Sequence[str]) -> None:
-        super().__init__()
-        self.network, self.denoiser, self.names = denoiser.network, denoiser, tuple(names)
+    def __init__(self, denoiser: UNetDenoiser, names: Sequence[str]) -> None:
+        super().__init__(names)
+        self.network = self.taking(denoiser.network)
+        self.denoiser = UNetDenoiser(self.network, denoiser.spec.noise, denoiser.spec.latent_factor)
 
     def forward(self, *tensors: Tensor) -> Any:
-        given = dict(zip(self.names, tensors, strict=True))
+        given = self.named(tensors)
         points = {name.removeprefix(POINT): given[name] for name in self.names if name.startswith(POINT)}
         signal = Signal(points) if points else None
         return self.predicted(given, given["latents"], given["timestep"], _conditioning(given), signal)
@@ -136,7 +192,7 @@ class WholeGraph(DenoiserGraph):
 
     def __init__(self, denoiser: UNetDenoiser, names: Sequence[str], skips: int) -> None:
         super().__init__(denoiser, names)
-        self.split = denoiser.split(skips)
+        self.split = self.denoiser.split(skips)
 
     def predicted(self, given: Mapping[str, Tensor], *arguments: Any) -> Any:
         return self.split.predict_whole(*arguments)
@@ -150,12 +206,13 @@ class ShallowGraph(WholeGraph):
         return self.split.predict_shallow(latents, timestep, conditioning, signal, given["deep"])
 
 
-class ControlGraph(nn.Module):
+class ControlGraph(_Graph):
     """A control's call as a function of tensors.
 
     Args:
         control: the control.
-        names: of the tensors, in order: "latents", "timestep", "hint" and those of `conditioning_tensors`.
+        names: of the tensors, in order: "latents", "timestep", "hint" and those of `conditioning_tensors`, or what
+            `with_sinusoids` makes of them.
         arguments: further arguments of the call.
 
     Attributes:
@@ -163,13 +220,13 @@ class ControlGraph(nn.Module):
     """
 
     def __init__(self, control: Control, names: Sequence[str], arguments: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.control, self.names, self.arguments = control, tuple(names), dict(arguments)
+        super().__init__(names)
+        self.control, self.arguments = self.taking(control), dict(arguments)
         self.points: tuple[str, ...] = ()
 
     def signal(self, *tensors: Tensor) -> Signal:
         """The control's signal."""
-        given = dict(zip(self.names, tensors, strict=True))
+        given = self.named(tensors)
         return self.control(given["latents"], given["timestep"], _conditioning(given), given["hint"], **self.arguments)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:

@@ -74,6 +74,10 @@ class GraphEngine(Engine):
         """The network that graphs are made of: itself, or a copy of another dtype."""
         return network
 
+    def inputs(self, network: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The inputs of a graph of a network, made of those of the network."""
+        return tensors
+
     def prepare(self, denoiser: Denoiser, controls: Sequence[Control]) -> tuple[Denoiser, Sequence[Control]]:
         self._forget(denoiser, controls)
         prepared = [self._control(control) for control in controls]
@@ -107,6 +111,7 @@ class GraphEngine(Engine):
         self, owner: nn.Module, variant: Any, tensors: dict[str, Tensor], make: MakeGraph
     ) -> tuple[list[Tensor], tuple[str, ...]] | None:
         """The outputs of a graph and the points of its signal; None where it is drawn by PyTorch. See `graph`."""
+        tensors = self.inputs(owner, tensors)
         names = tuple(tensors)
         key = (id(owner), variant, names, weights_mark(owner))
         if key not in self._graphs:

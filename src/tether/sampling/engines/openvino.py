@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from tether.errors import TetherError
 from tether.sampling.engines.cache import Cache
 from tether.sampling.engines.engine import register
+from tether.sampling.engines.graph import with_sinusoids
 from tether.sampling.engines.graphed import Graph, GraphEngine, MakeGraph
 
 __all__ = ["OpenVino"]
@@ -78,6 +79,10 @@ class OpenVino(GraphEngine):
 
     def graph(self, owner: nn.Module, variant: Any, names: tuple[str, ...], make: MakeGraph) -> Graph:
         return _Graph(self, owner, variant, names, make)
+
+    def inputs(self, network: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """With sinusoids in float32, which OpenVINO would compute in bfloat16 too."""
+        return with_sinusoids(network, tensors)
 
     def taken(self, network: nn.Module) -> Any:
         """The network, or a float32 copy of it: what is converted is float32."""
