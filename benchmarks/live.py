@@ -77,7 +77,7 @@ class Server:
 
     def events(self) -> list[dict[str, Any]]:
         """Its log so far."""
-        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        return [json.loads(line) for line in self.log.read_text().split("\n") if line.startswith("{")]
 
     def tracebacks(self) -> list[str]:
         """The unexpected errors in its log."""

@@ -27,7 +27,8 @@ def log(event: str, *, level: int = logging.INFO, error: BaseException | None = 
 
 
 class JsonLines(logging.Formatter):
-    """{"time": ..., "level": ..., "event": ..., ...}"""
+    """{"time": ..., "level": ..., "event": ..., ...}, in ASCII: what a client sent can hold separators of lines, and
+    control characters of terminals."""
 
     def format(self, record: logging.LogRecord) -> str:
         moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
@@ -37,7 +38,7 @@ class JsonLines(logging.Formatter):
             line["logger"] = record.name
         if record.exc_info and record.exc_info[0] is not None:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return json.dumps(line, default=str)
 
 
 def set_up(level: str = "info") -> None:
