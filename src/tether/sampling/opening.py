@@ -140,7 +140,7 @@ class Opener:
         # On the device of the weights, not of the computation, so that an untrained control can share them.
         device = base.unet.device
         mark = self._mark("controls", ref)
-        if opened.controls.values.keys() & {ref} and opened.marks.get(ref) != mark:
+        if ref in opened.controls.values and opened.marks.get(ref) != mark:
             del opened.controls.values[ref]
             self.notify(f"{ref}: its files have changed, it is opened again")
         opened.marks[ref] = mark
