@@ -265,6 +265,9 @@ def _values(options: GenerateOptions) -> dict[str, Any]:
 
 def _check_uses(options: GenerateOptions, values: dict[str, Any]) -> None:
     """Refuses options that have nothing to act on."""
+    from tether.sampling.request import Request
+    from tether.sampling.samplers import SPREAD_BY_SIGMAS
+
     steered, unguided = bool(_entries(options)), values.get("guidance_scale") == 1
     reuses = options.fast or (options.deep_every or 1) > 1
     idle = (
@@ -286,7 +289,7 @@ def _check_uses(options: GenerateOptions, values: dict[str, Any]) -> None:
             "--spacing",
             options.spacing is not None
             and options.sigmas is not None
-            and values.get("scheduler", "dpmpp-2m") in ("dpmpp-2m", "unipc"),
+            and values.get("scheduler", Request.model_fields["scheduler"].default) in SPREAD_BY_SIGMAS,
             "a --scheduler whose timesteps --sigmas does not choose, such as euler",
         ),
         ("--guidance-rescale", bool(options.guidance_rescale) and unguided, "a --guidance-scale other than 1"),

@@ -11,9 +11,9 @@ from tether.files.fingerprint import find_model, fingerprint, named_alike
 from tether.files.paths import local_path, name_on_hub
 from tether.kinds import find_kind
 from tether.sampling.request import Request, parse_lora
-from tether.weights import shipped_control, split_kind
+from tether.weights import SHIPPED_BASE, shipped_control, split_kind
 
-__all__ = ["find_moved", "fingerprints"]
+__all__ = ["find_moved", "fingerprint_of", "fingerprints"]
 
 
 TABLES = {"base": "bases", "autoencoder": "vaes", "LoRA": "loras", "embedding": "embeddings", "control": "controls"}
@@ -27,9 +27,22 @@ def fingerprints(request: Request, locate: Callable[[str, str], str]) -> dict[st
         request: the request.
         locate: see `tether.sampling.Session`.
     """
-    paths = {ref: local_path(locate(TABLES[what], ref)) for ref, what in _references(request).items()}
-    found = {ref: fingerprint(path) for ref, path in paths.items() if path is not None}
+    found = {ref: fingerprint_of(what, ref, locate) for ref, what in _references(request).items()}
     return {ref: text for ref, text in found.items() if text is not None}
+
+
+def fingerprint_of(what: str, ref: str, locate: Callable[[str, str], str]) -> str | None:
+    """The fingerprint of one model; None for what ships, or is no file or folder here.
+
+    Args:
+        what: a word of `TABLES`.
+        ref: of the request; that of a control may name a kind.
+        locate: see `tether.sampling.Session`.
+    """
+    if (what == "base" and ref == SHIPPED_BASE) or (what == "control" and _ships(ref)):
+        return None
+    path = local_path(locate(TABLES[what], split_kind(ref)[0] if what == "control" else ref))
+    return None if path is None else fingerprint(path)
 
 
 def find_moved(request: Request, places: Sequence[Path], notify: Callable[[str], None]) -> Request:
@@ -93,7 +106,7 @@ def _is_name(ref: str, what: str) -> bool:
 
 def _references(request: Request) -> dict[str, str]:
     """What a request opens besides what ships, with a word for it."""
-    found = {} if request.base == "tether" else {request.base: "base"}
+    found = {} if request.base == SHIPPED_BASE else {request.base: "base"}
     found |= {} if request.vae is None else {request.vae: "autoencoder"}
     found |= {parse_lora(text)[0]: "LoRA" for text in request.loras}
     found |= dict.fromkeys(request.embeddings, "embedding")

@@ -19,10 +19,8 @@ from tether.base import Base, load_base
 from tether.control.control import Control, several_kinds
 from tether.control.load import load_control
 from tether.errors import TetherError
-from tether.files.fingerprint import fingerprint
-from tether.files.paths import local_path
+from tether.sampling.moved import fingerprint_of
 from tether.sampling.request import Request, parse_lora
-from tether.weights import split_kind
 
 __all__ = ["BaseKey", "Opened", "Opener", "Recent", "check_device", "copy_on_write"]
 
@@ -95,9 +93,9 @@ class Opened:
 
     Attributes:
         base: the base.
-        mark: of the base's files, see `Opener`.
+        mark: fingerprints of the files that the base was opened from.
         controls: by reference.
-        marks: of the controls' files.
+        marks: fingerprints of the controls' files, by reference.
     """
 
     base: Base
@@ -139,7 +137,7 @@ class Opener:
         base = opened.base
         # On the device of the weights, not of the computation, so that an untrained control can share them.
         device = base.unet.device
-        mark = self._mark("controls", ref)
+        mark = fingerprint_of("control", ref, self.locate)
         if ref in opened.controls.values and opened.marks.get(ref) != mark:
             del opened.controls.values[ref]
             self.notify(f"{ref}: its files have changed, it is opened again")
@@ -153,19 +151,11 @@ class Opener:
             raise several_kinds(control)
         return control
 
-    def _mark(self, table: str, ref: str | None) -> str | None:
-        """The fingerprint of a model's files; None for one that ships, or is not here."""
-        name = None if ref is None else self.locate(table, split_kind(ref)[0] if table == "controls" else ref)
-        path = None if name is None else local_path(name)
-        return None if path is None else fingerprint(path)
-
     def _opened(self, key: BaseKey) -> Opened:
-        mark = (
-            self._mark("bases", key.ref),
-            self._mark("vaes", key.vae),
-            *(self._mark("loras", parse_lora(text)[0]) for text in key.loras),
-            *(self._mark("embeddings", ref) for ref in key.embeddings),
-        )
+        models = [("base", key.ref), *([] if key.vae is None else [("autoencoder", key.vae)])]
+        models += [("LoRA", parse_lora(text)[0]) for text in key.loras]
+        models += [("embedding", ref) for ref in key.embeddings]
+        mark = tuple(fingerprint_of(what, ref, self.locate) for what, ref in models)
         if key in self.opened.values and self.opened.values[key].mark != mark:
             del self.opened.values[key]
             self.notify(f"{key.ref}: files that it was opened from have changed, it is opened again")

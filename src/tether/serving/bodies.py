@@ -35,7 +35,8 @@ async def read_values(request: Request, what: str = "the body") -> dict[str, Any
 
 
 def forget(request: Request) -> None:
-    """Lets go of a body that was read, for an answer that comes much later: it counts no more as being received."""
+    """Releases a body that has been read, when its answer comes much later: it no longer counts towards
+    `Limits.bodies`."""
     vars(request).pop("_body", None)  # Starlette keeps it for whoever asks again
     request.scope[RELEASE]()
 

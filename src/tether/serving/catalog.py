@@ -17,11 +17,10 @@ from tether.files.folder import read_json
 from tether.files.paths import SUFFIXES
 from tether.kinds import guess_kind
 from tether.serving.settings import Models
-from tether.weights import shipped_controls
+from tether.weights import SHIPPED_BASE, shipped_controls
 
 __all__ = ["SHIPPED_BASE", "Catalog", "Entry"]
 
-SHIPPED_BASE = "tether"
 NOUNS = {"bases": "base", "controls": "control", "vaes": "autoencoder", "loras": "LoRA", "embeddings": "embedding"}
 """What a table holds, for messages."""
 

@@ -31,7 +31,7 @@ from tether.kinds.measures import Measure, Numbers, Table
 from tether.kinds.openness import LIMITS, structure
 from tether.studies.ambiguous import BLANK, LEVELS, QUICK_LEVELS, WHOLE, made_ambiguous
 from tether.studies.bench import Bench, steered
-from tether.studies.statistics import difference_of_seeds, score_of_seeds
+from tether.studies.statistics import difference_of_seeds, score_of_seeds, signed
 from tether.studies.study import Budget, Curve, Figure, Findings, Row, Study, Verdict
 
 __all__ = ["STUDY", "Point", "agreement", "fitted_limit", "limit_of"]
@@ -255,16 +255,12 @@ def _judged(
         shown += [fallen.high < 0, settled.low > 0]
         warning = rows[f"warning: {kind}, no prompt"]
         parts.append(
-            f"{kind}: without a prompt, agreement of seeds with an eighth of the lines left is {_signed(fallen)} "
-            f"against whole maps, and a prompt adds {_signed(settled)}; the warning without a prompt has precision "
+            f"{kind}: without a prompt, agreement of seeds with an eighth of the lines left is {signed(fallen)} "
+            f"against whole maps, and a prompt adds {signed(settled)}; the warning without a prompt has precision "
             f"{_plain(warning['precision'])} and recall {_plain(warning['recall'])}"
         )
     verdict: Verdict = "holds" if all(shown) else "holds partly" if any(shown) else "does not hold at this scale"
     return verdict, "; ".join(parts) + "."
-
-
-def _signed(score: Score) -> str:
-    return f"{score.value:+.3f} [{score.low:+.3f}, {score.high:+.3f}]"
 
 
 def _plain(score: Score) -> str:

@@ -30,9 +30,9 @@ from tether.studies import earlier as _earlier  # registers the families
 from tether.studies import variants as _variants
 from tether.studies.bench import Bench, steered
 from tether.studies.blind_judge import Judge, pixels_of, ranks, train_fidelity, train_quality
-from tether.studies.statistics import difference_of_seeds, score_of_seeds
+from tether.studies.statistics import difference_of_seeds, not_learned, score_of_seeds, signed
 from tether.studies.study import Budget, Findings, Row, Study, Verdict
-from tether.studies.zero_convolution import harm_of, not_learned
+from tether.studies.zero_convolution import harm_of
 from tether.training.plan import Plan
 
 __all__ = ["ARMS", "STUDY"]
@@ -253,7 +253,7 @@ def _judged(
         telling = [one for one, name in zip(pair, ("quality", "fidelity"), strict=True) if name in counted]
         better += sum(one.low > 0 for one in telling)
         worse += sum(one.high < 0 for one in telling)
-        said.append(f"{other}: {_signed(pair[0])} in quality, {_signed(pair[1])} in fidelity, F1 {_signed(gain)}")
+        said.append(f"{other}: {signed(pair[0], 2)} in quality, {signed(pair[1], 2)} in fidelity, F1 {signed(gain, 2)}")
     verdict: Verdict = "holds partly"
     if better == 2 * len(IN_THE_PAPER):
         verdict = "holds"
@@ -273,10 +273,6 @@ def _judged(
         f"ranks of one that is right in less than {TELLING:.0%} are not counted. "
         f"Drift of the base, of 255: {moved or 'none'}; all others 0, exactly."
     )
-
-
-def _signed(score: Score) -> str:
-    return f"{score.value:+.2f} [{score.low:+.2f}, {score.high:+.2f}]"
 
 
 STUDY = Study(

@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from tether.evaluation.drawing import Arm
-from tether.evaluation.intervals import Score
 from tether.evaluation.run import STRENGTH_0
 from tether.kinds.measures import Measure
 from tether.studies.bench import Bench, steered
-from tether.studies.statistics import difference_of_seeds, score_of_seeds
+from tether.studies.statistics import difference_of_seeds, not_learned, score_of_seeds, signed
 from tether.studies.study import Budget, Curve, Figure, Findings, Row, Study, Verdict
-from tether.studies.zero_convolution import not_learned
 
 __all__ = ["SIZES", "STUDY"]
 
@@ -110,18 +108,14 @@ def _judged(
         verdict = "does not hold at this scale"
     return verdict, (
         f"After {bench.budget.steps} steps of {bench.budget.batch_size}, {judged} follow the lines of held-out scenes "
-        f"by {_signed(learned)} of F1 more than no control, {smallest} by {_signed(least)}; {largest} by "
-        f"{_signed(more)} more than {smallest}. On conditions that were seen F1 is {heart[smallest]:+.3f} higher with "
+        f"by {signed(learned)} of F1 more than no control, {smallest} by {signed(least)}; {largest} by "
+        f"{signed(more)} more than {smallest}. On conditions that were seen F1 is {heart[smallest]:+.3f} higher with "
         f"{smallest}, {heart[largest]:+.3f} with {largest}."
     )
 
 
 def _gap(measure: Measure, seen: list[Any], held_out: list[Any]) -> float:
     return score_of_seeds(measure, seen).value - score_of_seeds(measure, held_out).value
-
-
-def _signed(score: Score) -> str:
-    return f"{score.value:+.3f} [{score.low:+.3f}, {score.high:+.3f}]"
 
 
 STUDY = Study(

@@ -18,7 +18,7 @@ from tether.evaluation.intervals import Score
 from tether.evaluation.run import SOURCE
 from tether.kinds.measures import Measure, Numbers
 from tether.studies.bench import Bench, steered
-from tether.studies.statistics import difference_of_seeds, ratio_of_seeds, score_of_seeds
+from tether.studies.statistics import difference_of_seeds, ratio_of_seeds, score_of_seeds, signed
 from tether.studies.study import Budget, Findings, Row, Study, Verdict
 
 __all__ = ["STUDY"]
@@ -112,8 +112,8 @@ def _judged(
     said = ", ".join(f"{name} {_percent(gain)}" for name, gain in gains.items())
     return verdict, (
         f"{bench.budget.steps} further steps with feedback against as many without: {said}; prompt agreement "
-        f"{agreeing.value:+.3f} [{agreeing.low:+.3f}, {agreeing.high:+.3f}], sharpness {sharper.value:+.3f} "
-        f"[{sharper.low:+.3f}, {sharper.high:+.3f}] of the held-out pictures' own, {ours:.2f} in all."
+        f"{signed(agreeing)}, sharpness {signed(sharper)} "
+        f"of the held-out pictures' own, {ours:.2f} in all."
     )
 
 

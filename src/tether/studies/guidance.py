@@ -23,7 +23,7 @@ from tether.evaluation.run import SOURCE
 from tether.images import open_image
 from tether.kinds.measures import Measure, Numbers
 from tether.studies.bench import Bench, steered
-from tether.studies.statistics import difference_of_seeds, score_of_seeds
+from tether.studies.statistics import difference_of_seeds, score_of_seeds, signed
 from tether.studies.study import Budget, Curve, Figure, Findings, Row, Study, Verdict
 
 __all__ = ["STUDY"]
@@ -139,7 +139,8 @@ def _judged(bench: Bench, found: dict[tuple[str, float], Evaluation]) -> tuple[V
     """The claim, without a prompt: on the conditional branch alone guidance is too strong, more than in real pictures;
     CFG-RW is milder than that, and follows the lines better than both branches.
 
-    That guidance has no effect on both branches is no finding, as both predictions are the same; it is checked.
+    With the control on both branches both predictions are the same, so guidance cannot have an effect: a check, which
+    does not count.
     """
     if bench.quick:
         return "not judged", "Nothing is judged on a budget this small."
@@ -156,9 +157,9 @@ def _judged(bench: Bench, found: dict[tuple[str, float], Evaluation]) -> tuple[V
     verdict: Verdict = "holds" if all(holds) else "holds partly" if any(holds) else "does not hold at this scale"
     return verdict, (
         f"Without a prompt at scale {USUAL:g}: guidance {'has no effect' if plain else 'has an effect'} with the "
-        f"control on both branches; on the conditional branch alone the chroma is {_signed(stronger)} against that, "
-        f"and {_signed(too_strong)} against the held-out images themselves; CFG-RW has {_signed(milder)} of chroma "
-        f"against the conditional branch alone, and {_signed(fidelity, 3)} of F1 against both branches."
+        f"control on both branches; on the conditional branch alone the chroma is {signed(stronger, 1)} against that, "
+        f"and {signed(too_strong, 1)} against the held-out images themselves; CFG-RW has {signed(milder, 1)} of chroma "
+        f"against the conditional branch alone, and {signed(fidelity)} of F1 against both branches."
     )
 
 
@@ -174,10 +175,6 @@ def _same_at_all_scales(found: dict[tuple[str, float], Evaluation]) -> bool:
         if any(np.abs(other - first).mean() > 1 for other in others):
             return False
     return True
-
-
-def _signed(score: Any, digits: int = 1) -> str:
-    return f"{score.value:+.{digits}f} [{score.low:+.{digits}f}, {score.high:+.{digits}f}]"
 
 
 STUDY = Study(

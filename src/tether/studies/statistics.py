@@ -14,7 +14,7 @@ import numpy as np
 from tether.evaluation.intervals import RESAMPLES, SEED, Score, tabulate
 from tether.kinds.measures import Measure, Numbers, Table
 
-__all__ = ["difference_of_seeds", "ratio_of_seeds", "score_of_seeds"]
+__all__ = ["difference_of_seeds", "not_learned", "ratio_of_seeds", "score_of_seeds", "signed"]
 
 Rows = Sequence[Sequence[Numbers]]
 """Numbers of I images for each of C conditions."""
@@ -43,6 +43,19 @@ def ratio_of_seeds(measure: Measure, seeds: Sequence[Rows], reference: Sequence[
     7% more."""
     both = [[tabulate(rows) for rows in one] for one in (seeds, reference)]
     return _scored(both, lambda pooled: measure.pool(pooled[0]) / measure.pool(pooled[1]) - 1)
+
+
+def signed(score: Score, digits: int = 3) -> str:
+    """A difference for people: "+0.051 [-0.010, +0.112]"."""
+    return f"{score.value:+.{digits}f} [{score.low:+.{digits}f}, {score.high:+.{digits}f}]"
+
+
+def not_learned(steps: int, gain: Score) -> str:
+    """For a summary: that nothing can be judged, as not even the ControlNet follows the lines."""
+    return (
+        f"after {steps} steps the ControlNet does not follow the lines more than no control does (F1 {signed(gain)}): "
+        "give a larger --budget"
+    )
 
 
 def _scored(groups: Sequence[Sequence[Table]], score: Callable[[Sequence[Table]], float]) -> Score:

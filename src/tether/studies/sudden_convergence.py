@@ -23,7 +23,7 @@ import numpy as np
 from tether.evaluation.intervals import Score
 from tether.kinds.measures import Measure
 from tether.studies.bench import Bench
-from tether.studies.statistics import score_of_seeds
+from tether.studies.statistics import score_of_seeds, signed
 from tether.studies.study import Budget, Curve, Figure, Findings, Row, Study, Verdict
 from tether.training.convergence import find_convergence
 
@@ -155,7 +155,7 @@ def _judged(bench: Bench, found: Mapping[tuple[float, int], Sequence[Learned]]) 
     return verdict, (
         f"Of {len(runs)} runs the monitor calls {counted}; the largest rise between two of {len(runs[0].steps)} "
         f"validations is {sharp.value:.2f} [{sharp.low:.2f}, {sharp.high:.2f}] of the whole rise. At equal samples "
-        f"batches of {largest} end {helped.value:+.3f} [{helped.low:+.3f}, {helped.high:+.3f}] of fidelity "
+        f"batches of {largest} end {signed(helped)} of fidelity "
         f"against batches of {smallest}."
     )
 

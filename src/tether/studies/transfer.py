@@ -31,7 +31,7 @@ from tether.files.writing import replacing
 from tether.images import open_image, save_png
 from tether.kinds.measures import Measure, Numbers
 from tether.studies.bench import Bench, steered
-from tether.studies.statistics import difference_of_seeds, score_of_seeds
+from tether.studies.statistics import difference_of_seeds, score_of_seeds, signed
 from tether.studies.study import Budget, Curve, Figure, Findings, Row, Study, Verdict
 from tether.studies.whole import WholeUNet, write_base
 
@@ -189,12 +189,11 @@ def _judged(bench: Bench, found: dict[int, list[Evaluation]], moments: Sequence[
     if gained.low > 0:
         verdict = "holds" if lost.low > -TOLERANCE and in_style else "holds partly"
     return verdict, (
-        f"After {moments[-1]} steps of fine-tuning the unchanged control's F1 is {lost.value:+.3f} "
-        f"[{lost.low:+.3f}, {lost.high:+.3f}] against the base that it was trained on, and {gained.value:+.3f} "
-        f"[{gained.low:+.3f}, {gained.high:+.3f}] against no control; transferred it is {moved.value:+.3f} "
-        f"[{moved.low:+.3f}, {moved.high:+.3f}] against unchanged. Distance from the style: {style[0].value:.1f} "
+        f"After {moments[-1]} steps of fine-tuning the unchanged control's F1 is {signed(lost)} against the base that "
+        f"it was trained on, and {signed(gained)} against no control; transferred it is {signed(moved)} against "
+        f"unchanged. Distance from the style: {style[0].value:.1f} "
         f"before fine-tuning, {style[1].value:.1f} after it, {style[2].value:.1f} under the unchanged control "
-        f"({back.value:+.1f} [{back.low:+.1f}, {back.high:+.1f}]), {style[3].value:.1f} under the transferred one."
+        f"({signed(back, 1)}), {style[3].value:.1f} under the transferred one."
     )
 
 

@@ -25,10 +25,10 @@ from tether.images import open_image
 from tether.kinds.measures import Measure, Numbers
 from tether.studies import variants as _variants  # registers the families
 from tether.studies.bench import Bench, steered
-from tether.studies.statistics import difference_of_seeds, score_of_seeds
+from tether.studies.statistics import difference_of_seeds, not_learned, score_of_seeds, signed
 from tether.studies.study import Budget, Curve, Figure, Findings, Row, Study, Verdict
 
-__all__ = ["STUDY", "harm_of", "not_learned", "prompted"]
+__all__ = ["STUDY", "harm_of", "prompted"]
 
 KIND, SET = "canny", "emoji3d"
 FIDELITY = f"{KIND}/f1_2px"
@@ -110,14 +110,6 @@ def prompted(cases: Sequence[Case], prompt: str) -> list[Case]:
     return list(cases)
 
 
-def not_learned(steps: int, gain: Score) -> str:
-    """For a summary: that nothing can be judged, as not even the ControlNet follows the lines."""
-    return (
-        f"after {steps} steps the ControlNet does not follow the lines more than no control does (F1 {gain.value:+.3f} "
-        f"[{gain.low:+.3f}, {gain.high:+.3f}]): give a larger --budget"
-    )
-
-
 def _moments(steps: int) -> list[int]:
     """0, the powers of ten from 10 on, and the last step."""
     return sorted({0, *(10**k for k in range(1, 6) if 10**k < steps), steps})
@@ -163,13 +155,8 @@ def _judged(
         verdict = "holds"
     elif worse or not better:
         verdict = "does not hold at this scale"
-    listed = ", ".join(
-        f"{score.value:+.3f} [{score.low:+.3f}, {score.high:+.3f}] over {other} ({prompt})"
-        for other, prompt, score in gains
-    )
-    remains = ", ".join(
-        f"{score.value:+.3f} [{score.low:+.3f}, {score.high:+.3f}] ({prompt})" for prompt, score in left.items()
-    )
+    listed = ", ".join(f"{signed(score)} over {other} ({prompt})" for other, prompt, score in gains)
+    remains = ", ".join(f"{signed(score)} ({prompt})" for prompt, score in left.items())
     return verdict, (
         f"{said}; F1 of ControlNet after {bench.budget.steps} steps: {listed}; of Gaussian against ControlNet-lite: "
         f"{remains}."

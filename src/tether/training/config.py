@@ -52,7 +52,7 @@ _MAY_CHANGE = {
 
 
 def _own_name(kind: Any) -> Any:
-    """A kind of condition by its own name; what is no name is left for others to refuse."""
+    """The canonical name of a kind of condition; other values are returned unchanged, and refused later."""
     return find_kind(kind).name if isinstance(kind, str) and kind else kind
 
 

@@ -12,8 +12,10 @@ from pathlib import Path
 
 from tether.errors import TetherError
 
-__all__ = ["shipped", "shipped_control", "shipped_controls", "split_kind"]
+__all__ = ["SHIPPED_BASE", "shipped", "shipped_control", "shipped_controls", "split_kind"]
 
+SHIPPED_BASE = "tether"
+"""The reference of the base that ships."""
 FOLDER = Path(__file__).parent
 UNION = "union"
 _KIND = re.compile(r"(.{2,}):([A-Za-z0-9_-]+)")

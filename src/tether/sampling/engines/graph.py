@@ -145,10 +145,9 @@ class _Graph(nn.Module):
         for part, name, sinusoids in SINUSOIDS:
             if part in self.parts:
                 self.parts[part].sinusoids = given[sinusoids]
-                given[name] = given[sinusoids][:, 0].reshape(len(given["latents"]), -1)
-        if "timestep" in given:
-            given["timestep"] = given["timestep"].flatten()
-        return given
+                # `shape`, not `len`: a traced graph serves other batches too.
+                given[name] = given[sinusoids][:, 0].reshape(given["latents"].shape[0], -1)
+        return given | {"timestep": given["timestep"].flatten()}
 
 
 class DenoiserGraph(_Graph):
