@@ -263,11 +263,16 @@ def _values(options: GenerateOptions) -> dict[str, Any]:
     return values
 
 
-def _check_uses(options: GenerateOptions, values: dict[str, Any]) -> None:
-    """Refuses options that have nothing to act on."""
-    from tether.sampling.request import Request
+def _is_spread_by_sigmas(values: dict[str, Any]) -> bool:
+    """Whether the request's sampler takes its timesteps from `sigmas`, whatever its spacing."""
+    from tether.sampling.request import Request  # here: most commands are checked without it
     from tether.sampling.samplers import SPREAD_BY_SIGMAS
 
+    return values.get("scheduler", Request.model_fields["scheduler"].default) in SPREAD_BY_SIGMAS
+
+
+def _check_uses(options: GenerateOptions, values: dict[str, Any]) -> None:
+    """Refuses options that have nothing to act on."""
     steered, unguided = bool(_entries(options)), values.get("guidance_scale") == 1
     reuses = options.fast or (options.deep_every or 1) > 1
     idle = (
@@ -287,9 +292,7 @@ def _check_uses(options: GenerateOptions, values: dict[str, Any]) -> None:
         ("--guidance-window", options.guidance_window is not None and unguided, "a --guidance-scale other than 1"),
         (
             "--spacing",
-            options.spacing is not None
-            and options.sigmas is not None
-            and values.get("scheduler", Request.model_fields["scheduler"].default) in SPREAD_BY_SIGMAS,
+            options.spacing is not None and options.sigmas is not None and _is_spread_by_sigmas(values),
             "a --scheduler whose timesteps --sigmas does not choose, such as euler",
         ),
         ("--guidance-rescale", bool(options.guidance_rescale) and unguided, "a --guidance-scale other than 1"),
