@@ -40,6 +40,15 @@ def test_a_larger_count_begins_with_the_same_cases() -> None:
     assert few[0].image.tobytes() == more[0].image.tobytes()
 
 
+def test_the_first_cases_of_drawings_are_of_all_sorts_and_each_drawing_comes_once_before_one_comes_twice() -> None:
+    drawings = len(open_held_out("emoji3d", 64).source.drawings)  # type: ignore[attr-defined]
+    cases = held_out_cases([open_held_out("emoji3d", 64)], [], SIZE, drawings + 1)
+    assert len({one.subject for one in cases[:drawings]}) == drawings
+    assert cases[-1].subject in {one.subject for one in cases[:drawings]}
+    # In Unicode order five of the first six are faces.
+    assert sum("face" in one.key for one in cases[:6]) <= 3
+
+
 def test_the_number_of_a_case_does_not_depend_on_the_other_sets() -> None:
     sets = [open_held_out(name, 64) for name in ("circles", "emoji3d")]
     alone, together = held_out_cases(sets[1:], ["canny"], SIZE, 2), held_out_cases(sets, ["canny"], SIZE, 4)

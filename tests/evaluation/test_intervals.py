@@ -61,3 +61,9 @@ def test_a_key_that_a_picture_lacks_is_0_there() -> None:
     table = tabulate(rows)
     assert table["0000ff both"].tolist() == [[4], [0]]
     assert score_of(CLASSES[0], table).value == pytest.approx((1 + 0.5) / 2)
+
+
+def test_cases_of_one_subject_stay_together() -> None:
+    # Two drawings, each at fifty places: as fifty cases each they would look certain.
+    score = score_of(HIGHER, tabulate(values(*[0.0] * 50, *[1.0] * 50)), ["a"] * 50 + ["b"] * 50)
+    assert (score.low, score.value, score.high) == (0.0, 0.5, 1.0)

@@ -87,11 +87,13 @@ class Source(ABC):
         exact_conditions: kinds of condition that the source can compute for a sample without an annotator.
         conditions_from: where its conditions were found, in words, "column 'guide'"; empty if nowhere.
         left_out: what it has and does not read: description -> number.
+        is_shuffled: whether its order says nothing, so that the first samples stand for all of them.
         random_access: whether reading a sample costs little more than reading its own files.
     """
 
     layout: str
     random_access: bool = True
+    is_shuffled: bool = False
     has_conditions: bool = False
     exact_conditions: frozenset[str] = frozenset()
     conditions_from: str = ""
@@ -103,6 +105,10 @@ class Source(ABC):
     @abstractmethod
     def key(self, index: int) -> str:
         """The key of a sample. Cheap, and never fails."""
+
+    def subject(self, index: int) -> str:
+        """What a sample shows: samples of one subject are views of the same thing. By default the sample itself."""
+        return self.key(index)
 
     @abstractmethod
     def sample(self, index: int, kind: str | None = None) -> Sample:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -30,7 +31,7 @@ __all__ = ["Case", "HeldOut", "can_be_made", "held_out_cases", "open_held_out"]
 
 SPLITS = ("test", "validation")
 ORDER = 20
-"""The seed of the order in which samples of a user's set are taken."""
+"""The seed of the order in which samples are taken."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Case:
         layout: of its source, "scenes".
         mask: white where it is to be inpainted, for kinds that need one.
         number: its place in its set, from 0: its seeds follow from it.
+        subject: what it shows; cases of one subject, such as the same drawing at another place, are not independent.
     """
 
     key: str
@@ -56,6 +58,7 @@ class Case:
     layout: str = ""
     mask: Image.Image | None = None
     number: int = 0
+    subject: str = ""
 
     @cached_property
     def pixels(self) -> np.ndarray:
@@ -160,9 +163,7 @@ class _Reader:
         """Those samples that can be used, in an order that does not depend on how many are taken."""
         usable = set.intersection(*(set(self.source.usable(kind)) for kind in self.kinds or ("",)))
         indices = sorted(usable)
-        if self.source.layout not in BUILTIN:
-            indices = [indices[k] for k in np.random.default_rng(ORDER).permutation(len(indices))]
-        for index in indices:
+        for index in indices if self.source.is_shuffled else _shuffled(self.source, indices):
             try:
                 yield self._case(index)
             except (Rejected, TetherError) as error:
@@ -186,7 +187,20 @@ class _Reader:
             mask = Image.fromarray(random_holes(*self.size, rng).astype(np.uint8) * np.uint8(255))
         prompt = next(iter(sample.captions), "")
         image = to_rgb(fit(photo, *self.size))
-        return Case(key, prompt, image, maps, frozenset(exact), self.source.layout, mask)
+        subject = f"{self.held_out.ref}/{self.source.subject(index)}"
+        return Case(key, prompt, image, maps, frozenset(exact), self.source.layout, mask, subject=subject)
+
+
+def _shuffled(source: Source, indices: Sequence[int]) -> list[int]:
+    """In random order, always the same: one sample of every subject, then a second one of each, and so on."""
+    order = np.random.default_rng(ORDER).permutation(len(indices))
+    seen: Counter[str] = Counter()
+    rounds: dict[int, list[int]] = {}
+    for index in (indices[k] for k in order):
+        subject = source.subject(index)
+        rounds.setdefault(seen[subject], []).append(index)
+        seen[subject] += 1
+    return [index for one in rounds.values() for index in one]
 
 
 def _given_kind(source: Source, kinds: Sequence[str]) -> str | None:

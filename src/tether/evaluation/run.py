@@ -70,14 +70,17 @@ class Evaluation:
         rows = self.numbers.get(arm, {}).get(name)
         if not rows or len(rows) < len(self.cases) or not all(rows):
             return None
-        return score_of(self.measures[name], tabulate(rows))
+        return score_of(self.measures[name], tabulate(rows), self._subjects())
 
     def times_better(self, arm: str, name: str, reference: str = STRENGTH_0) -> Score | None:
         """How many times better an arm is than another; see `tether.evaluation.intervals.ratio_of`."""
         if self.score(arm, name) is None or self.score(reference, name) is None:
             return None
         tables = (tabulate(self.numbers[one][name]) for one in (arm, reference))
-        return ratio_of(self.measures[name], *tables)
+        return ratio_of(self.measures[name], *tables, self._subjects())
+
+    def _subjects(self) -> list[str]:
+        return [case.subject or case.key for case in self.cases]
 
     def of_picture(self, arm: str, name: str, case: int, picture: int = 0) -> float:
         """The score of one picture."""

@@ -18,6 +18,8 @@ class Chosen(Source):
         indices: which of its samples, in this order.
     """
 
+    is_shuffled = True  # they are all taken
+
     def __init__(self, source: Source, indices: Sequence[int]) -> None:
         self.source, self.indices = source, list(indices)
         self.layout, self.exact_conditions = source.layout, source.exact_conditions
@@ -27,6 +29,9 @@ class Chosen(Source):
 
     def key(self, index: int) -> str:
         return self.source.key(self.indices[index])
+
+    def subject(self, index: int) -> str:
+        return self.source.subject(self.indices[index])
 
     def sample(self, index: int, kind: str | None = None) -> Sample:
         return self.source.sample(self.indices[index], kind)

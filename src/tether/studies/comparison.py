@@ -29,7 +29,7 @@ from tether.kinds.measures import Measure, Numbers
 from tether.studies import earlier as _earlier  # registers the families
 from tether.studies import variants as _variants
 from tether.studies.bench import Bench, steered
-from tether.studies.blind_judge import Judge, pixels_of, ranks, train_fidelity, train_quality
+from tether.studies.blind_judge import Judge, pixels_of, ranks, train_fidelity, train_quality, wrong_maps
 from tether.studies.statistics import difference_of_seeds, not_learned, score_of_seeds, signed
 from tether.studies.study import Budget, Findings, Row, Study, Verdict
 from tether.studies.zero_convolution import harm_of
@@ -201,10 +201,11 @@ def _ranked(
             lines[arm].append([[{"value": float(rank)}] for rank in of_lines[k]])
     truth = pixels_of([_decoded(bench, case) for case in cases])
     drawn = torch.cat([_pixels(found.drawn[arm][0], arm) for arm in ARMS])
-    others = shown.roll(1, dims=0)
+    chosen = torch.arange(len(shown)).repeat(4)  # as many ways to be wrong
+    others = wrong_maps(shown, chosen, torch.Generator().manual_seed(0))
     accuracy = {
         "quality": _accuracy(by_quality, truth, drawn),
-        "fidelity": _accuracy(by_lines, torch.cat([truth, shown], dim=1), torch.cat([truth, others], dim=1)),
+        "fidelity": _accuracy(by_lines, torch.cat([truth, shown], dim=1), torch.cat([truth[chosen], others], dim=1)),
     }
     return quality, lines, accuracy
 
@@ -269,7 +270,8 @@ def _judged(
     return verdict, (
         f"After {bench.budget.steps} steps ControlNet's rank of {len(ARMS)}, by a blind judge (no people were asked), "
         f"less that of {'; '.join(said)}. The judge tells real pictures from sampled ones in "
-        f"{accuracy['quality']:.0%} and own from other lines in {accuracy['fidelity']:.0%} of held-out cases; "
+        f"{accuracy['quality']:.0%} and a picture's own lines from others, mirrored and moved ones in "
+        f"{accuracy['fidelity']:.0%} of held-out cases; "
         f"ranks of one that is right in less than {TELLING:.0%} are not counted. "
         f"Drift of the base, of 255: {moved or 'none'}; all others 0, exactly."
     )

@@ -46,8 +46,9 @@ def ratio_of_seeds(measure: Measure, seeds: Sequence[Rows], reference: Sequence[
 
 
 def signed(score: Score, digits: int = 3) -> str:
-    """A difference for people: "+0.051 [-0.010, +0.112]"."""
-    return f"{score.value:+.{digits}f} [{score.low:+.{digits}f}, {score.high:+.{digits}f}]"
+    """A difference for people: "+0.051 [-0.010, +0.112]", or "+0.051" where only one was measured."""
+    found = f"{score.value:+.{digits}f}"
+    return found if score.low == score.high else f"{found} [{score.low:+.{digits}f}, {score.high:+.{digits}f}]"
 
 
 def not_learned(steps: int, gain: Score) -> str:

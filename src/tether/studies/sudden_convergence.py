@@ -131,6 +131,15 @@ def _over_seeds(measure: Measure, values: Sequence[float]) -> Score:
     return score_of_seeds(measure, [[[{"value": value}]] for value in values])
 
 
+def _over_settings(measure: Measure, values: Sequence[Sequence[float]]) -> Score:
+    """The mean over settings of what was measured once for each seed. Settings are chosen: only seeds are resampled."""
+    return score_of_seeds(measure, [[[{"value": value} for value in of_seed]] for of_seed in zip(*values, strict=True)])
+
+
+def _plain(score: Score) -> str:
+    return f"{score.value:.2f}" + (f" [{score.low:.2f}, {score.high:.2f}]" if score.low < score.high else "")
+
+
 def _judged(bench: Bench, found: Mapping[tuple[float, int], Sequence[Learned]]) -> tuple[Verdict, str]:
     """The claim: fidelity does not grow gradually, it jumps."""
     if bench.quick:
@@ -140,21 +149,23 @@ def _judged(bench: Bench, found: Mapping[tuple[float, int], Sequence[Learned]]) 
         "gradual, with a beginning" if one.kind == "gradual" and one.appeared_at else one.kind for one in runs
     )
     counted = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-    sharp = _over_seeds(SHARPNESS, [sharpness(one.fidelity) for one in runs])
+    sharp = _over_settings(SHARPNESS, [[sharpness(one.fidelity) for one in seeds] for seeds in found.values()])
     verdict: Verdict = "does not hold at this scale"
     if kinds["sudden"]:
         verdict = "holds" if kinds["sudden"] == len(runs) else "holds partly"
     largest, smallest = max(batch for _, batch in found), min(batch for _, batch in found)
     rates = dict.fromkeys(rate for rate, _ in found)
     gains = [
-        (one.fidelity[-1] - other.fidelity[-1])
+        [
+            one.fidelity[-1] - other.fidelity[-1]
+            for one, other in zip(found[rate, largest], found[rate, smallest], strict=True)
+        ]
         for rate in rates
-        for one, other in zip(found[rate, largest], found[rate, smallest], strict=True)
     ]
-    helped = _over_seeds(SAME, gains)
+    helped = _over_settings(SAME, gains)
     return verdict, (
         f"Of {len(runs)} runs the monitor calls {counted}; the largest rise between two of {len(runs[0].steps)} "
-        f"validations is {sharp.value:.2f} [{sharp.low:.2f}, {sharp.high:.2f}] of the whole rise. At equal samples "
+        f"validations is {_plain(sharp)} of the whole rise. At equal samples "
         f"batches of {largest} end {signed(helped)} of fidelity "
         f"against batches of {smallest}."
     )

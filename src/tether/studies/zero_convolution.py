@@ -149,7 +149,7 @@ def _judged(
         prompt: difference_of_seeds(measure, fidelity["Gaussian"][prompt], fidelity["ControlNet-lite"][prompt])
         for prompt in PROMPTS
     }
-    fallen = all(score.value <= MARGIN for score in left.values())
+    fallen = all(score.high <= MARGIN for score in left.values())
     verdict: Verdict = "holds partly"
     if len(better) == len(gains) and fallen:
         verdict = "holds"

@@ -66,6 +66,7 @@ class Circles(Source):
     """`count` discs; disc n is a function of n and `size`. Those that are held out are drawn from other numbers."""
 
     layout = "circles"
+    is_shuffled = True
     has_conditions = True
 
     def __init__(self, size: int, count: int, held_out: bool = False) -> None:

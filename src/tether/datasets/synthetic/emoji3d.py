@@ -67,6 +67,9 @@ class Emoji3D(Source):
         placement, number = divmod(index, len(self.drawings))
         return f"{self.drawings[number].name}-{placement}"
 
+    def subject(self, index: int) -> str:
+        return self.drawings[index % len(self.drawings)].name
+
     def sample(self, index: int, kind: str | None = None) -> Sample:
         rng = np.random.default_rng([0x3D, index])
         drawing = self.drawings[index % len(self.drawings)]

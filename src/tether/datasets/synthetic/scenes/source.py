@@ -30,6 +30,7 @@ class Scenes(Source):
     """
 
     layout = "scenes"
+    is_shuffled = True
     exact_conditions = frozenset(MAPS)
 
     def __init__(self, size: int, count: int, held_out: bool = False) -> None:
