@@ -5,7 +5,7 @@ lightness in [0, 1], C = |(a, b)| the chroma and h = atan2(b, a) the hue. A draw
 covers at least half of it. With weights w in [0, 1] that say how much a pixel is of that color (of mean L_0, C_0, h_0),
 it is moved to the named color (L_1, C_1, h_1):
 
-    h += w (h_1 - h_0),   C *= (C_1 / C_0)^w,   L += 0.75 w (L_1 - L_0).
+    h += w (h_1 - h_0),   C *= 1 - w + w C_1 / max(C_0, 0.03),   L += 0.75 w (L_1 - L_0).
 """
 
 from __future__ import annotations

@@ -68,10 +68,15 @@ def retrieval(model: Contrast, pixels: Tensor, texts: list[str]) -> dict[int, fl
 
 def measure(folder: Path) -> None:
     model = load_contrast(folder)
-    for what, held_out in (("held-out names", True), ("names of the training, placed as there", False)):
-        pixels, captions, names = drawn(1, held_out)
-        some = slice(0, 132)  # as many of both
-        for texts, kind in ((captions[some], "captions"), ([f"a {name}" for name in names[some]], "names alone")):
+    held = drawn(1, held_out=True)
+    for what, (pixels, captions, names) in (
+        ("held-out names", held),
+        ("names of the training, placed as there", drawn(1, held_out=False)),
+    ):
+        count = len(held[0])  # as many of both, from all sorts
+        some = [k * len(names) // count for k in range(count)]
+        listed = [captions[k] for k in some], [f"a {names[k]}" for k in some]
+        for texts, kind in zip(listed, ("captions", "names alone"), strict=True):
             found = retrieval(model, pixels[some], texts)
             share = ", ".join(f"{value:.1%} in the first {first}" for first, value in found.items())
             print(f"{what}, {len(texts)} {kind}: {share}; by chance {1 / len(texts):.1%} and {5 / len(texts):.1%}")

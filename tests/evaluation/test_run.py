@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tether.evaluation import Arm, Artist, Case, Evaluation, Steering, evaluate, held_out_cases, open_held_out
+from tether.evaluation.found import finder, numbers_of
 from tether.evaluation.intervals import Score
 from tether.evaluation.report import notes, report, table
 from tether.evaluation.run import AUTOENCODER, EXCHANGED, SOURCE, STRENGTH_0
 from tether.evaluation.sheet import draw_sheet, ranked
+from tether.kinds import annotate
+from tether.kinds.ade20k import COLORS
 from tether.sampling import Request, Session
 
 ARMS = [Arm(STRENGTH_0), Arm("canny", (Steering("canny", "canny", {"strength": 1.0}),))]
@@ -108,3 +113,23 @@ def test_cases_are_ranked_best_first_and_the_sheet_shows_them(found: Evaluation)
     sheet = draw_sheet(found, "canny", ["canny"])
     assert sheet.width > 5 * 128
     assert sheet.height > 3 * 128
+
+
+def test_classes_that_a_set_brings_are_not_compared_with_areas_in_their_mean_colors() -> None:
+    image = Image.new("RGB", (64, 64), (200, 30, 30))
+    classes = Image.fromarray(np.full((64, 64, 3), COLORS[0], np.uint8))
+    given = Case("a", "", image, {"seg": classes})
+    assert finder("seg", given) is None  # no network for ADE20K is there
+    assert numbers_of("seg", image, given) == {}
+    made = Case("a", "", image, {"seg": annotate("seg", image)}, annotated=frozenset({"seg"}))
+    assert finder("seg", made) == "annotator"
+    assert "miou" in numbers_of("seg", image, made)
+
+
+def test_what_is_inpainted_is_measured_in_the_hole() -> None:
+    (case,) = held_out_cases([open_held_out("emoji3d", 64)], ["inpaint"], (64, 64), 1)
+    assert case.mask is not None
+    hole = np.asarray(case.mask.convert("L")) >= 128
+    pixels = case.pixels.copy()
+    pixels[~hole] = 255 - pixels[~hole]  # what is kept is not measured
+    assert numbers_of("inpaint", Image.fromarray(pixels), case)["delta_e"]["value"] == 0

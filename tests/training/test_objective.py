@@ -93,6 +93,21 @@ def test_a_shift_moves_timesteps_to_strong_noise_by_the_paper_s_rule() -> None:
     assert shifted.median().item() == pytest.approx(3 / 4, abs=0.02)  # s / (s + 1)
 
 
+@pytest.mark.parametrize(("prediction_type", "wanted"), [("epsilon", (0, 9)), ("flow_prediction", (1, 10))])
+def test_a_flow_is_trained_where_sampling_begins_and_not_where_there_is_no_noise(
+    prediction_type: str, wanted: tuple[int, int]
+) -> None:
+    process = noise_process({"num_train_timesteps": 10, "prediction_type": prediction_type})
+    seen: list[int] = []
+
+    def predict(noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        seen.extend(timesteps.tolist())
+        return noisy
+
+    diffusion_loss(predict, torch.zeros(400, 4, 1, 1), process, randomness=torch.Generator().manual_seed(0))
+    assert (min(seen), max(seen)) == wanted
+
+
 def test_noise_offset_adds_noise_of_its_deviation_to_whole_channels() -> None:
     seen = []
 

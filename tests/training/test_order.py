@@ -58,3 +58,10 @@ def test_one_bucket_is_shown_as_earlier_versions_did() -> None:
         epoch, place = divmod(number, 3)
         (generator,) = sample_generators(9, range(epoch, epoch + 1), 2)
         assert order(number) == ([5, 6, 7][torch.randperm(3, generator=generator)[place]], epoch)
+
+
+def test_orders_of_several_places_differ_and_each_shows_all() -> None:
+    samples = list(range(12))
+    first, second = ([Order([samples], 4, seed=5, place=place)(n)[0] for n in range(12)] for place in (0, 1))
+    assert sorted(first) == sorted(second) == samples
+    assert first != second

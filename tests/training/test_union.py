@@ -201,6 +201,13 @@ def test_a_union_starts_from_a_control_of_one_kind(tiny_folder: Path, scenes: st
             assert torch.equal(tensor, before.state_dict()[name])
 
 
+def test_the_kinds_of_a_batch_show_images_of_their_own(tiny_folder: Path, scenes: str, tmp_path: Path) -> None:
+    settings = config(tmp_path, tiny_folder, Path(scenes), condition=("canny", "depth"), validation_every=0)
+    data = open_data(settings, load_base(tiny_folder))
+    names = [data.batches(range(start, start + 2)).names for start in range(0, 12, 2)]
+    assert sum(one == other for one, other in names) < len(names) / 2
+
+
 def test_the_shipped_unions_recipe_is_valid_and_trains_the_kinds_that_ship() -> None:
     recipe = TrainConfig.load(Path(__file__).parents[2] / "recipes" / "control-union.yaml")
     shipped = load_control("union")

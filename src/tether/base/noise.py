@@ -48,9 +48,11 @@ class NoiseProcess(ABC):
         prediction_type: diffusers' name of what the denoiser predicts.
         schedule: a copy of the argument.
         steps: T, the number of timesteps.
+        first: the first of the T timesteps that are trained.
     """
 
     prediction_type: str
+    first: int = 0
 
     def __init__(self, schedule: Mapping[str, Any]) -> None:
         self.schedule = dict(schedule)
@@ -180,6 +182,7 @@ class FlowMatching(NoiseProcess):
     """
 
     prediction_type = "flow_prediction"
+    first = 1  # at 0 there is no noise, and the noise is not to be told
 
     def scales(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         sigmas = timesteps.float() / self.steps

@@ -44,6 +44,7 @@ class Case:
         image: RGB, of the size that is drawn.
         maps: its condition maps by kind, RGB, of that size.
         exact: the kinds whose maps its source computed, without an annotator.
+        annotated: the kinds whose maps their first annotator made.
         layout: of its source, "scenes".
         mask: white where it is to be inpainted, for kinds that need one.
         number: its place in its set, from 0: its seeds follow from it.
@@ -55,6 +56,7 @@ class Case:
     image: Image.Image
     maps: Mapping[str, Image.Image]
     exact: frozenset[str] = frozenset()
+    annotated: frozenset[str] = frozenset()
     layout: str = ""
     mask: Image.Image | None = None
     number: int = 0
@@ -179,16 +181,26 @@ class _Reader:
         if self.given is not None:
             maps[self.given] = _map(sample.condition, self.given, self.size)
         rng = np.random.default_rng(int(hashlib.sha256(key.encode()).hexdigest()[:16], 16))
-        for kind in self.kinds:
-            if kind not in maps:
-                maps[kind] = _made(photo, kind, self.size, rng)
+        annotated = [kind for kind in self.kinds if kind not in maps]
+        for kind in annotated:
+            maps[kind] = _made(photo, kind, self.size, rng)
         mask = None
         if any(find_kind(kind).needs_mask for kind in self.kinds):
             mask = Image.fromarray(random_holes(*self.size, rng).astype(np.uint8) * np.uint8(255))
         prompt = next(iter(sample.captions), "")
         image = to_rgb(fit(photo, *self.size))
         subject = f"{self.held_out.ref}/{self.source.subject(index)}"
-        return Case(key, prompt, image, maps, frozenset(exact), self.source.layout, mask, subject=subject)
+        return Case(
+            key,
+            prompt,
+            image,
+            maps,
+            frozenset(exact),
+            frozenset(annotated),
+            self.source.layout,
+            mask,
+            subject=subject,
+        )
 
 
 def _shuffled(source: Source, indices: Sequence[int]) -> list[int]:

@@ -9,17 +9,21 @@ from tether.evaluation.cases import Case, can_be_made
 from tether.evaluation.judge import JUDGED, LAYOUT, load_judge
 from tether.images import to_rgb
 from tether.kinds import find_kind, make_map
+from tether.kinds.ade20k import is_ade20k
 from tether.kinds.measures import Measure, Numbers
 
 __all__ = ["finder", "found_map", "measures_of", "numbers_of"]
 
 
 def finder(kind: str, case: Case) -> str | None:
-    """What finds maps of a kind in the pictures of a case: "judge" for exact maps of scenes, "annotator" for those of
-    an annotator, "image" for conditions that are images; None when nothing does."""
+    """What finds maps of a kind in the pictures of a case: "judge" for exact maps of scenes, "ade20k" for maps of
+    ADE20K's classes that a set brings, "annotator" for those of the kind's first annotator, "image" for conditions that
+    are images; None when nothing does. Areas in their mean colors ("regions") cannot be compared with classes."""
     known = find_kind(kind)
     if kind in case.exact and case.layout == LAYOUT and kind in JUDGED:
         return "judge"
+    if kind == "seg" and kind not in case.annotated:
+        return "ade20k" if is_ade20k(_pixels(case.maps[kind])) and known.annotator("ade20k").is_ready else None
     if known.annotators:
         return "annotator" if can_be_made(kind) else None
     return "image" if known.is_image else None
@@ -30,8 +34,8 @@ def found_map(kind: str, image: Image.Image, case: Case) -> Image.Image | None:
     how = finder(kind, case)
     if how == "judge":
         return load_judge().find(kind, image)
-    if how == "annotator":
-        return make_map(kind, image, None, {})
+    if how in ("annotator", "ade20k"):
+        return make_map(kind, image, None if how == "annotator" else how, {})
     return image if how == "image" else None
 
 
@@ -60,6 +64,10 @@ def numbers_of(kind: str, image: Image.Image, case: Case) -> dict[str, Numbers]:
     for one in measures:
         if one.against == "image":
             numbers[one.key] = one.compare(np.asarray(image), case.pixels)
+        elif one.against == "hole":
+            assert case.mask is not None, "kinds that need a mask have one"
+            hole = np.asarray(case.mask.convert("L")) >= 128
+            numbers[one.key] = one.compare(np.asarray(image), case.pixels, hole)
         elif one.against == "condition":
             numbers[one.key] = one.compare(np.asarray(image), _pixels(case.maps[kind]))
     return numbers

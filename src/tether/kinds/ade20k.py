@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["COLORS"]
+__all__ = ["COLORS", "is_ade20k"]
 
 _HEX = """
 787878 b47878 06e6e6 503232 04c803 787850 8c8c8c cc05ff e6e6e6 04fa07 e005ff ebff07 96053d 787846 08ff33
@@ -23,3 +23,9 @@ ffcc00 ff008f 00ffeb 85ff00 ff00eb f500ff ff007a fff500 0abed4 d6ff00 00ccff 140
 """
 COLORS = np.frombuffer(bytes.fromhex("".join(_HEX.split())), np.uint8).reshape(-1, 3)
 """RGB, uint8 `(150, 3)`."""
+
+
+def is_ade20k(pixels: np.ndarray) -> bool:
+    """Whether a map, uint8 `(H, W, 3)`, has colors of these classes alone."""
+    known = {tuple(color) for color in COLORS.tolist()}
+    return {tuple(color) for color in np.unique(pixels.reshape(-1, 3), axis=0).tolist()} <= known

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tether.kinds.kind import Kind
-from tether.kinds.measures import DETAIL
+from tether.kinds.measures import HOLE
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,6 +40,6 @@ KIND = Kind(
     value_range=(-1.0, 1.0),
     is_image=True,
     needs_mask=True,
-    measures=DETAIL,
+    measures=HOLE,
     names=r"inpaint(ing)?",
 )

@@ -83,14 +83,23 @@ class CachedBatches:
         prompt_dropout: share of prompts that are replaced by the empty one.
         seed: the run's.
         block: samples of a step, over all processes; those of a block have images of one size.
+        place: which of the run's kinds of condition they show; each has the samples in an order of its own.
     """
 
-    def __init__(self, samples: Samples, entries: list[int], prompt_dropout: float, seed: int, block: int = 1) -> None:
+    def __init__(
+        self,
+        samples: Samples,
+        entries: list[int],
+        prompt_dropout: float,
+        seed: int,
+        block: int = 1,
+        place: int = 0,
+    ) -> None:
         self.samples, self.entries, self.prompt_dropout, self.seed = samples, entries, prompt_dropout, seed
         by_size: dict[Size, list[int]] = {}
         for entry in entries:
             by_size.setdefault(samples.size_of(entry), []).append(entry)
-        self.order = Order([by_size[size] for size in sorted(by_size)], block, seed)
+        self.order = Order([by_size[size] for size in sorted(by_size)], block, seed, place)
 
     def __call__(self, numbers: range) -> Batch:
         """The samples with these numbers.
@@ -190,7 +199,7 @@ def _held_back(config: TrainConfig, count: int, images: int) -> list[int]:
     return validation_subset(count, min(images, count)) if config.validation_every else []
 
 
-def _batches_without(config: TrainConfig, samples: Samples, held_back: Sequence[int]) -> CachedBatches:
+def _batches_without(config: TrainConfig, samples: Samples, held_back: Sequence[int], place: int = 0) -> CachedBatches:
     """The samples but those that are held back; all of them where there are too few."""
     entries = list(range(len(samples)))
     if len(samples) >= 4 * len(held_back):
@@ -198,7 +207,7 @@ def _batches_without(config: TrainConfig, samples: Samples, held_back: Sequence[
         if isinstance(samples, OnDemandSamples):
             samples.view.apart = frozenset(held_back)
     block = config.samples_a_step * PartialState().num_processes
-    return CachedBatches(samples, entries, config.prompt_dropout, config.seed, block)
+    return CachedBatches(samples, entries, config.prompt_dropout, config.seed, block, place)
 
 
 def _open_kinds(config: TrainConfig, base: Base, on_stage: OnStage | None) -> Data:
@@ -235,8 +244,8 @@ def _open_kinds(config: TrainConfig, base: Base, on_stage: OnStage | None) -> Da
     # An image that is held back with the condition of one kind is not trained on with that of another.
     images_held = {usable[kind][index] for kind, indices in held_back.items() for index in indices}
     found = {
-        kind: _batches_without(config, samples, [k for k, image in enumerate(usable[kind]) if image in images_held])
-        for kind, samples in samples_of.items()
+        kind: _batches_without(config, samples, [k for k, image in enumerate(usable[kind]) if image in images_held], n)
+        for n, (kind, samples) in enumerate(samples_of.items())
     }
     shown = [
         _validation_sample(samples_of[kind].sample(index), base, kind)

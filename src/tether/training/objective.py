@@ -63,7 +63,7 @@ def diffusion_loss(
             random order: the gradient is less noisy (arXiv:2107.00630, appendix I.1). Each one alone is still
             uniform. Needs one generator for the batch.
         shift: draw timesteps from noisier steps, t/T = s u / (1 + (s - 1) u) for u uniform in [0, 1)
-            (arXiv:2403.03206, equation 23); 1 leaves them uniform. Half of them are above s / (s + 1).
+            (arXiv:2403.03206, equation 23), rounded down; 1 leaves them uniform. Half of them are above s / (s + 1).
         per_sample: return one loss per sample, `(B,)`, instead of their mean.
 
     Returns:
@@ -81,6 +81,7 @@ def diffusion_loss(
         uniform = timesteps.double() / process.steps
         timesteps = process.steps * shift * uniform / (1 + (shift - 1) * uniform)
         timesteps = timesteps.long().clamp(max=process.steps - 1)
+    timesteps = timesteps + process.first
     weights = process.loss_weights(timesteps, min_snr_gamma, velocity_cap).to(latents.device)
     # Channels last if the latents are, so that no convolution has to convert them.
     noise, timesteps = torch.empty_like(latents, dtype=torch.float32).copy_(noise), timesteps.to(latents.device)

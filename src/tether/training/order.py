@@ -22,7 +22,7 @@ from tether.training.batch import sample_generators
 __all__ = ["Order"]
 
 _ORDER, _BLOCKS = 2, 5
-"""Streams of random numbers: of the passes of bucket b, _ORDER + 16 b; and of the blocks of an epoch."""
+"""Streams of random numbers: of the passes of bucket b of order p, _ORDER + 16 (b + p); of an epoch's blocks."""
 
 
 class Order:
@@ -32,10 +32,11 @@ class Order:
         buckets: the samples of each bucket, none of which is empty.
         block: samples of a step, over all processes, G.
         seed: the run's.
+        place: of several orders of a run, each with one bucket, which one it is: each shows the samples in its own.
     """
 
-    def __init__(self, buckets: Sequence[Sequence[int]], block: int, seed: int) -> None:
-        self.buckets, self.block, self.seed = buckets, block, seed
+    def __init__(self, buckets: Sequence[Sequence[int]], block: int, seed: int, place: int = 0) -> None:
+        self.buckets, self.block, self.seed, self.place = buckets, block, seed, place
         self._pass = lru_cache(maxsize=2 * len(buckets))(self._draw_pass)
         self._blocks = lru_cache(maxsize=2)(self._draw_blocks)
 
@@ -69,7 +70,7 @@ class Order:
         return bisect_right(range(most + 1), block, key=self._before) - 1
 
     def _draw_pass(self, bucket: int, which: int) -> list[int]:
-        (generator,) = sample_generators(self.seed, range(which, which + 1), _ORDER + 16 * bucket)
+        (generator,) = sample_generators(self.seed, range(which, which + 1), _ORDER + 16 * (bucket + self.place))
         return torch.randperm(len(self.buckets[bucket]), generator=generator).tolist()
 
     def _draw_blocks(self, epoch: int) -> list[int]:

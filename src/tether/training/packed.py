@@ -9,15 +9,16 @@
 
 Further arrays are for auxiliary losses and other trainers, such as those of recipes/latents.py.
 
-With `randomness: batch` a batch is drawn by one generator, each group with its share of it, the last group with the
-rest. With `randomness: sample` each sample is drawn by a generator of its own, its group too. Prompts are encoded while
-training, by the base's text encoders.
+With `randomness: batch` a batch is drawn by one generator, each group with its share of it, rounded, the last group with
+the rest; a batch so small that a group would get none is refused. With `randomness: sample` each sample is drawn by a
+generator of its own, its group too. Prompts are encoded while training, by the base's text encoders.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
@@ -160,12 +161,29 @@ class PackedBatches:
 
     def _draw(self, size: int, generator: torch.Generator) -> _Draw:
         """A batch with each group's share of it."""
-        rows, start, left, last = [], 0, size, list(self.counts)[-1]
-        for group, count in self.counts.items():
-            number = left if group == last else min(left, round(size * self.shares[group]))
-            rows.append(start + torch.randint(count, (number,), generator=generator))
-            start, left = start + count, left - number
+        rows, start, numbers = [], 0, self._numbers(size)
+        if missed := self._missed(numbers):
+            enough = next(more for more in count(size) if not self._missed(self._numbers(more)))
+            raise TetherError(
+                f"a batch of {size} has no sample of the group {missed}, whose share is {self.shares[missed]:.1%}: give a "
+                f"batch_size of {enough}, or randomness=sample, which draws the group of each sample"
+            )
+        for group, rows_of_group in self.counts.items():
+            rows.append(start + torch.randint(rows_of_group, (numbers[group],), generator=generator))
+            start += rows_of_group
         return self._choose(torch.cat(rows), generator)
+
+    def _missed(self, numbers: Mapping[str, int]) -> str:
+        """A group that has a share and gets no sample; "" if there is none."""
+        return next((group for group, number in numbers.items() if not number and self.shares[group] > 0), "")
+
+    def _numbers(self, size: int) -> dict[str, int]:
+        """How many samples of each group a batch has."""
+        numbers, left, last = {}, size, list(self.counts)[-1]
+        for group in self.counts:
+            numbers[group] = left if group == last else min(left, round(size * self.shares[group]))
+            left -= numbers[group]
+        return numbers
 
     def _draw_one(self, generator: torch.Generator) -> _Draw:
         """A sample, of a random group."""

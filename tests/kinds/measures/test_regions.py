@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tether.datasets.synthetic.scenes.maps import CLASS_COLORS
+from tether.kinds.ade20k import COLORS
 from tether.kinds.measures.regions import mean_iou, object_overlaps, overlaps
 
 RED, BLUE, GREEN = (255, 0, 0), (0, 0, 255), (0, 255, 0)
@@ -43,6 +44,12 @@ def test_no_class_of_scenes_stands_for_another() -> None:
         found = palette[:, [missing] * wanted.shape[1]]
         counted = overlaps(found, wanted)
         assert all(value == 0 for name, value in counted.items() if name.endswith("both"))
+
+
+def test_no_class_of_ade20k_stands_for_another_however_near_its_color() -> None:
+    wall, ceiling = (np.full((4, 4, 3), COLORS[k], np.uint8) for k in (0, 6))
+    assert mean_iou(tabulated([dict(overlaps(wall, ceiling))])) == 0.0
+    assert mean_iou(tabulated([dict(overlaps(wall, wall))])) == 1.0
 
 
 def test_miou_is_that_of_torchmetrics() -> None:

@@ -95,3 +95,15 @@ def test_a_line_map_is_like_itself_and_not_like_an_empty_one() -> None:
     lines[20:100:16] = 255
     assert map_similarity(lines, lines)["value"] == pytest.approx(1.0)
     assert map_similarity(np.zeros_like(lines), lines)["value"] < 0.5
+
+
+def test_in_a_hole_only_its_pixels_count() -> None:
+    wanted = np.stack([picture(64)] * 3, axis=2).astype(np.uint8)
+    hole = np.zeros((64, 64), bool)
+    hole[:32, :32] = True
+    wrong = np.where(hole[..., None], 255 - wanted, wanted).astype(np.uint8)
+    for measure in (color_difference, gradient_deviation):
+        assert measure(wrong, wanted, hole)["value"] > 0
+        assert measure(wrong, wanted, ~hole)["value"] == pytest.approx(0, abs=0.05)  # gradients at the border
+    whole = color_difference(wrong, wanted)["value"]
+    assert color_difference(wrong, wanted, hole)["value"] == pytest.approx(4 * whole, rel=1e-5)

@@ -15,6 +15,7 @@ the numbers of many pairs into a score:
 | `NORMALS`                | mean angle in degrees                                                 |
 | `POSE`                   | PCK@0.1                                                               |
 | `DETAIL`                 | gradient magnitude similarity deviation; color difference             |
+| `HOLE`                   | the same in the pixels that are inpainted                             |
 | `TONES`                  | color difference; MS-SSIM                                             |
 
 The table imports neither NumPy nor OpenCV: a measure imports what it needs when it is first used.
@@ -23,6 +24,7 @@ The table imports neither NumPy nor OpenCV: a measure imports what it needs when
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -32,6 +34,7 @@ __all__ = [
     "CLASSES",
     "DEPTH",
     "DETAIL",
+    "HOLE",
     "LINES",
     "NORMALS",
     "OBJECT",
@@ -83,6 +86,7 @@ DETAIL = (
         against="image",
     ),
 )
+HOLE = tuple(replace(one, title=f"{one.title}, in the hole", against="hole") for one in DETAIL)
 TONES = (
     Measure("delta_e", "color difference", _later("similarity", "color_difference"), higher=False, unit="ΔE", digits=1),
     *SOFT_LINES,

@@ -15,8 +15,8 @@ Numbers = Mapping[str, float]
 """What is counted or measured on one pair of maps, by name. Keys that are absent are 0."""
 Table = Mapping[str, "np.ndarray"]
 """The same of many pairs: each float64 `(C, I)`, of I pictures for each of C conditions."""
-Compare = Callable[["np.ndarray", "np.ndarray"], Numbers]
-"""(found, wanted), uint8 `(H, W, 3)` RGB each -> numbers."""
+Compare = Callable[..., Numbers]
+"""(found, wanted), uint8 `(H, W, 3)` RGB each -> numbers. See `Measure.against`."""
 
 
 def mean(table: Table) -> float:
@@ -41,7 +41,8 @@ class Measure:
         unit: of the score, for people.
         digits: after the decimal point, for people.
         against: what `compare` is given: the map that is found in the drawn picture and the condition ("map"); the
-            picture itself and the condition ("condition"), or the image that the condition was made from ("image").
+            picture itself and the condition ("condition"), or the image that the condition was made from ("image"), or
+            that image and where it was inpainted, bool `(H, W)` ("hole").
     """
 
     key: str
@@ -51,4 +52,4 @@ class Measure:
     higher: bool = True
     unit: str = ""
     digits: int = 3
-    against: Literal["map", "condition", "image"] = "map"
+    against: Literal["map", "condition", "image", "hole"] = "map"

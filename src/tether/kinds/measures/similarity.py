@@ -39,15 +39,15 @@ def map_similarity(found: np.ndarray, wanted: np.ndarray) -> Numbers:
     return {"value": ms_ssim(_gray(found), _gray(wanted))}
 
 
-def gradient_deviation(found: np.ndarray, wanted: np.ndarray) -> Numbers:
-    """GMSD of two pictures, uint8 `(H, W, 3)`."""
-    return {"value": gmsd(_gray(found), _gray(wanted))}
+def gradient_deviation(found: np.ndarray, wanted: np.ndarray, hole: np.ndarray | None = None) -> Numbers:
+    """GMSD of two pictures, uint8 `(H, W, 3)`, of the pixels of a hole alone if one is given, bool `(H, W)`."""
+    return {"value": gmsd(_gray(found), _gray(wanted), hole)}
 
 
-def color_difference(found: np.ndarray, wanted: np.ndarray) -> Numbers:
-    """Mean ΔE*_ab of two pictures, uint8 `(H, W, 3)` sRGB."""
+def color_difference(found: np.ndarray, wanted: np.ndarray, hole: np.ndarray | None = None) -> Numbers:
+    """Mean ΔE*_ab of two pictures, uint8 `(H, W, 3)` sRGB, in a hole alone if one is given, bool `(H, W)`."""
     a, b = (cv2.cvtColor(one.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) for one in (found, wanted))
-    return {"value": float(np.linalg.norm(a - b, axis=2).mean())}
+    return {"value": float(np.linalg.norm(a - b, axis=2).mean(where=True if hole is None else hole))}
 
 
 def scales_of(height: int, width: int) -> int:
@@ -83,8 +83,12 @@ def ms_ssim(x: np.ndarray, y: np.ndarray) -> float:
     return score
 
 
-def gmsd(x: np.ndarray, y: np.ndarray) -> float:
+def gmsd(x: np.ndarray, y: np.ndarray, hole: np.ndarray | None = None) -> float:
     """GMSD of two gray images `(H, W)` with levels in 0..255: 0 for equal ones.
+
+    Args:
+        x, y: the images.
+        hole: bool `(H, W)`, the pixels that count; all of them by default.
 
     Raises:
         TetherError: for images of different sizes.
@@ -93,7 +97,9 @@ def gmsd(x: np.ndarray, y: np.ndarray) -> float:
         raise TetherError(f"images have shapes {x.shape} and {y.shape}: they must be (H, W), and the same")
     a, b = (_gradient(_halved(one.astype(np.float64))) for one in (x, y))
     similarity = (2 * a * b + GRADIENT_CONSTANT) / (a**2 + b**2 + GRADIENT_CONSTANT)
-    return float(similarity.std())
+    if hole is None:
+        return float(similarity.std())
+    return float(similarity.std(where=_halved(hole.astype(np.float64)) > 0))
 
 
 def _gray(pixels: np.ndarray) -> np.ndarray:
