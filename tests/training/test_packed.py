@@ -70,7 +70,7 @@ def test_each_group_gets_its_share_of_a_batch_and_the_last_group_the_rest(file: 
 def test_a_batch_too_small_for_a_group_says_what_is_large_enough(file: Path, tiny_base: Base) -> None:
     batches = PackedBatches(file, tiny_base, seed=0, randomness="batch", shares={"red": 1, "green": 19, "blue": 1})
     with pytest.raises(
-        TetherError, match="batch of 4 has no sample of the group red, .* 4.8%: give a batch_size of 16"
+        TetherError, match=r"batch of 4 has no sample of the group red, .* 4.8%: give a batch_size of 16"
     ):
         batches(range(4))
     assert {group(row) for row in batches(range(16)).rows} == {"red", "green", "blue"}

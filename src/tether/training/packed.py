@@ -9,9 +9,9 @@
 
 Further arrays are for auxiliary losses and other trainers, such as those of recipes/latents.py.
 
-With `randomness: batch` a batch is drawn by one generator, each group with its share of it, rounded, the last group with
-the rest; a batch so small that a group would get none is refused. With `randomness: sample` each sample is drawn by a
-generator of its own, its group too. Prompts are encoded while training, by the base's text encoders.
+With `randomness: batch` a batch is drawn by one generator, each group with its share of it, rounded, the last group
+with the rest; a batch so small that a group would get none is refused. With `randomness: sample` each sample is drawn
+by a generator of its own, its group too. Prompts are encoded while training, by the base's text encoders.
 """
 
 from __future__ import annotations
@@ -165,8 +165,8 @@ class PackedBatches:
         if missed := self._missed(numbers):
             enough = next(more for more in count(size) if not self._missed(self._numbers(more)))
             raise TetherError(
-                f"a batch of {size} has no sample of the group {missed}, whose share is {self.shares[missed]:.1%}: give a "
-                f"batch_size of {enough}, or randomness=sample, which draws the group of each sample"
+                f"a batch of {size} has no sample of the group {missed}, whose share is {self.shares[missed]:.1%}: give "
+                f"a batch_size of {enough}, or randomness=sample, which draws the group of each sample"
             )
         for group, rows_of_group in self.counts.items():
             rows.append(start + torch.randint(rows_of_group, (numbers[group],), generator=generator))
