@@ -165,8 +165,8 @@ class PackedBatches:
         if missed := self._missed(numbers):
             enough = next(more for more in count(size) if not self._missed(self._numbers(more)))
             raise TetherError(
-                f"a batch of {size} has no sample of the group {missed}, whose share is {self.shares[missed]:.1%}: give "
-                f"a batch_size of {enough}, or randomness=sample, which draws the group of each sample"
+                f"a batch of {size} has no sample of the group {missed}, whose share is {self.shares[missed]:.1%}: "
+                f"give a batch_size of {enough}, or randomness=sample, which draws the group of each sample"
             )
         for group, rows_of_group in self.counts.items():
             rows.append(start + torch.randint(rows_of_group, (numbers[group],), generator=generator))
