@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -285,3 +286,18 @@ def test_auto_is_openvino_on_the_cpu_where_it_is_installed(monkeypatch: pytest.M
 def test_nothing_that_reports_home_is_imported() -> None:
     assert "openvino" in sys.modules
     assert not {"openvino_telemetry", "openvino.tools.ovc"} & {name for name, one in sys.modules.items() if one}
+
+
+def test_a_signal_is_handled_after_an_engine_was_dropped_in_another_thread() -> None:
+    program = (
+        "import gc, signal, threading\n"
+        "from tether.sampling.engines.openvino import OpenVino\n"
+        "engine = [OpenVino()]\n"
+        "engine[0].core.get_property('CPU', 'FULL_DEVICE_NAME')  # loads the plugin\n"
+        "dropped = threading.Thread(target=lambda: (engine.clear(), gc.collect()))\n"
+        "dropped.start(); dropped.join()\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('handled'))\n"
+        "signal.raise_signal(signal.SIGTERM)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr

@@ -18,6 +18,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from copy import deepcopy
+from functools import cache
 from typing import Any
 
 import torch
@@ -58,6 +59,16 @@ def _openvino() -> Any:
     return openvino
 
 
+@cache
+def _core(openvino: Any) -> Any:
+    """OpenVINO's core, one for the process and as long as it.
+
+    Its CPU plugin gives the thread that loads it an alternate signal stack. Freed by another thread, the stack would
+    stay in use, and the next signal end the process, Ctrl-C too.
+    """
+    return openvino.Core()
+
+
 @register("openvino")
 class OpenVino(GraphEngine):
     """Computes with OpenVINO; what it converted and compiled is kept from run to run.
@@ -74,7 +85,7 @@ class OpenVino(GraphEngine):
 
     def __init__(self, cache: Cache | None = None) -> None:
         super().__init__()
-        self.core = _openvino().Core()
+        self.core = _core(_openvino())
         self.cache = cache or Cache("openvino")
 
     def graph(self, owner: nn.Module, variant: Any, names: tuple[str, ...], make: MakeGraph) -> Graph:
