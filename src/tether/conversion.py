@@ -168,7 +168,7 @@ def _open_control(source: str | Path, path: Path, base: str | Path | None, kind:
 
 
 def _write_control_folder(control: ControlPart, target: Path, dtype: torch.dtype | None, force: bool) -> Converted:
-    with replacing(target, force=force) as part:
+    with replacing(target, force=force, folder_of="control") as part:
         part.mkdir()
         size = write_safetensors(part / NETWORK_WEIGHTS, control.tensors, dtype, give_back=True)
         write_json(part / "config.json", control.settings)
@@ -205,7 +205,7 @@ def _write_control_file(control: ControlPart, target: Path, dtype: torch.dtype |
 
 def _write_base_folder(parts: Parts, target: Path, dtype: torch.dtype | None, force: bool) -> Converted:
     size = 0
-    with replacing(target, force=force) as folder:
+    with replacing(target, force=force, folder_of="base") as folder:
         for name, network in parts.networks().items():
             weights = TEXT_WEIGHTS if name.startswith("text_encoder") else NETWORK_WEIGHTS
             write_json(folder / name / "config.json", network.config)

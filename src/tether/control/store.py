@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tether.control.injection import Sides, checked_sides
 from tether.errors import TetherError
 from tether.files.checkpoints import open_checkpoint
-from tether.files.folder import read_json, weights_of_folder
+from tether.files.folder import FAMILY, read_json, weights_of_folder
 from tether.files.materialize import FilePages, cast, check_fits_network
 from tether.files.writing import replacing, write_json, write_safetensors
 
@@ -36,7 +36,6 @@ __all__ = [
     "write_folder",
 ]
 
-FAMILY = "tether_family"
 NOTES = "tether.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 STATE, CHECKPOINTS, PREFIX = "state.json", "checkpoints", "control."
@@ -73,9 +72,10 @@ def write_folder(
     """Writes a control's folder as a whole or not at all; a control that is there is replaced.
 
     Raises:
-        TetherError: when it cannot be written, or a weight is NaN or infinite.
+        TetherError: when it cannot be written, a weight is NaN or infinite, or a folder is there that holds anything
+            but a control.
     """
-    with replacing(path, force=True) as part:
+    with replacing(path, force=True, folder_of="control") as part:
         part.mkdir()
         write_safetensors(part / WEIGHTS, tensors, dtype)
         write_json(part / "config.json", dict(config))
