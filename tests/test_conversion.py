@@ -389,3 +389,40 @@ def test_transfer_between_files(control: ControlNet, folder: Path, tmp_path: Pat
     same(ControlNet.load(tmp_path / "two").state_dict(), dict(control.state_dict()))
     with pytest.raises(TetherError, match="give both"):
         convert(tmp_path / "one", tmp_path / "three", to="diffusers", transfer_from=folder)
+
+
+@pytest.mark.parametrize("argument", ["source", "base", "transfer_from", "transfer_to"])
+def test_a_target_with_a_model_in_it_that_is_read_is_refused(
+    argument: str, control: ControlNet, tmp_path: Path
+) -> None:
+    """Replacing the folder would delete the model."""
+    control.save(tmp_path / "one")
+    convert(tmp_path / "one", tmp_path / "repo" / "one.safetensors", to="original")
+    convert(tmp_path / "one", tmp_path / "repo" / "inner", to="diffusers")
+    for read in (tmp_path / "repo" / "one.safetensors", tmp_path / "repo" / "inner"):
+        arguments: dict[str, Any] = {"source": tmp_path / "one", argument: read}
+        if argument.startswith("transfer"):
+            arguments = {"transfer_from": tmp_path / "one", "transfer_to": tmp_path / "one"} | arguments
+        with pytest.raises(TetherError, match=r"refusing to overwrite .*repo: it contains .*, which is read"):
+            convert(**arguments, target=tmp_path / "repo", to="diffusers", force=True)
+        assert read.exists()
+
+
+def test_a_model_may_replace_itself(control: ControlNet, tmp_path: Path) -> None:
+    control.save(tmp_path / "one")
+    convert(tmp_path / "one", tmp_path / "one", to="diffusers", force=True, dtype=torch.float16)
+    assert ControlNet.load(tmp_path / "one", dtype=torch.float16).conv_in.weight.equal(control.conv_in.weight.half())
+
+
+def test_a_target_that_cannot_be_is_refused_in_one_line(
+    control: ControlNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control.save(tmp_path / "one")
+    convert(tmp_path / "one", tmp_path / "two", to="diffusers")
+    monkeypatch.chdir(tmp_path / "two")
+    for write in (lambda: convert(tmp_path / "one", ".", to="diffusers", force=True), lambda: control.save(".")):
+        with pytest.raises(TetherError, match=r"^\. cannot be written: it is the working directory"):
+            write()
+    assert ControlNet.load(tmp_path / "two").kind == "canny"
+    with pytest.raises(TetherError, match="cannot be written: File name too long"):
+        convert(tmp_path / "one", tmp_path / ("x" * 300), to="diffusers")

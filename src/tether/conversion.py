@@ -10,7 +10,8 @@ target is written completely or not at all, and only replaced with `force`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -31,8 +32,15 @@ from tether.errors import TetherError
 from tether.files.checkpoints import open_checkpoint
 from tether.files.folder import is_base_folder
 from tether.files.hub import find
-from tether.files.paths import SUFFIXES
-from tether.files.writing import replacing, write_json, write_safetensors, write_tokenizer, write_torch
+from tether.files.paths import SUFFIXES, local_path
+from tether.files.writing import (
+    check_may_replace,
+    replacing,
+    write_json,
+    write_safetensors,
+    write_tokenizer,
+    write_torch,
+)
 from tether.formats.families import UNET, VAE, family_settings
 from tether.formats.names import Pair, to_original
 from tether.formats.recognize import recognize
@@ -108,8 +116,8 @@ def convert(
         prediction_type: what a base predicts, to override what its files say.
 
     Raises:
-        TetherError: if the source cannot be opened, the target exists or cannot be written, or the layout cannot store
-            the source.
+        TetherError: if the source cannot be opened, the target exists, cannot be written or contains one of the models
+            that are read, or the layout cannot store the source.
     """
     target = Path(target)
     if to not in LAYOUTS:
@@ -119,6 +127,7 @@ def convert(
     if (transfer_from is None) != (transfer_to is None):
         raise TetherError("a transfer needs two bases: give both --transfer-from and --transfer-to")
     path, named = _find(source)
+    _check_inputs_stay(target, [path, base, transfer_from, transfer_to])
     kind = kind or named
     if is_control_folder(path) or (path.is_file() and recognize(unwrapped(open_checkpoint(path))).what == "control"):
         control = _open_control(source, path, base, kind)
@@ -139,13 +148,26 @@ def _check_target(target: Path, to_folder: bool, force: bool) -> None:
         raise TetherError(f"{target}: the original layout is a file; end its name in .safetensors (or .ckpt or .pth)")
     if to_folder and target.suffix in SUFFIXES:
         raise TetherError(f"{target}: the diffusers layout is a folder; give a name without {target.suffix}")
-    if not target.exists():
-        return
-    if not force:
-        raise TetherError(f"{target} already exists: use --force to replace it")
-    if target.is_dir() != to_folder:
+    check_may_replace(target, force=force)
+    if target.exists() and target.is_dir() != to_folder:
         found, expected = ("folder", "file") if target.is_dir() else ("file", "folder")
         raise TetherError(f"{target} is a {found}: refusing to replace it by a {expected}")
+
+
+def _check_inputs_stay(target: Path, inputs: Iterable[str | Path | None]) -> None:
+    """Refuses a target that would be replaced together with a model that is read.
+
+    Raises:
+        TetherError: naming the model.
+    """
+    targets = {Path(os.path.abspath(target)), target.resolve()}
+    for each in inputs:
+        path = None if each is None else local_path(each)
+        if path is None:
+            continue
+        above = {*Path(os.path.abspath(path)).parents, *path.resolve().parents}
+        if targets & above:
+            raise TetherError(f"refusing to overwrite {target}: it contains {path}, which is read; give another name")
 
 
 def _find(source: str | Path) -> tuple[Path, str | None]:

@@ -74,6 +74,13 @@ def test_a_model_is_replaced_only_if_forced(tmp_path: Path) -> None:
     assert "new" in (tmp_path / "model" / "config.json").read_text()
 
 
+@pytest.mark.parametrize("force", [True, False])
+def test_a_name_that_no_file_can_have_is_refused(force: bool, tmp_path: Path) -> None:
+    with pytest.raises(TetherError, match="cannot be written: File name too long"):  # noqa: SIM117
+        with replacing(tmp_path / ("x" * 300), force=force):
+            raise AssertionError
+
+
 BASE = {"model_index.json": "{}", "unet/config.json": "{}", "tokenizer/merges.txt": "", "README.md": "a base"}
 
 

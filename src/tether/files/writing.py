@@ -21,7 +21,7 @@ from tether.files.atomic import atomic_write
 from tether.files.folder import is_base_folder, is_control_config, read_json
 from tether.files.materialize import FilePages, cast
 
-__all__ = ["replacing", "write_json", "write_safetensors", "write_tokenizer", "write_torch"]
+__all__ = ["check_may_replace", "replacing", "write_json", "write_safetensors", "write_tokenizer", "write_torch"]
 
 CODES = {
     torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64",
@@ -58,12 +58,25 @@ def replacing(target: Path, *, force: bool, folder_of: Literal["control", "base"
         TetherError: if `target` exists and `force` is false, if it is a folder with anything else in it, or if writing
             fails.
     """
-    if target.exists() and not force:
-        raise TetherError(f"{target} already exists: use --force to replace it")
+    check_may_replace(target, force=force)
     if target.is_dir():
         _check_folder(target, folder_of)
     with atomic_write(target, parents=True) as part:
         yield part
+
+
+def check_may_replace(target: Path, *, force: bool) -> None:
+    """Checks that there is nothing at a path, unless it may be replaced.
+
+    Raises:
+        TetherError: if there is, or no file can have this name.
+    """
+    try:
+        exists = target.exists()
+    except OSError as error:
+        raise TetherError(f"{target} cannot be written: {error.strerror or error}") from None
+    if exists and not force:
+        raise TetherError(f"{target} already exists: use --force to replace it")
 
 
 def _check_folder(folder: Path, folder_of: Literal["control", "base"] | None) -> None:
