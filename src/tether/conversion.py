@@ -14,14 +14,15 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from tether.base.folder import ORIGINAL_ONLY
 from tether.base.load import SHIPPED, base_parts
-from tether.base.parts import Part, Parts
+from tether.base.original import original_of
+from tether.base.parts import Parts
 from tether.control.architecture import default_settings
 from tether.control.files import SETTINGS, UNSHAPED, ControlPart, control_of, is_control_folder
 from tether.control.load import find_control
@@ -41,15 +42,12 @@ from tether.files.writing import (
     write_tokenizer,
     write_torch,
 )
-from tether.formats.families import UNET, VAE, family_settings
-from tether.formats.names import Pair, to_original
+from tether.formats.names import to_original
 from tether.formats.recognize import recognize
-from tether.formats.sampling import FORMER_SPACING, SAMPLING, differing_sampling
-from tether.formats.shape import EncoderShape, encoder_of_diffusers
+from tether.formats.sampling import FORMER_SPACING
+from tether.formats.shape import differing_settings, shape_to_store
 from tether.formats.strays import unwrapped
-from tether.formats.text import clip_pairs, open_clip_pairs
-from tether.formats.unet import control_pairs, unet_pairs
-from tether.formats.vae import vae_pairs
+from tether.formats.unet import control_pairs
 from tether.kinds import find_kind
 from tether.weights import shipped, shipped_control, split_kind
 
@@ -62,11 +60,7 @@ LAYOUTS: Mapping[str, Literal["diffusers", "original"]] = {
     "released": "original",
 }
 """Accepted names of the layouts; "released" is the former name of "original"."""
-NOISE = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps", "trained_betas")
-"""Settings of the noise schedule that are the same for a whole family, and not stored in the original layout."""
 NETWORK_WEIGHTS, TEXT_WEIGHTS = "diffusion_pytorch_model.safetensors", "model.safetensors"
-CLIP, OPEN_CLIP = "quick_gelu", "gelu"
-"""The two kinds of text encoders, by activation."""
 
 
 @dataclass(frozen=True)
@@ -203,8 +197,8 @@ def _write_control_file(control: ControlPart, target: Path, dtype: torch.dtype |
     settings = control.settings
     if settings.get("hint", "released") != "released":
         raise TetherError(f"{control.what} has the hint encoder of the paper, which the original layout cannot store")
-    shape = _shape(control.tensors, control.what)
-    more = _differing(settings, default_settings() | shape.config(), len(shape.channels))
+    shape = shape_to_store(control.tensors, control.what)
+    more = differing_settings(settings, default_settings() | shape.config(), len(shape.channels))
     for name in ("conditioning_channels", "conditioning_embedding_out_channels", "global_pool_conditions"):
         more.pop(name, None)  # the first two are in the shapes of the hint encoder, the third in metadata of its own
     for name, value in more.items():
@@ -219,7 +213,7 @@ def _write_control_file(control: ControlPart, target: Path, dtype: torch.dtype |
         metadata["tether.global_pool_conditions"] = "true"
     if more:
         metadata[SETTINGS] = json.dumps(more)
-    tensors = to_original(control_pairs(shape, control.tensors), control.tensors)
+    tensors = to_original(control_pairs(shape, control.tensors), control.tensors, control.what)
     tensors = {f"control_model.{name}": tensor for name, tensor in tensors.items()}
     size = _write_file(target, tensors, dtype, metadata, force)
     return Converted(control.words, target, len(control.tensors), size, control.notes)
@@ -245,116 +239,9 @@ def _write_base_folder(parts: Parts, target: Path, dtype: torch.dtype | None, fo
 
 
 def _write_base_file(parts: Parts, target: Path, dtype: torch.dtype | None, force: bool) -> Converted:
-    shape = _shape(parts.unet.tensors, parts.unet.what)
-    _check_implied(parts, shape)
-    networks = {
-        UNET: (unet_pairs(shape, parts.unet.tensors), parts.unet),
-        VAE: (vae_pairs(len(parts.vae.config["block_out_channels"]), parts.vae.tensors), parts.vae),
-    } | _text_networks(parts, shape)
-    tensors: dict[str, Tensor] = dict(parts.original_only)
-    for prefix, (pairs, network) in networks.items():
-        tensors |= {prefix + name: tensor for name, tensor in to_original(pairs, network.tensors).items()}
-    velocity = parts.scheduler.get("prediction_type") == "v_prediction"
-    # Empty tensors by which other programs recognize these models as well.
-    if velocity and shape.family != "sd2":
-        tensors.setdefault("v_pred", torch.zeros(0))
-    if parts.scheduler.get("rescale_betas_zero_snr"):
-        tensors.setdefault("ztsnr", torch.zeros(0))
-    notes = list(parts.notes)
-    if velocity and target.suffix != ".safetensors":
-        notes.append(
-            f"it predicts velocity, which {target.suffix} cannot store: use .safetensors, or set the prediction type "
-            "where you load it"
-        )
-    metadata = {"modelspec.prediction_type": "v" if velocity else "epsilon"}
-    sampling = _sampling(parts, shape.family, velocity)
-    if sampling and target.suffix == ".safetensors":
-        metadata[SAMPLING] = json.dumps(sampling)
-    elif sampling:
-        shown = ", ".join(f"{name}={value}" for name, value in sampling.items())
-        notes.append(f"it is sampled with {shown}, which {target.suffix} cannot store: use .safetensors")
-    size = _write_file(target, tensors, dtype, metadata, force)
-    return Converted(parts.words, target, len(tensors), size, notes)
-
-
-def _sampling(parts: Parts, family: str, velocity: bool) -> dict[str, Any]:
-    """How a base is sampled, where that is not what a reader of its file assumes."""
-    usual = family_settings(family)
-    if family == "sd2" and velocity:
-        usual["unet"]["sample_size"] = 96
-    differing = differing_sampling(parts.scheduler, parts.index, parts.unet.config, usual)
-    if differing and family == "sd2":
-        differing["sample_size"] = parts.unet.config.get("sample_size")  # the usual one depends on the prediction type
-    return differing
-
-
-def _check_implied(parts: Parts, shape: EncoderShape) -> None:
-    """Checks that all settings of a base are those that a reader of the original layout assumes.
-
-    Raises:
-        TetherError: naming the setting.
-    """
-    implied, usual = shape.config(), family_settings(shape.family)
-    for name, value in _differing(parts.unet.config, implied, len(shape.channels)).items():
-        raise TetherError(_cannot_store(parts.unet.what, name, value, implied[name]))
-    for name in NOISE:
-        expected = usual["scheduler"].get(name)
-        if parts.scheduler.get(name, expected) != expected:
-            raise TetherError(_cannot_store("the noise schedule", name, parts.scheduler[name], expected))
-    scale, expected = parts.vae.config.get("scaling_factor", 0.18215), usual["vae"]["scaling_factor"]
-    if scale != expected:
-        raise TetherError(_cannot_store(parts.vae.what, "scaling_factor", scale, expected))
-
-
-def _cannot_store(what: str, name: str, value: Any, expected: Any) -> str:
-    return f"{what} has {name}={value}, which the original layout cannot store (it implies {expected})"
-
-
-def _text_networks(parts: Parts, shape: EncoderShape) -> dict[str, tuple[list[Pair], Part]]:
-    """Prefix -> pairs and encoder, for one or two text encoders."""
-    encoders = [each for each in (parts.text_encoder, parts.text_encoder_2) if each is not None]
-    expected = {"sd1": [CLIP], "sd2": [OPEN_CLIP], "sdxl": [CLIP, OPEN_CLIP]}[shape.family]
-    if len(encoders) != len(expected):
-        raise TetherError(
-            f"{parts.unet.what} needs {len(expected)} text encoders in the original layout, found {len(encoders)}"
-        )
-    for encoder, activation in zip(encoders, expected, strict=True):
-        heads = max(1, encoder.config["hidden_size"] // 64)
-        if encoder.config.get("hidden_act") != activation or encoder.config["num_attention_heads"] != heads:
-            name = "CLIP" if activation == CLIP else "OpenCLIP"
-            raise TetherError(f"{encoder.what}: the original layout of this base needs {name} as text encoder")
-    first, *second = encoders
-    if second:
-        return {
-            "conditioner.embedders.0.transformer.": (clip_pairs(first.tensors), first),
-            "conditioner.embedders.1.model.": (_open_clip_pairs(second[0], projection=True), second[0]),
-        }
-    if shape.family == "sd2":
-        return {"cond_stage_model.model.": (_open_clip_pairs(first, projection=False), first)}
-    return {"cond_stage_model.transformer.": (clip_pairs(first.tensors), first)}
-
-
-def _open_clip_pairs(encoder: Part, projection: bool) -> list[Pair]:
-    return open_clip_pairs(encoder.config["num_hidden_layers"], projection)
-
-
-def _shape(tensors: dict[str, Tensor], what: str) -> EncoderShape:
-    try:
-        shape = encoder_of_diffusers(tensors)
-        shape.config()  # raises for architectures without settings
-    except TetherError as error:
-        raise TetherError(f"{what} cannot be stored in the original layout: {error}") from None
-    return shape
-
-
-def _differing(config: Mapping[str, Any], implied: Mapping[str, Any], levels: int) -> dict[str, Any]:
-    """The settings that differ from the implied ones, which a reader assumes if a file stores no settings."""
-
-    def spread(value: Any) -> Any:  # 8 and [8, 8, 8, 8] are the same
-        return list(value) if isinstance(value, (list, tuple)) else [value] * levels
-
-    given = {name: config[name] for name in implied if config.get(name) is not None}
-    return {name: value for name, value in given.items() if spread(value) != spread(implied[name])}
+    original = original_of(parts, target.suffix)
+    size = _write_file(target, original.tensors, dtype, original.metadata, force)
+    return Converted(parts.words, target, len(original.tensors), size, [*parts.notes, *original.notes])
 
 
 def _write_file(
