@@ -88,8 +88,12 @@ def notes(kind: str | None, sides: Sides | None) -> dict[str, Any]:
     return {name: value for name, value in (("kind", kind), ("sides", sides)) if value is not None}
 
 
-def read_folder(path: Path) -> Stored:
+def read_folder(path: Path, weights: Path | None = None) -> Stored:
     """The content of a control's folder.
+
+    Args:
+        path: the folder.
+        weights: the file of its weights to read; by default the one with the usual name.
 
     Raises:
         TetherError: when a file is missing or damaged.
@@ -99,7 +103,8 @@ def read_folder(path: Path) -> Stored:
         sides = checked_sides(found.get("sides"))
     except TetherError as error:
         raise TetherError(f"{path / NOTES}: {error}") from None
-    return Stored(read_json(path / "config.json"), _tensors(path), found.get("kind"), sides)
+    tensors = _tensors(path) if weights is None else open_checkpoint(weights).tensors
+    return Stored(read_json(path / "config.json"), tensors, found.get("kind"), sides)
 
 
 def trained(path: Path) -> Path:

@@ -12,6 +12,7 @@ is a folder here, or nearly the name of one. If the hub's machine does not answe
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -30,7 +31,7 @@ from huggingface_hub.errors import (
 from tether.errors import TetherError
 from tether.files.paths import local_path, name_on_hub
 
-__all__ = ["find"]
+__all__ = ["fetch_beside", "find"]
 
 SETTINGS = ["*.json", "*.txt", "*.model"]
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
@@ -83,6 +84,29 @@ def find(
     except Exception as error:  # the HTTP library under huggingface_hub can raise anything
         reason = _reason(error, revision)
     raise TetherError(f"no {what} at {ref}: there is no such file or folder here, and {reason}")
+
+
+def fetch_beside(ref: str | Path, name: str, what: str, revision: str | None = None) -> bool:
+    """Downloads another file of the same folder, if `ref` names a file on the hub.
+
+    Args:
+        ref, what, revision: as for `find`.
+        name: of the other file.
+
+    Returns:
+        Whether there is such a file; False for a path, and for a whole repository, which `find` downloads with it.
+    """
+    if local_path(ref) is not None:
+        return False
+    found = name_on_hub(ref, what)
+    if found["file"] is None:
+        return False
+    text, (start, end) = str(ref), found.span("file")
+    folder = found["file"].rpartition("/")[0]
+    with suppress(TetherError):
+        find(f"{text[:start]}{folder}/{name}{text[end:]}", what, revision)
+        return True
+    return False
 
 
 def _reachable() -> bool:
