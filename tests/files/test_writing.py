@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from tether.errors import TetherError
+from tether.files.checkpoints import open_checkpoint
 from tether.files.writing import replacing, write_json, write_safetensors, write_torch
 
 TENSORS = {
@@ -52,6 +53,30 @@ def test_pytorch_reads_what_is_written_and_views_take_no_more_than_they_show(tmp
     assert torch.equal(found["view"], large[:2])
     assert torch.equal(found["turned"], large[:3].T)
     assert size == (tmp_path / "a.pth").stat().st_size < 30_000
+
+
+def test_empty_tensors_of_an_open_file_are_written(tmp_path: Path) -> None:
+    """They have the address of the tensor after them, whose type is another."""
+    write_safetensors(tmp_path / "a.safetensors", {"v_pred": torch.zeros(0), "w": torch.ones(4).half()})
+    opened = open_checkpoint(tmp_path / "a.safetensors").tensors
+    write_torch(tmp_path / "a.ckpt", opened)
+    found = torch.load(tmp_path / "a.ckpt", weights_only=True)["state_dict"]
+    assert found["v_pred"].shape == (0,)
+    assert torch.equal(found["w"], opened["w"])
+
+
+def test_only_a_failed_write_is_put_down_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for message, expected in (
+        ("unexpected pos 704 vs 598", "the disk may be full"),
+        ("views of one", "^views of one$"),
+    ):
+
+        def fail(*_: object, message: str = message) -> None:
+            raise RuntimeError(message)
+
+        monkeypatch.setattr(torch, "save", fail)
+        with pytest.raises(OSError, match=expected):
+            write_torch(tmp_path / "a.ckpt", TENSORS)
 
 
 def test_values_that_are_not_finite_are_not_written(tmp_path: Path) -> None:

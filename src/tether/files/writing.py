@@ -161,12 +161,20 @@ def write_torch(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | 
     for name in sorted(tensors):
         tensor = cast(tensors[name].detach(), dtype, name, "the source").cpu()
         # PyTorch saves the whole storage of a view.
-        whole = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+        # An empty one has the address of what lies after it in its file, which PyTorch takes for the same storage.
+        whole = (
+            tensor.numel()
+            and tensor.is_contiguous()
+            and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+        )
         content[name] = tensor if whole else tensor.clone(memory_format=torch.contiguous_format)
     try:
         torch.save({"state_dict": content}, path)
-    except RuntimeError as error:  # how PyTorch's zip writer reports a full disk
-        raise OSError(f"the disk may be full ({str(error).splitlines()[0][:120]})") from None
+    except RuntimeError as error:
+        line = str(error).splitlines()[0][:120]
+        # What PyTorch's zip writer says about a full disk.
+        full = "writ" in line or "unexpected pos" in line
+        raise OSError(f"the disk may be full ({line})" if full else line) from None
     return path.stat().st_size
 
 
