@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from tether.base.load import SHIPPED, base_parts
 from tether.base.original import original_of
 from tether.base.parts import Parts
 from tether.control.architecture import default_settings
-from tether.control.files import SETTINGS, UNSHAPED, ControlPart, control_of, is_control_folder
+from tether.control.files import ADDED_BACK, SETTINGS, UNSHAPED, ControlPart, control_of, is_control_folder
 from tether.control.load import find_control
 from tether.control.store import NOTES, family_of_folder, notes, trained
 from tether.control.transfer import transferred
@@ -48,7 +48,7 @@ from tether.formats.sampling import FORMER_SPACING
 from tether.formats.shape import differing_settings, shape_to_store
 from tether.formats.strays import unwrapped
 from tether.formats.unet import control_pairs
-from tether.kinds import find_kind
+from tether.kinds import find_kind, guess_kind
 from tether.weights import shipped, shipped_control, split_kind
 
 __all__ = ["LAYOUTS", "Converted", "convert"]
@@ -122,15 +122,17 @@ def convert(
         raise TetherError("a transfer needs two bases: give both --transfer-from and --transfer-to")
     path, named = _find(source)
     _check_inputs_stay(target, [path, base, transfer_from, transfer_to])
-    kind = kind or named
     if is_control_folder(path) or (path.is_file() and recognize(unwrapped(open_checkpoint(path))).what == "control"):
-        control = _open_control(source, path, base, kind)
+        if prediction_type is not None:
+            raise TetherError(f"{source} is a control: only a base has a prediction type")
+        control = _open_control(source, path, base, kind or named)
         if transfer_from is not None and transfer_to is not None:
             pair = [base_parts(ref)[0].unet.tensors for ref in (transfer_from, transfer_to)]
             control.tensors = transferred(control.tensors, *pair)
         return (_write_control_folder if to_folder else _write_control_file)(control, target, dtype, force)
-    if transfer_from is not None:
-        raise TetherError(f"{source} is a base model: only a control can be transferred")
+    for given, what in ((transfer_from, "can be transferred"), (kind, "has a kind"), (base, "is added to a base")):
+        if given is not None:
+            raise TetherError(f"{source} is a base model: only a control {what}")
     parts, _ = base_parts(source, prediction_type=prediction_type)
     for part in parts.networks().values():
         part.check()
@@ -177,10 +179,14 @@ def _find(source: str | Path) -> tuple[Path, str | None]:
 
 def _open_control(source: str | Path, path: Path, base: str | Path | None, kind: str | None) -> ControlPart:
     if family_of_folder(path) == UnionControlNet.family:
-        return union_part(path, kind)
-    unet = None if base is None else base_parts(base)[0].unet.tensors
-    name = None if Path(source).exists() else str(source)  # folders above a path may have any name
-    return control_of(path, base_unet=unet, kind=kind, name=name)
+        control = union_part(path, kind)
+    else:
+        unet = None if base is None else base_parts(base)[0].unet.tensors
+        name = None if Path(source).exists() else str(source)  # folders above a path may have any name
+        control = control_of(path, base_unet=unet, kind=kind, name=name)
+    if base is not None and ADDED_BACK not in control.notes:
+        raise TetherError(f"{source} is a whole control: only a difference file is added to a base (leave out --base)")
+    return control
 
 
 def _write_control_folder(control: ControlPart, target: Path, dtype: torch.dtype | None, force: bool) -> Converted:
@@ -211,16 +217,33 @@ def _write_control_file(control: ControlPart, target: Path, dtype: torch.dtype |
     metadata = {f"tether.{name}": str(value) for name, value in notes(control.kind, control.sides).items()}
     if settings["global_pool_conditions"]:
         metadata["tether.global_pool_conditions"] = "true"
+    lost = [] if target.suffix == ".safetensors" else _lost(control, target)
     if more:
         metadata[SETTINGS] = json.dumps(more)
     tensors = to_original(control_pairs(shape, control.tensors), control.tensors, control.what)
     tensors = {f"control_model.{name}": tensor for name, tensor in tensors.items()}
     size = _write_file(target, tensors, dtype, metadata, force)
-    return Converted(control.words, target, len(control.tensors), size, control.notes)
+    return Converted(control.words, target, len(control.tensors), size, [*control.notes, *lost])
+
+
+def _lost(control: ControlPart, target: Path) -> list[str]:
+    """Notes about what a file without metadata does not store of a control.
+
+    Raises:
+        TetherError: if it would be another control without it.
+    """
+    if control.settings["global_pool_conditions"]:
+        raise TetherError(
+            f"{control.what} has global_pool_conditions, which {target.suffix} cannot store: use .safetensors"
+        )
+    said = notes(None if guess_kind(target.stem) == control.kind else control.kind, control.sides)
+    shown = " and ".join(f"{name}={value}" for name, value in said.items())
+    return [f"it has {shown}, which {target.suffix} cannot store: use .safetensors"] if said else []
 
 
 def _write_base_folder(parts: Parts, target: Path, dtype: torch.dtype | None, force: bool) -> Converted:
     size = 0
+    index, left_out = _index(parts)
     with replacing(target, force=force, folder_of="base") as folder:
         for name, network in parts.networks().items():
             weights = TEXT_WEIGHTS if name.startswith("text_encoder") else NETWORK_WEIGHTS
@@ -231,11 +254,22 @@ def _write_base_folder(parts: Parts, target: Path, dtype: torch.dtype | None, fo
             write_tokenizer(folder / "tokenizer_2", parts.tokenizer_2)
         schedule = {name: value for name, value in parts.scheduler.items() if name != FORMER_SPACING}
         write_json(folder / "scheduler" / "scheduler_config.json", schedule)
-        write_json(folder / "model_index.json", parts.index)
+        write_json(folder / "model_index.json", index)
         if parts.original_only:
             size += write_safetensors(folder / ORIGINAL_ONLY, parts.original_only, dtype, give_back=True)
     count = sum(len(network.tensors) for network in parts.networks().values())
-    return Converted(parts.words, target, count, size, parts.notes)
+    return Converted(parts.words, target, count, size, [*parts.notes, *left_out])
+
+
+def _index(parts: Parts) -> tuple[dict[str, Any], list[str]]:
+    """The model_index.json of the folder that is written, without the parts that are not; and a note about those."""
+    written = {*parts.networks(), "tokenizer", "scheduler"} | ({"tokenizer_2"} if parts.tokenizer_2 else set())
+    named = {name for name, value in parts.index.items() if isinstance(value, list) and any(value)}
+    missing = sorted(named - written)
+    index = parts.index | {name: [None, None] for name in missing}
+    if "safety_checker" in missing:
+        index["requires_safety_checker"] = False
+    return index, [f"left out: {', '.join(missing)}"] if missing else []
 
 
 def _write_base_file(parts: Parts, target: Path, dtype: torch.dtype | None, force: bool) -> Converted:

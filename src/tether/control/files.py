@@ -43,7 +43,7 @@ from tether.formats.strays import check_marks, left_out_words, split_strays, unw
 from tether.formats.unet import control_pairs
 from tether.kinds import find_kind, guess_kind
 
-__all__ = ["SETTINGS", "UNSHAPED", "ControlPart", "control_of", "is_control_folder"]
+__all__ = ["ADDED_BACK", "SETTINGS", "UNSHAPED", "ControlPart", "control_of", "is_control_folder"]
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +66,8 @@ UNSHAPED = {
 }
 """The settings that `SETTINGS` may contain."""
 DIFFERENCE = "difference"
+ADDED_BACK = "the base was added back to the difference"
+"""The note about a difference file."""
 STRENGTHS = re.compile(r"(^|\.)(control_)?scales?$")
 """Names of learned strengths, which would change what a control does."""
 
@@ -211,7 +213,7 @@ def _of_file(path: Path, kind: str | None, guessed: str | None, base_unet: Mappi
     if is_difference:
         part.check()
         part.tensors = _added_back(part, base_unet)
-        part.notes.append("the base was added back to the difference")
+        part.notes.append(ADDED_BACK)
     return part
 
 
