@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tether.errors import TetherError
 from tether.files.checkpoints import Checkpoint, open_checkpoint
-from tether.files.hub import find
+from tether.files.hub import find, only_file
 
 __all__ = ["open_adapter"]
 
@@ -23,8 +22,5 @@ def open_adapter(ref: str | Path, what: str) -> Checkpoint:
     """
     path = find(ref, what, any_file=True)
     if path.is_dir():
-        files = sorted(path.glob("*.safetensors")) or sorted(path.glob("*.bin"))
-        if len(files) != 1:
-            raise TetherError(f"{ref} contains {len(files)} files that may be the {what}: name one of them")
-        path = files[0]
+        path = path / only_file((file.name for file in path.iterdir()), ref, what)
     return open_checkpoint(path)
