@@ -104,10 +104,10 @@ def convert(
         to: the layout, a key of `LAYOUTS`.
         dtype: what the weights are cast to; None keeps their dtypes.
         force: replace an existing target.
-        base: the base that a control's difference file is added to.
-        kind: the kind of a control's condition images, if neither its notes nor its name have it.
+        base: the base that a control's difference file is added to; refused for anything else.
+        kind: the kind of a control's condition images, if neither its notes nor its name have it; refused for a base.
         transfer_from, transfer_to: move a control from one base to another; see `tether.control.transfer`.
-        prediction_type: what a base predicts, to override what its files say.
+        prediction_type: what a base predicts, to override what its files say; refused for a control.
 
     Raises:
         TetherError: if the source cannot be opened, the target exists, cannot be written or contains one of the models
