@@ -80,3 +80,33 @@ def test_positions_that_old_clip_folders_store_are_ignored(copied: Path) -> None
     part = part_of_folder(copied / "text_encoder")
     assert "text_model.embeddings.position_ids" not in part.tensors
     part.check()
+
+
+@pytest.mark.parametrize(
+    ("file", "settings", "message"),
+    [
+        ("scheduler/scheduler_config.json", {"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler is not supported"),
+        ("scheduler/scheduler_config.json", {"_class_name": "EDMDPMSolverMultistepScheduler"}, "EDM's noise schedule"),
+        (
+            "vae/config.json",
+            {"latents_mean": [0.1] * 4, "latents_std": [1.0] * 4},
+            "scales each channel of the latents",
+        ),
+    ],
+)
+def test_a_base_with_edms_noise_or_scaled_channels_is_refused(
+    file: str, settings: dict[str, object], message: str, copied: Path
+) -> None:
+    change(copied / file, **settings)
+    with pytest.raises(TetherError, match=message):
+        parts_of_folder(copied)
+
+
+def test_a_stray_tensor_in_a_text_encoder_is_left_out_with_a_note(copied: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = copied / "text_encoder" / "model.safetensors"
+    save_file(load_file(path) | {"train_loss": torch.ones(1)}, path)
+    parts = parts_of_folder(copied)
+    assert any("train_loss" in note and "text_encoder" in note for note in parts.notes)
+    parts.text_encoder.check()

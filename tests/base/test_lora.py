@@ -207,12 +207,46 @@ def test_an_alpha_beside_the_file_or_loose_in_its_metadata_counts(tiny_base: Bas
 
 
 @pytest.mark.parametrize(
-    "said", ["{", "[]]", '{"unet.lora_alpha": "much"}', '{"unet.lora_alpha": 1e999}', '{"unet.lora_alpha": []}']
+    "said",
+    [
+        "{",
+        "[]",
+        '{"unet.lora_alpha": "much"}',
+        '{"unet.lora_alpha": 1e999}',
+        '{"unet.lora_alpha": 8, "unet.alpha_pattern": {"attn1.to_q": NaN}}',
+    ],
 )
 def test_damaged_metadata_is_refused(said: str, tiny_base: Base, tmp_path: Path) -> None:
     path, _ = save(tiny_base, tmp_path, {"lora_adapter_metadata": said})
     with pytest.raises(TetherError, match="has no valid lora_alpha"):
         add_lora(tiny_base, path)
+
+
+@pytest.mark.parametrize("alpha", ['"abc"', "[1]", "{}", "NaN", "1e999", "1" + "0" * 400])
+def test_damaged_settings_beside_a_file_are_refused(alpha: str, tiny_base: Base, tmp_path: Path) -> None:
+    path = save(tiny_base, tmp_path)[0]
+    for said in (f'{{"lora_alpha": {alpha}}}', f'{{"alpha_pattern": {{"to_q": {alpha}}}}}'):
+        (tmp_path / "adapter_config.json").write_text(said)
+        with pytest.raises(TetherError, match=r"adapter_config\.json is damaged: it has no valid lora_alpha for unet"):
+            add_lora(tiny_base, path)
+    (tmp_path / "adapter_config.json").write_text('{"alpha_pattern": [8]}')
+    with pytest.raises(TetherError, match=r"it has no valid alpha_pattern: \[8\], expected an object"):
+        add_lora(tiny_base, path)
+
+
+def test_settings_beside_a_file_are_not_anothers(tiny_base: Base, tmp_path: Path) -> None:
+    """Its own metadata come first, and what is beside several files is for peft's own."""
+    (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 40}')
+    before = state(tiny_base)
+    path, product = save(tiny_base, tmp_path, {"lora_adapter_metadata": '{"unet.lora_alpha": 8}'})
+    add_lora(tiny_base, path)
+    check(before, tiny_base, {("unet", LAYER): 2 * product}, 1.0)
+    for name, scale in (("other", 1), ("adapter_model", 10)):
+        before = state(tiny_base)
+        path, product = save(tiny_base, tmp_path)
+        (tmp_path / "one_more.safetensors").touch()
+        add_lora(tiny_base, path.rename(tmp_path / f"{name}.safetensors"))
+        check(before, tiny_base, {("unet", LAYER): scale * product}, 1.0)
 
 
 def test_diffusers_and_peft_change_the_weights_as_much(tiny_base: Base, tiny_folder: Path, tmp_path: Path) -> None:
@@ -259,16 +293,17 @@ def test_the_settings_beside_a_file_on_the_hub_are_fetched_where_it_has_no_alpha
 ) -> None:
     """peft keeps alphas there; a file that is named by itself would be the only one that is downloaded."""
     (tmp_path / "there").mkdir()
-    path, product = save(tiny_base, tmp_path / "there")
+    path, product = save(tiny_base, tmp_path / "there", {"format": "pt"})  # as peft writes it
     fetched = []
 
-    def find(ref: str, what: str, **_: object) -> Path:
+    def find(ref: str, what: str, revision: str | None = None, **_: object) -> Path:
         fetched.append(ref)
         if "adapter_config.json" in ref:
             (path.parent / "adapter_config.json").write_text(json.dumps({"lora_alpha": 8, "r": 4}))
         return path
 
-    monkeypatch.setattr("tether.base.adapter_file.find", find)
+    for module in ("tether.base.adapter_file", "tether.files.hub"):
+        monkeypatch.setattr(f"{module}.find", find)
     before = state(tiny_base)
     add_lora(tiny_base, f"owner/name/sub/{path.name}@main")
     assert fetched == [f"owner/name/sub/{path.name}@main", "owner/name/sub/adapter_config.json@main"]

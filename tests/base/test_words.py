@@ -35,6 +35,8 @@ def segments(tokenizer: MultiwordTokenizer, text: str, whole: bool = True) -> li
         ("a dark red cat", ["a ", "{104}", " cat"]),
         ("a dark reddish cat", ["a dark reddish cat"]),
         ("", [""]),
+        ("a ſks cat", ["a ſks cat"]),
+        ("ſks sks", ["ſks ", "{100}"]),
     ],
 )
 def test_the_longest_word_that_stands_alone_is_taken(tokenizer: MultiwordTokenizer, text: str, parts: list) -> None:
@@ -76,3 +78,9 @@ def test_it_can_be_copied(tokenizer: MultiwordTokenizer) -> None:
     assert copied("a sks cat") == tokenizer("a sks cat")
     copied.words["cat"] = [105]
     assert "cat" not in tokenizer.words
+
+
+def test_letters_whose_lower_case_is_longer_are_plain_text(tiny_base: Base) -> None:
+    """İ matches i where case is ignored, and its lower case is two characters."""
+    tokenizer = MultiwordTokenizer(tiny_base.tokenizer, {"ink": [100]})
+    assert segments(tokenizer, "İnk ink INK") == ["İnk ", "{100}", " ", "{100}"]

@@ -61,7 +61,7 @@ def test_the_kind_comes_back_from_the_notes_whatever_the_name(tmp_path: Path) ->
 
 def test_saving_again_replaces_the_folder_as_a_whole(tmp_path: Path) -> None:
     control_for().save(tmp_path / "a")
-    (tmp_path / "a" / "left.over").write_text("x")
+    (tmp_path / "a" / "README.md").write_text("x")
     control_for().save(tmp_path / "a")
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
         "config.json",

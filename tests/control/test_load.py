@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tether.base import Base
 from tether.control import ControlNet, control
 from tether.control.load import family_at
 from tether.errors import TetherError
+from tether.files import hub
 
 
 @pytest.fixture
@@ -49,6 +51,31 @@ def test_a_control_net_folder_is_recognized_and_its_kind_guessed(saved: Path) ->
     assert type(loaded) is ControlNet
     assert (loaded.kind, loaded.name, loaded.dtype) == ("depth", str(saved), torch.bfloat16)
     assert tether.load_control(saved, kind="canny").kind == "canny"
+
+
+def test_a_weights_file_on_the_hub_comes_with_the_settings_beside_it(
+    tiny_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control = ControlNet.from_base(tiny_base, global_pool_conditions=True)
+    control.kind, control.sides = "depth", 0.6
+    control.save(tmp_path / "there" / "sub")
+    asked = []
+
+    def download(repo: str, name: str, revision: str, **_: object) -> str:
+        asked.append((name, revision))
+        if not (tmp_path / "there" / name).is_file():
+            raise hub.EntryNotFoundError("none")
+        (tmp_path / "here" / name).parent.mkdir(parents=True, exist_ok=True)
+        return str(shutil.copy(tmp_path / "there" / name, tmp_path / "here" / name))
+
+    monkeypatch.setattr(hub, "hf_hub_download", download)
+    monkeypatch.setattr(hub, "_reachable", lambda: True)
+    loaded = tether.load_control("owner/name/sub/diffusion_pytorch_model.safetensors", revision="v2")
+    assert isinstance(loaded, ControlNet)
+    assert (loaded.kind, loaded.sides, loaded.pools_globally) == ("depth", 0.6, True)
+    assert loaded.config["attention_head_dim"] == control.config["attention_head_dim"] == 4
+    weights, config, notes = ("sub/diffusion_pytorch_model.safetensors", "sub/config.json", "sub/tether.json")
+    assert asked == [(weights, "v2"), (config, "v2"), (notes, "v2")]
 
 
 @pytest.mark.usefixtures("registry")

@@ -31,6 +31,16 @@ def test_a_kind_that_has_a_control_of_its_own_is_opened_from_that() -> None:
     assert find_control("depth")[0].name == "control-union"
 
 
+def test_the_weights_file_of_a_control_opens_with_the_settings_beside_it() -> None:
+    folder, _ = find_control("canny")
+    whole = load_control(folder)
+    alone = load_control(folder / "diffusion_pytorch_model.safetensors")
+    assert isinstance(whole, ControlNet)
+    assert isinstance(alone, ControlNet)
+    assert alone.config == whole.config  # with its numbers of heads, which no shape tells
+    assert (alone.kind, alone.sides) == (whole.kind, whole.sides) == ("canny", 0.5)
+
+
 def test_the_union_ships_under_its_name_too() -> None:
     opened = load_control("union")
     assert isinstance(opened, UnionControlNet)

@@ -45,9 +45,10 @@ def test_sides_that_are_none_are_refused_with_their_file(tmp_path: Path) -> None
 
 
 def test_a_broken_weight_is_not_written_and_the_old_folder_stays(tmp_path: Path) -> None:
-    write_folder(tmp_path / "a", {"a": torch.ones(1)}, {}, kind=None)
+    config = {"tether_family": "x"}
+    write_folder(tmp_path / "a", {"a": torch.ones(1)}, config, kind="canny")
     with pytest.raises(TetherError, match="NaN"):
-        write_folder(tmp_path / "a", {"a": torch.tensor([float("nan")])}, {}, kind=None)
+        write_folder(tmp_path / "a", {"a": torch.tensor([float("nan")])}, config, kind=None)
     assert torch.equal(read_folder(tmp_path / "a").tensors["a"], torch.ones(1))
 
 

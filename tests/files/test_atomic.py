@@ -134,3 +134,26 @@ def test_a_new_file_that_is_not_written_is_named_as_it_would_be(tmp_path: Path) 
         write_new([tmp_path / "cat.png"], full)
     assert str(caught.value) == f"{tmp_path / 'cat.png'} cannot be written: No space left on device"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [".", "..", "../inner", "/", ""])
+def test_the_working_directory_and_what_contains_it_are_never_replaced(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "precious").touch()
+    monkeypatch.chdir(tmp_path / "inner")
+    with pytest.raises(TetherError, match="cannot be written: it is the working directory or contains it"):  # noqa: SIM117
+        with atomic_write(name):
+            raise AssertionError
+    assert os.listdir() == ["precious"]
+
+
+def test_a_path_may_end_in_dots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "inner" / "deep").mkdir(parents=True)
+    (tmp_path / "inner" / "old").touch()
+    monkeypatch.chdir(tmp_path)
+    with atomic_write("inner/deep/..") as part:
+        part.mkdir()
+        (part / "new").touch()
+    assert os.listdir(tmp_path / "inner") == ["new"]

@@ -106,6 +106,7 @@ def snapshots(repository: dict[str, str], home: Path, monkeypatch: pytest.Monkey
         return str(home)
 
     monkeypatch.setattr(hub, "snapshot_download", download)
+    monkeypatch.setattr(hub, "list_repo_files", lambda repo, *, revision: list(repository))
     return fetched
 
 
@@ -142,8 +143,40 @@ def test_a_collection_of_single_files_is_not_fetched_whole_for_a_control(
     fetched = snapshots(files("README.txt", "canny.safetensors", "depth.safetensors"), tmp_path, monkeypatch)
     hub.find("someone/collection", "control")
     assert fetched == ["README.txt"]
-    hub.find("someone/collection", "LoRA", any_file=True)
-    assert "canny.safetensors" in fetched
+    with pytest.raises(
+        TetherError, match=r"2 files that may be the LoRA: name one of them \(canny\.safetensors, depth"
+    ):
+        hub.find("someone/collection", "LoRA", any_file=True)
+    assert fetched == ["README.txt"]
+
+
+@pytest.mark.parametrize("more", [(), ("config.json",), ("model_index.json", "unet/model.safetensors", "old.bin")])
+def test_the_one_file_of_a_lora_is_fetched_whatever_else_is_there(
+    more: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("my lora [2].safetensors", "adapter_config.json", "samples/a.png")
+    fetched = snapshots(files(*names, *more), tmp_path, monkeypatch)
+    assert hub.find("someone/lora", "LoRA", any_file=True) == tmp_path
+    weights = {name for name in fetched if name.endswith((".safetensors", ".bin", ".png"))}
+    assert weights == {"my lora [2].safetensors"}
+    assert "adapter_config.json" in fetched
+
+
+def test_a_lora_whose_files_cannot_be_listed_is_looked_for_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise hub.OfflineModeIsEnabled("offline")
+
+    fetched = snapshots(files("lora.safetensors"), tmp_path, monkeypatch)
+    monkeypatch.setattr(hub, "list_repo_files", refuse)
+    assert hub.find("someone/lora", "LoRA", any_file=True) == tmp_path
+    assert fetched == ["lora.safetensors"]
+
+
+def test_a_repository_with_weights_in_folders_alone_names_them() -> None:
+    with pytest.raises(TetherError, match=r"contains 0 files that may be the LoRA: name one of them \(sub/a\.bin\)"):
+        hub.only_file(["README.md", "sub/a.bin"], "someone/lora", "LoRA")
 
 
 def test_what_another_program_fetched_is_enough_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +205,7 @@ def never_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     def reached(*_: object, **__: object) -> None:
         raise AssertionError("asked the hub")
 
-    for name in ("snapshot_download", "hf_hub_download", "_reachable"):
+    for name in ("snapshot_download", "hf_hub_download", "list_repo_files", "_reachable"):
         monkeypatch.setattr(hub, name, reached)
 
 

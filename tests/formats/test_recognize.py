@@ -36,6 +36,17 @@ LAST_BIAS = "model.diffusion_model.output_blocks.3.1.transformer_blocks.0.norm1.
         ({"lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": (4, 4)}, "LoRA"),
         ({"emb_params": (2, 768)}, "textual-inversion"),
         ({"lora_controlnet": (), "input_hint_block.0.weight": (4, 4)}, "Control-LoRA"),
+        (
+            {
+                "model.diffusion_model.joint_blocks.0.x.weight": (4, 4),
+                "text_encoders.clip_g.transformer.text_model.x.weight": (4, 4),
+            },
+            "Stable Diffusion 3",
+        ),
+        ({"clip_g": (2, 1280), "clip_l": (2, 768)}, "textual-inversion"),
+        ({"body.0.block1.weight": (4, 4), "conv_in.weight": (4, 4)}, "T2I-Adapter"),
+        ({"lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.down.0.weight": (4, 4)}, "ControlLLLite"),
+        ({"image_proj.proj.weight": (4, 4), "ip_adapter.1.to_k_ip.weight": (4, 4)}, "IP-Adapter"),
         ({"layers.0.weight": (4, 4)}, "of an unknown model"),
         (below("first_stage_model.", autoencoder(32, (1, 1))), "autoencoder alone"),
         (
@@ -130,9 +141,23 @@ def test_a_base_is_no_control() -> None:
     [
         (below("cond_stage_model.model.", {"token_embedding.weight": (8, 8)}), "it is a Stable unCLIP"),
         ({"conditioner.embedders.0.model.token_embedding.weight": (8, 8)}, "it is the refiner of Stable Diffusion XL"),
+        (
+            {
+                "conditioner.embedders.0.open_clip.model.token_embedding.weight": (8, 8),
+                "model.diffusion_model.input_blocks.1.1.time_stack.0.norm1.weight": (8,),
+            },
+            "is Stable Video Diffusion",
+        ),
     ],
 )
 def test_relatives_of_sdxl_are_refused_by_name(shapes: Shapes, message: str) -> None:
     unet = below("model.diffusion_model.", SMALL["sdxl"].denoiser.unet())
     with pytest.raises(TetherError, match=message):
         recognize(checkpoint(unet, shapes), "base")
+
+
+def test_the_two_tables_of_an_ip_adapter_are_named(tmp_path: Path) -> None:
+    tables = {"image_proj": {"proj.weight": torch.ones(4, 4)}, "ip_adapter": {"1.to_k_ip.weight": torch.ones(4, 4)}}
+    torch.save(tables, tmp_path / "ip-adapter_sd15.bin")
+    with pytest.raises(TetherError, match="is an IP-Adapter"):
+        load_base(tmp_path / "ip-adapter_sd15.bin")

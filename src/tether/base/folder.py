@@ -14,6 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from tether.base.noise import noise_process
 from tether.base.parts import Part, Parts
 from tether.base.tokenizer import own_clip_tokenizer, own_tokenizer
 from tether.errors import TetherError
@@ -43,6 +44,8 @@ def part_of_folder(folder: Path, *, light: bool = False) -> Part:
     config = read_json(folder / "config.json")
     tensors = weights_of_folder(folder).tensors
     if config.get("_class_name") == "AutoencoderKL":
+        if any(config.get(name) is not None for name in ("latents_mean", "latents_std")):
+            raise TetherError(f"{folder} scales each channel of the latents (latents_mean, latents_std): not supported")
         tensors = modern_names(tensors)
     elif "_class_name" not in config:
         tensors = text_names(tensors)
@@ -78,6 +81,10 @@ def parts_of_folder(
     schedule = read_json(folder / "scheduler" / "scheduler_config.json")
     if prediction_type is not None:
         schedule["prediction_type"] = prediction_type
+    try:
+        noise_process(schedule)
+    except TetherError as error:
+        raise TetherError(f"cannot open {folder}: {error}") from None
     second = isinstance(index.get("text_encoder_2"), list) and (folder / "text_encoder_2").is_dir()
     unet = part_of_folder(folder / "unet")
     is_given = vae is not None

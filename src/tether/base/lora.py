@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,14 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tether.base.adapter_file import fetch_beside, open_adapter
+from tether.base.adapter_file import open_adapter
 from tether.base.base import Base
 from tether.base.lora_layers import Layer
 from tether.base.lora_names import Place, layers_of, role_of, split
 from tether.errors import TetherError
 from tether.files.checkpoints import Checkpoint
 from tether.files.folder import read_json
+from tether.files.hub import fetch_beside
 from tether.files.materialize import cast
+from tether.files.paths import SUFFIXES
 
 __all__ = ["add_lora"]
 
@@ -31,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 METADATA, CONFIG = "lora_adapter_metadata", "adapter_config.json"
 """Where diffusers' trainers (in the file) and peft (beside it) keep the alphas."""
+PEFT_STEM = "adapter_model"
+"""peft's name of the file beside `CONFIG`, without its suffix."""
 NOT_SUPPORTED = (
     (r"^lora_controlnet$", "a Control-LoRA, which is a control, not a LoRA of a base"),
     (r"\.(oft_blocks|oft_diag|oft_r|boft_\w+)\b", "an OFT"),
@@ -60,7 +65,8 @@ def add_lora(base: Base, ref: str | Path, strength: float = 1.0) -> None:
             base.
     """
     checkpoint = open_adapter(ref, "LoRA")
-    if not checkpoint.metadata and not any((role_of(name) or ("", ""))[1] == "alpha" for name in checkpoint.tensors):
+    has_alpha = any((role_of(name) or ("", ""))[1] == "alpha" for name in checkpoint.tensors)
+    if not has_alpha and not _says_alpha(_metadata(checkpoint)):
         fetch_beside(ref, CONFIG, "LoRA")  # where peft writes alphas
     _refuse_other_kinds(checkpoint)
     layers, rest = _layers(checkpoint)
@@ -110,7 +116,7 @@ def _layers(checkpoint: Checkpoint) -> tuple[dict[str, Layer], list[str]]:
             rest.append(name)
         else:
             grouped.setdefault(found[0], {})[found[1]] = (name, tensor)
-    declared = _declared(checkpoint)
+    declared, where = _declared(checkpoint)
     layers = {}
     for name, roles in grouped.items():
         number = roles.pop("alpha", None)
@@ -125,7 +131,7 @@ def _layers(checkpoint: Checkpoint) -> tuple[dict[str, Layer], list[str]]:
         if number is not None:
             layers[name] = Layer(name, tensors, _number(number[1], number[0], checkpoint))
         else:
-            layers[name] = Layer(name, tensors, *_alpha(declared, name))
+            layers[name] = Layer(name, tensors, *_alpha(declared, name, where))
     if not layers:
         raise TetherError(
             f"{checkpoint.path} contains no LoRA weights: none of its {len(checkpoint.tensors)} tensors has a name of "
@@ -140,36 +146,71 @@ def _number(tensor: Tensor, name: str, checkpoint: Checkpoint) -> float:
     return float(cast(tensor.float(), torch.float32, name, str(checkpoint.path)))
 
 
-def _declared(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What metadata say about alphas: "unet.lora_alpha", "unet.alpha_pattern", "unet.use_rslora", ...
+def _declared(checkpoint: Checkpoint) -> tuple[dict[str, Any], str]:
+    """What is said about alphas ("unet.lora_alpha", "unet.alpha_pattern", "unet.use_rslora", ...), and where.
+
+    A file's own metadata come first. peft's settings beside it are for its own file, or for the only one there.
 
     Raises:
         TetherError: if it is not valid JSON.
     """
-    beside = checkpoint.path.parent / CONFIG
-    if beside.is_file():
-        return read_json(beside)
-    found: dict[str, Any] = {key: value for key, value in checkpoint.metadata.items() if key.endswith("lora_alpha")}
+    own = _metadata(checkpoint)
+    beside, path = checkpoint.path.parent / CONFIG, checkpoint.path
+    if _says_alpha(own) or not beside.is_file():
+        return own, f"{path} is damaged: its metadata {METADATA}"
+    others = [file for file in path.parent.iterdir() if file.suffix in SUFFIXES and file.name != path.name]
+    if path.stem != PEFT_STEM and others:
+        return own, f"{path} is damaged: its metadata {METADATA}"
+    return read_json(beside), f"{beside} is damaged: it"
+
+
+def _metadata(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a file's metadata say about alphas.
+
+    Raises:
+        TetherError: if they are not valid JSON.
+    """
+    loose: dict[str, Any] = {key: value for key, value in checkpoint.metadata.items() if key.endswith("lora_alpha")}
     try:
         stored = json.loads(checkpoint.metadata.get(METADATA, "{}"))
-        alphas = [value for key, value in {**found, **dict(stored)}.items() if key.endswith("lora_alpha")]
-        finite = all(abs(float(alpha)) < float("inf") for alpha in alphas if alpha is not None)
     except (ValueError, TypeError, RecursionError):
-        finite, stored = False, {}
-    if not finite:
+        stored = None
+    if not isinstance(stored, dict):
         raise TetherError(f"{checkpoint.path} is damaged: its metadata {METADATA} has no valid lora_alpha")
-    return found | stored
+    return loose | stored
 
 
-def _alpha(declared: Mapping[str, Any], layer: str) -> tuple[float | None, bool]:
-    """The alpha of a layer by metadata, and whether it is rank-stabilized."""
+def _says_alpha(declared: Mapping[str, Any]) -> bool:
+    return any(key.endswith(("lora_alpha", "alpha_pattern")) for key in declared)
+
+
+def _alpha(declared: Mapping[str, Any], layer: str, where: str) -> tuple[float | None, bool]:
+    """The alpha of a layer by metadata, and whether it is rank-stabilized.
+
+    Raises:
+        TetherError: beginning with `where`, if it is not a finite number.
+    """
     part, rest = split(layer) or ("", layer)
     of = {
         key: declared.get(f"{part}.{key}", declared.get(key)) for key in ("lora_alpha", "alpha_pattern", "use_rslora")
     }
-    pattern = of["alpha_pattern"] if isinstance(of["alpha_pattern"], dict) else {}
+    pattern = of["alpha_pattern"] or {}
+    if not isinstance(pattern, dict):
+        raise TetherError(f"{where} has no valid alpha_pattern: {_shown(pattern)}, expected an object of numbers")
     alpha = next((value for key, value in pattern.items() if _ends_with(rest, key)), of["lora_alpha"])
-    return None if alpha is None else float(alpha), bool(of["use_rslora"])
+    if alpha is None:
+        return None, bool(of["use_rslora"])
+    try:
+        number = float(alpha)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise TetherError(f"{where} has no valid lora_alpha for {layer}: {_shown(alpha)}, expected a finite number")
+    return number, bool(of["use_rslora"])
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:40]
 
 
 def _ends_with(name: str, suffix: str) -> bool:

@@ -220,9 +220,14 @@ def noise_process(schedule: Mapping[str, Any]) -> NoiseProcess:
             flow-matching schedulers, and "epsilon" for all others.
 
     Raises:
-        TetherError: if the prediction type is not supported.
+        TetherError: if the prediction type or the scheduler is not supported.
     """
-    usual = "flow_prediction" if str(schedule.get("_class_name")).startswith("FlowMatch") else "epsilon"
+    scheduler = str(schedule.get("_class_name"))
+    if scheduler.startswith("EDM"):  # they scale what the denoiser is given and predicts, which no process here does
+        raise TetherError(
+            f"{scheduler} is not supported: it is EDM's noise schedule (Playground 2.5, CosXL); use another base"
+        )
+    usual = "flow_prediction" if scheduler.startswith("FlowMatch") else "epsilon"
     name = schedule.get("prediction_type", usual)
     if name not in PREDICTION_TYPES:
         known = ", ".join(PREDICTION_TYPES)

@@ -114,7 +114,12 @@ class Part:
     def leave_out_strays(self) -> list[str]:
         """Removes tensors outside of the network's modules, and returns their names."""
         strays, _ = split_strays(self.named_for(self.network), self.network.state_dict())
-        self.tensors = {name: tensor for name, tensor in self.tensors.items() if name not in set(strays)}
+        stray = set(strays)  # under the network's names, which may be without "text_model."
+        self.tensors = {
+            name: tensor
+            for name, tensor in self.tensors.items()
+            if name not in stray and name.removeprefix("text_model.") not in stray
+        }
         return strays
 
     def check(self) -> None:

@@ -173,12 +173,7 @@ def _taken(pairs: Any, rest: dict[str, Tensor], prefix: str) -> dict[str, Tensor
 def _unet(path: Path, recognized: Recognized, settings: Mapping[str, Any], rest: dict[str, Tensor]) -> Part:
     shape = recognized.shape
     last = rest.get(f"{UNET}out.2.weight")
-    config = settings["unet"] | shape.config()
-    config["out_channels"] = 4 if last is None else last.shape[0]
-    config["up_block_types"] = [
-        kind.replace("Down", "Up", 1) if kind == "DownBlock2D" else "CrossAttnUpBlock2D"
-        for kind in reversed(config["down_block_types"])
-    ]
+    config = settings["unet"] | shape.unet_config(4 if last is None else last.shape[0])
     unet = Part(config, {}, f"{path} (denoiser)")
     unet.tensors = _taken(unet_pairs(shape, unet.network.state_dict()), rest, UNET)
     return unet

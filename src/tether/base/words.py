@@ -36,9 +36,17 @@ class MultiwordTokenizer:
         ids = {word.lower(): found for word, found in self.words.items()}
         longest_first = sorted(ids, key=len, reverse=True)
         pattern = "|".join(_pattern(word, whole) for word in longest_first)
-        for k, part in enumerate(re.split(f"({pattern})", text, flags=re.IGNORECASE) if ids else [text]):
-            if part or k == 0:
-                yield part, ids[part.lower()] if k % 2 else None
+        start = 0
+        for found in re.finditer(pattern, text, flags=re.IGNORECASE) if ids else ():
+            own = ids.get(found[0].lower())
+            if own is None:  # İ and ſ match i and s, but are other letters, as for CLIP
+                continue
+            if found.start() > start or start == 0:
+                yield text[start : found.start()], None
+            yield found[0], own
+            start = found.end()
+        if start < len(text) or start == 0:
+            yield text[start:], None
 
     def __call__(
         self,

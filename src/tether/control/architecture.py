@@ -62,15 +62,10 @@ _NOT_OF_THE_ENCODER = {
 }
 
 
-def _settings(model: type) -> dict[str, Any]:
-    """The settings a diffusers model is built from, with their defaults."""
+def default_settings(model: type = ControlNetModel) -> dict[str, Any]:
+    """The settings that a diffusers model is built from, with their defaults."""
     parameters = signature(model.__init__).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not Parameter.empty}
-
-
-def default_settings() -> dict[str, Any]:
-    """The default of each setting of a ControlNet's configuration."""
-    return _settings(ControlNetModel)
 
 
 def config_of_unet(unet: UNet2DConditionModel, **control_settings: Any) -> dict[str, Any]:
@@ -83,8 +78,8 @@ def config_of_unet(unet: UNet2DConditionModel, **control_settings: Any) -> dict[
     Raises:
         TetherError: when the U-Net has a setting that a ControlNet configuration cannot express.
     """
-    known = _settings(ControlNetModel)
-    for name, default in _settings(UNet2DConditionModel).items():
+    known = default_settings()
+    for name, default in default_settings(UNet2DConditionModel).items():
         value = unet.config.get(name, default)
         if name not in known and name not in _NOT_OF_THE_ENCODER and value != default:
             raise TetherError(f"cannot control a U-Net with {name}={value!r}: only {default!r} is supported")
@@ -97,7 +92,7 @@ def build(config: Mapping[str, Any]) -> ControlNetModel:
     Raises:
         TetherError: when the configuration does not describe a ControlNet, or one that is not supported.
     """
-    known = {name: value for name, value in config.items() if name in _settings(ControlNetModel)}
+    known = {name: value for name, value in config.items() if name in default_settings()}
     for name, supported in _SUPPORTED.items():
         if known.get(name) not in supported:
             raise TetherError(f"cannot build a ControlNet with {name}={known[name]!r}: it must be one of {supported}")
@@ -130,7 +125,7 @@ def assemble(encoder: Any, config: Mapping[str, Any]) -> dict[str, nn.Module | N
 
 def complete(model: ControlNetModel, config: Mapping[str, Any]) -> dict[str, Any]:
     """`config` with every setting spelled out, from `model`, as a plain dict that diffusers accepts."""
-    settings = {name: model.config[name] for name in _settings(ControlNetModel)}
+    settings = {name: model.config[name] for name in default_settings()}
     # Lists, as in JSON, so that a config is the same before it is written and after it is read.
     settings = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
     if config.get("hint", "released") != "released":

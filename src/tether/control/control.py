@@ -229,7 +229,7 @@ class Control(nn.Module, ABC):
         """Writes a folder that `tether.load_control` opens, as a whole or not at all.
 
         Args:
-            path: the folder; a control that is there is replaced.
+            path: the folder; a control that is there is replaced, a folder with anything else in it is not.
             dtype: what the weights are cast to; by default they stay as they are.
 
         Raises:

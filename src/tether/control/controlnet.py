@@ -197,7 +197,7 @@ class ControlNet(Control):
         """Writes a folder that ``diffusers.ControlNetModel.from_pretrained`` opens, as a whole or not at all.
 
         Args:
-            path: the folder; a control that is there is replaced.
+            path: the folder; a control that is there is replaced, a folder with anything else in it is not.
             dtype: what the weights are cast to; by default they stay as they are.
 
         Raises:

@@ -5,7 +5,7 @@
     pruned, as in 1.1           control_model.*
     without prefix              input_blocks.*, zero_convs.*, ...
     difference                  the encoder's tensors minus those of the base, which has to be added back
-    diffusers in one file       down_blocks.*, controlnet_down_blocks.*, ...
+    diffusers in one file       down_blocks.*, controlnet_down_blocks.*, ...; with config.json and tether.json beside it
 
 Files in the original layout store no settings: what the shapes of tensors do not determine, such as the number of
 attention heads, is Stable Diffusion's. Controls that differ there, such as those for the shipped base, have these
@@ -30,10 +30,10 @@ from torch import Tensor, nn
 
 from tether.control.architecture import assemble, build, complete
 from tether.control.injection import Sides, checked_sides
-from tether.control.store import FAMILY, read_folder
+from tether.control.store import FAMILY, Stored, read_folder
 from tether.errors import TetherError
 from tether.files.checkpoints import Checkpoint, open_checkpoint
-from tether.files.folder import is_base_folder
+from tether.files.folder import is_base_folder, read_json
 from tether.files.materialize import check_fits_network, without_values
 from tether.formats.families import BASE_PREFIXES, UNUSED, describe, family_of_config
 from tether.formats.measures import check_measures
@@ -43,7 +43,7 @@ from tether.formats.strays import check_marks, left_out_words, split_strays, unw
 from tether.formats.unet import control_pairs
 from tether.kinds import find_kind, guess_kind
 
-__all__ = ["SETTINGS", "UNSHAPED", "ControlPart", "control_of", "is_control_folder"]
+__all__ = ["ADDED_BACK", "SETTINGS", "UNSHAPED", "ControlPart", "control_of", "is_control_folder"]
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +66,8 @@ UNSHAPED = {
 }
 """The settings that `SETTINGS` may contain."""
 DIFFERENCE = "difference"
+ADDED_BACK = "the base was added back to the difference"
+"""The note about a difference file."""
 STRENGTHS = re.compile(r"(^|\.)(control_)?scales?$")
 """Names of learned strengths, which would change what a control does."""
 
@@ -187,11 +189,16 @@ def _of_file(path: Path, kind: str | None, guessed: str | None, base_unet: Mappi
     checkpoint = unwrapped(open_checkpoint(path))
     recognized = recognize(checkpoint, "control")
     check_marks(checkpoint.tensors, str(path))
-    kind = kind or checkpoint.metadata.get("tether.kind") or guessed
-    config = _config(checkpoint, recognized)
-    if find_kind(kind).pools_globally:
-        config["global_pool_conditions"] = True
-    part = ControlPart(config, {}, str(path), recognized.words, kind=kind, sides=_sides(checkpoint))
+    stored = _folder_around(path) if recognized.layout == "diffusers" else None
+    if stored is None:
+        kind = kind or checkpoint.metadata.get("tether.kind") or guessed
+        config = _config(checkpoint, recognized)
+        if find_kind(kind).pools_globally:
+            config["global_pool_conditions"] = True
+        part = ControlPart(config, {}, str(path), recognized.words, kind=kind, sides=_sides(checkpoint))
+    else:
+        kind = kind or stored.kind or guessed or guess_kind(path.parent.name)
+        part = ControlPart(stored.config, {}, str(path), recognized.words, kind=kind, sides=stored.sides)
     rest = dict(checkpoint.tensors)
     is_difference = any(rest.pop(name, None) is not None for name in (DIFFERENCE, recognized.prefix + DIFFERENCE))
     own = {name.removeprefix(recognized.prefix): t for name, t in rest.items() if name.startswith(recognized.prefix)}
@@ -206,8 +213,16 @@ def _of_file(path: Path, kind: str | None, guessed: str | None, base_unet: Mappi
     if is_difference:
         part.check()
         part.tensors = _added_back(part, base_unet)
-        part.notes.append("the base was added back to the difference")
+        part.notes.append(ADDED_BACK)
     return part
+
+
+def _folder_around(weights: Path) -> Stored | None:
+    """The ControlNet's folder that a file of weights lies in; None if it lies in none."""
+    config = weights.parent / "config.json"
+    if not config.is_file() or read_json(config).get("_class_name") != "ControlNetModel":
+        return None
+    return read_folder(weights.parent, weights)
 
 
 def _sides(checkpoint: Checkpoint) -> Sides | None:

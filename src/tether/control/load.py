@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from tether.control.control import Control, Steerable, families, family
-from tether.control.store import family_of_folder, share_equal, trained
-from tether.files.hub import find
+from tether.control.store import NOTES, family_of_folder, share_equal, trained
+from tether.files.hub import fetch_beside, find
 from tether.kinds import find_kind
 from tether.weights import shipped_control, shipped_controls, split_kind
 
@@ -80,7 +80,11 @@ def find_control(ref: str | Path, revision: str | None = None) -> tuple[Path, st
         return found
     ref, kind = split_kind(ref)
     shipped_ones = ", ".join(shipped_controls()) or "none"
-    return trained(find(ref, f"control (shipped: {shipped_ones})", revision)), kind
+    what = f"control (shipped: {shipped_ones})"
+    path = find(ref, what, revision)
+    if fetch_beside(ref, "config.json", what, revision):
+        fetch_beside(ref, NOTES, what, revision)
+    return trained(path), kind
 
 
 def family_at(path: Path) -> type[Control]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tether.control.injection import Sides, checked_sides
 from tether.errors import TetherError
 from tether.files.checkpoints import open_checkpoint
-from tether.files.folder import read_json, weights_of_folder
+from tether.files.folder import FAMILY, read_json, weights_of_folder
 from tether.files.materialize import FilePages, cast, check_fits_network
 from tether.files.writing import replacing, write_json, write_safetensors
 
@@ -36,7 +36,6 @@ __all__ = [
     "write_folder",
 ]
 
-FAMILY = "tether_family"
 NOTES = "tether.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 STATE, CHECKPOINTS, PREFIX = "state.json", "checkpoints", "control."
@@ -73,9 +72,10 @@ def write_folder(
     """Writes a control's folder as a whole or not at all; a control that is there is replaced.
 
     Raises:
-        TetherError: when it cannot be written, or a weight is NaN or infinite.
+        TetherError: when it cannot be written, a weight is NaN or infinite, or a folder is there that holds anything
+            but a control.
     """
-    with replacing(path, force=True) as part:
+    with replacing(path, force=True, folder_of="control") as part:
         part.mkdir()
         write_safetensors(part / WEIGHTS, tensors, dtype)
         write_json(part / "config.json", dict(config))
@@ -88,8 +88,12 @@ def notes(kind: str | None, sides: Sides | None) -> dict[str, Any]:
     return {name: value for name, value in (("kind", kind), ("sides", sides)) if value is not None}
 
 
-def read_folder(path: Path) -> Stored:
+def read_folder(path: Path, weights: Path | None = None) -> Stored:
     """The content of a control's folder.
+
+    Args:
+        path: the folder.
+        weights: the file of its weights to read; by default the one with the usual name.
 
     Raises:
         TetherError: when a file is missing or damaged.
@@ -99,7 +103,8 @@ def read_folder(path: Path) -> Stored:
         sides = checked_sides(found.get("sides"))
     except TetherError as error:
         raise TetherError(f"{path / NOTES}: {error}") from None
-    return Stored(read_json(path / "config.json"), _tensors(path), found.get("kind"), sides)
+    tensors = _tensors(path) if weights is None else open_checkpoint(weights).tensors
+    return Stored(read_json(path / "config.json"), tensors, found.get("kind"), sides)
 
 
 def trained(path: Path) -> Path:

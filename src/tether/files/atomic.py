@@ -46,9 +46,12 @@ def atomic_write(path: Path | str, *, parents: bool = False) -> Iterator[Path]:
         The temporary path, with the suffix of `path`. Nothing is there yet: write a file, or make a folder.
 
     Raises:
-        TetherError: for any OSError in the block or while renaming: "PATH cannot be written: REASON".
+        TetherError: for any OSError in the block or while renaming: "PATH cannot be written: REASON"; and if `path` is
+            the working directory, or a folder above it.
     """
-    path = Path(path)
+    given, path = path, Path(os.path.abspath(path))  # "." has no name beside which to write
+    if path.is_dir() and Path.cwd().is_relative_to(path.resolve()):
+        raise TetherError(f"{given} cannot be written: it is the working directory or contains it; give another name")
     hidden = f".{path.stem[:40]}.{uuid.uuid4().hex[:8]}"
     part, old = path.with_name(f"{hidden}.part{path.suffix[:20]}"), path.with_name(f"{hidden}.old")
     try:
@@ -61,7 +64,7 @@ def atomic_write(path: Path | str, *, parents: bool = False) -> Iterator[Path]:
         os.replace(part, path)
         _flush(path.parent)
     except OSError as error:
-        raise TetherError(f"{path} cannot be written: {error.strerror or error or type(error).__name__}") from error
+        raise TetherError(f"{given} cannot be written: {error.strerror or error or type(error).__name__}") from error
     finally:
         if old.exists() and not path.exists():
             os.replace(old, path)

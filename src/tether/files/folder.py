@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ from tether.errors import TetherError
 from tether.files.checkpoints import Checkpoint, open_checkpoint, open_shards
 from tether.files.paths import SUFFIXES
 
-__all__ = ["is_base_folder", "read_json", "weights_of_folder", "what_opens"]
+__all__ = ["FAMILY", "is_base_folder", "is_control_config", "read_json", "weights_of_folder", "what_opens"]
 
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
+FAMILY = "tether_family"
+"""Key of a control's config.json: its family; diffusers' own have none."""
 MAX_JSON = 4 * 2**20
 
 
@@ -42,6 +45,12 @@ def is_base_folder(folder: Path) -> bool:
     return (folder / "model_index.json").is_file()
 
 
+def is_control_config(config: Mapping[str, Any]) -> bool:
+    """Whether this is the content of a control's config.json: of a ControlNet, a union, or another family."""
+    name = str(config.get("_class_name"))
+    return name.startswith(("ControlNet", "UnionControlNet")) or isinstance(config.get(FAMILY), str)
+
+
 def what_opens(folder: Path) -> str:
     """Advice about a folder that is neither a base nor a control: what in it or around it opens, for messages."""
     inside = sorted(path.parent for path in folder.glob("*/model_index.json"))
@@ -49,10 +58,8 @@ def what_opens(folder: Path) -> str:
         return f"a base is in it: {inside[0]}"
     if is_base_folder(folder.parent):
         return f"it is a part of {folder.parent}: give that"
-    if (folder / "config.json").is_file():
-        name = read_json(folder / "config.json").get("_class_name")
-        if isinstance(name, str) and name.startswith("ControlNet"):
-            return "it is a control, for --control"
+    if (folder / "config.json").is_file() and is_control_config(read_json(folder / "config.json")):
+        return "it is a control, for --control"
     files = sorted(path for path in folder.glob("*") if path.suffix in SUFFIXES and path.is_file())
     if files:
         return f"give one of its files: {', '.join(path.name for path in files[:3])}{', ...' if len(files) > 3 else ''}"

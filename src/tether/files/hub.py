@@ -11,12 +11,15 @@ is a folder here, or nearly the name of one. If the hub's machine does not answe
 
 from __future__ import annotations
 
+import glob
 import socket
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from huggingface_hub import constants, hf_hub_download, snapshot_download
+from huggingface_hub import constants, hf_hub_download, list_repo_files, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -28,9 +31,9 @@ from huggingface_hub.errors import (
 )
 
 from tether.errors import TetherError
-from tether.files.paths import local_path, name_on_hub
+from tether.files.paths import SUFFIXES, local_path, name_on_hub
 
-__all__ = ["find"]
+__all__ = ["fetch_beside", "find", "only_file"]
 
 SETTINGS = ["*.json", "*.txt", "*.model"]
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
@@ -62,11 +65,11 @@ def find(
         ref: a path, or a name on the hub.
         what: "base" or "control", for messages.
         revision: a branch, tag or commit; takes precedence over one in `ref`.
-        any_file: download weights of any name from a repository that is not a diffusers folder.
+        any_file: of a repository, download the one file of weights at its top, whatever its name.
         weights: the names of the weights without their suffix, a pattern, where they are not those of diffusers.
 
     Raises:
-        TetherError: if it is neither, or the download fails.
+        TetherError: if it is neither, the download fails, or `any_file` and there are several, or none.
     """
     path = local_path(ref)
     if path is not None:
@@ -79,10 +82,37 @@ def find(
             return Path(
                 hf_hub_download(name["repo"], name["file"].strip("/"), revision=revision, local_files_only=only_cache)
             )
-        return _folder(name["repo"], any_file, revision, only_cache, weights)
+        if any_file:
+            return _folder_of_file(ref, name["repo"], what, revision, only_cache)
+        return _folder(name["repo"], revision, only_cache, weights)
+    except TetherError:
+        raise
     except Exception as error:  # the HTTP library under huggingface_hub can raise anything
         reason = _reason(error, revision)
     raise TetherError(f"no {what} at {ref}: there is no such file or folder here, and {reason}")
+
+
+def fetch_beside(ref: str | Path, name: str, what: str, revision: str | None = None) -> bool:
+    """Downloads another file of the same folder, if `ref` names a file on the hub.
+
+    Args:
+        ref, what, revision: as for `find`.
+        name: of the other file.
+
+    Returns:
+        Whether there is such a file; False for a path, and for a whole repository, which `find` downloads with it.
+    """
+    if local_path(ref) is not None:
+        return False
+    found = name_on_hub(ref, what)
+    if found["file"] is None:
+        return False
+    text, (start, end) = str(ref), found.span("file")
+    folder = found["file"].rpartition("/")[0]
+    with suppress(TetherError):
+        find(f"{text[:start]}{folder}/{name}{text[end:]}", what, revision)
+        return True
+    return False
 
 
 def _reachable() -> bool:
@@ -109,7 +139,43 @@ def _reason(error: Exception, revision: str | None) -> str:
     return f"the hub does not answer ({str(error).splitlines()[0][:120] if str(error) else type(error).__name__})"
 
 
-def _folder(repo: str, any_file: bool, revision: str | None, only_cache: bool, weights: str | None = None) -> Path:
+def only_file(names: Iterable[str], ref: str | Path, what: str) -> str:
+    """The one file of weights at the top of a folder or repository.
+
+    Args:
+        names: of its files, with "/" for those in folders.
+        ref, what: its name and what the file should be, for messages.
+
+    Raises:
+        TetherError: if there are several, or none, naming some.
+    """
+    names = sorted(names)
+    top = [name for name in names if "/" not in name]
+    files = [n for n in top if n.endswith(".safetensors")] or [n for n in top if n.endswith(".bin")]
+    if len(files) != 1:
+        some = files or [name for name in names if name.endswith(SUFFIXES)]
+        shown = f" ({', '.join(some[:3])}{', ...' if len(some) > 3 else ''})" if some else ""
+        raise TetherError(f"{ref} contains {len(files)} files that may be the {what}: name one of them{shown}")
+    return files[0]
+
+
+def _folder_of_file(ref: str | Path, repo: str, what: str, revision: str | None, only_cache: bool) -> Path:
+    """A snapshot with the one file of weights at the top of a repository, and configs.
+
+    Raises:
+        TetherError: as `only_file`, before anything is downloaded.
+    """
+    wanted = ["*.safetensors", "*.bin"]
+    names: list[str] = []
+    if not only_cache:
+        with suppress(Exception):  # the download finds it in the cache all the same, or says why it cannot
+            names = list_repo_files(repo, revision=revision)
+    if names:
+        wanted = [glob.escape(only_file(names, ref, what))]
+    return _snapshot(repo, revision, [*SETTINGS, *wanted], [], only_cache)
+
+
+def _folder(repo: str, revision: str | None, only_cache: bool, weights: str | None = None) -> Path:
     """A snapshot with configs and one format of the weights."""
     folder = _snapshot(repo, revision, SETTINGS, [], only_cache)
     if (folder / "model_index.json").is_file():
@@ -117,8 +183,6 @@ def _folder(repo: str, any_file: bool, revision: str | None, only_cache: bool, w
         stem = "*/*"
     elif (folder / "config.json").is_file():
         stem = weights or "diffusion_pytorch_model*"
-    elif any_file:
-        stem = "*"
     else:
         return folder  # opening it reports what is missing
     for ending, also_not in ((".safetensors", ["*.fp16.*", "*.bf16.*"]), (".safetensors", []), (".bin", [])):

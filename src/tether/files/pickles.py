@@ -168,10 +168,13 @@ def _flat(path: Path, content: Any) -> tuple[dict[str, Tensor], dict[str, float]
         if inner is None:
             break
         content = inner
-    tensors = {}
-    for name, value in content.items():
-        if isinstance(value, Tensor):
-            tensors[str(name)] = _plain(path, str(name), value)
+    tensors = {
+        str(name): _plain(path, str(name), value) for name, value in content.items() if isinstance(value, Tensor)
+    }
+    if not tensors:  # an IP-Adapter has two tables, both under names of its own
+        tables = {name: table for name, table in content.items() if isinstance(table, dict)}
+        inner = {f"{name}.{key}": value for name, table in tables.items() for key, value in table.items()}
+        tensors = {name: _plain(path, name, value) for name, value in inner.items() if isinstance(value, Tensor)}
     if not tensors:
         raise TetherError(f"{path} contains no tensors")
     claimed, size = sum(t.numel() * t.element_size() for t in tensors.values()), path.stat().st_size

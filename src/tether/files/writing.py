@@ -6,20 +6,22 @@ A safetensors file is written tensor by tensor, each cast on the way, so that wr
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from tether.errors import TetherError
 from tether.files.atomic import atomic_write
+from tether.files.folder import is_base_folder, is_control_config, read_json
 from tether.files.materialize import FilePages, cast
 
-__all__ = ["replacing", "write_json", "write_safetensors", "write_tokenizer", "write_torch"]
+__all__ = ["check_may_replace", "replacing", "write_json", "write_safetensors", "write_tokenizer", "write_torch"]
 
 CODES = {
     torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64",
@@ -28,28 +30,80 @@ CODES = {
 }  # fmt: skip
 
 
-SETTINGS = ("config.json", "model_index.json")
-"""The folder of a network or of a base has one of these."""
+_PAPERS = r"README[^/]*|LICENSE[^/]*|\.gitattributes"
+_NETWORK = r"config\.json|(diffusion_pytorch_model|pytorch_model|model)[^/]*\.(safetensors|bin|json)"
+_TOKENIZER = r"tokenizer[^/]*\.json|vocab\.json|merges\.txt|special_tokens_map\.json|added_tokens\.json"
+OWN: Mapping[str, re.Pattern[str]] = {
+    "control": re.compile(rf"tether\.json|{_NETWORK}|{_PAPERS}"),
+    "base": re.compile(
+        rf"model_index\.json|released_only\.safetensors|{_PAPERS}"
+        rf"|(unet|vae|text_encoder|text_encoder_2|safety_checker|image_encoder)/({_NETWORK})"
+        rf"|(tokenizer|tokenizer_2)/({_TOKENIZER})"
+        r"|scheduler/scheduler_config\.json|feature_extractor/preprocessor_config\.json"
+    ),
+}
+"""The files that Tether, diffusers and the hub put into the folder of a control or a base."""
 
 
 @contextmanager
-def replacing(target: Path, *, force: bool) -> Iterator[Path]:
-    """`atomic_write` for the file or folder of a model, which refuses to overwrite anything that is not a model.
+def replacing(target: Path, *, force: bool, folder_of: Literal["control", "base"] | None = None) -> Iterator[Path]:
+    """`atomic_write` for the file or folder of a model, which overwrites no folder but that of such a model.
 
     Args:
         target: the file or folder to write; missing parents are created.
-        force: replace an existing model.
+        force: replace what exists.
+        folder_of: what a folder has to contain, and nothing else, to be replaced; by default no folder is.
 
     Raises:
-        TetherError: if `target` exists and `force` is false, if it is a folder without a model in it, or if writing
+        TetherError: if `target` exists and `force` is false, if it is a folder with anything else in it, or if writing
             fails.
     """
-    if target.exists() and not force:
-        raise TetherError(f"{target} already exists: use --force to replace it")
-    if target.is_dir() and any(target.iterdir()) and not any((target / name).is_file() for name in SETTINGS):
-        raise TetherError(f"refusing to overwrite {target}: it is a folder that contains no model")
+    check_may_replace(target, force=force)
+    if target.is_dir():
+        _check_folder(target, folder_of)
     with atomic_write(target, parents=True) as part:
         yield part
+
+
+def check_may_replace(target: Path, *, force: bool) -> None:
+    """Checks that there is nothing at a path, unless it may be replaced.
+
+    Raises:
+        TetherError: if there is, or no file can have this name.
+    """
+    try:
+        exists = target.exists()
+    except OSError as error:
+        raise TetherError(f"{target} cannot be written: {error.strerror or error}") from None
+    if exists and not force:
+        raise TetherError(f"{target} already exists: use --force to replace it")
+
+
+def _check_folder(folder: Path, folder_of: Literal["control", "base"] | None) -> None:
+    """Checks that nothing is lost with a folder but the model that is replaced.
+
+    Raises:
+        TetherError: naming the first entry that is no part of such a model.
+    """
+    entries = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    if not entries:
+        return
+    if folder_of == "base":
+        there = is_base_folder(folder)
+    else:
+        config = folder / "config.json"
+        there = folder_of == "control" and config.is_file() and is_control_config(read_json(config))
+    if folder_of is None or not there:
+        raise TetherError(
+            f"refusing to overwrite {folder}: it is a folder that contains no {folder_of or 'model'}; give another name"
+        )
+    names = [path.relative_to(folder).as_posix() for path in entries]
+    foreign = next((name for name in names if not OWN[folder_of].fullmatch(name)), None)
+    if foreign is not None:
+        raise TetherError(
+            f"refusing to overwrite {folder}: it contains {foreign}, which is no part of a {folder_of}; "
+            "give another name, or move that away"
+        )
 
 
 def write_safetensors(
@@ -107,12 +161,20 @@ def write_torch(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | 
     for name in sorted(tensors):
         tensor = cast(tensors[name].detach(), dtype, name, "the source").cpu()
         # PyTorch saves the whole storage of a view.
-        whole = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+        # An empty one has the address of what lies after it in its file, which PyTorch takes for the same storage.
+        whole = (
+            tensor.numel()
+            and tensor.is_contiguous()
+            and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+        )
         content[name] = tensor if whole else tensor.clone(memory_format=torch.contiguous_format)
     try:
         torch.save({"state_dict": content}, path)
-    except RuntimeError as error:  # how PyTorch's zip writer reports a full disk
-        raise OSError(f"the disk may be full ({str(error).splitlines()[0][:120]})") from None
+    except RuntimeError as error:
+        line = str(error).splitlines()[0][:120]
+        # What PyTorch's zip writer says about a full disk.
+        full = "writ" in line or "unexpected pos" in line
+        raise OSError(f"the disk may be full ({line})" if full else line) from None
     return path.stat().st_size
 
 

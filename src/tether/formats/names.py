@@ -19,6 +19,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from tether.errors import TetherError
+
 __all__ = ["Pair", "to_diffusers", "to_original"]
 
 
@@ -52,12 +54,23 @@ def to_diffusers(pairs: Iterable[Pair], original: Mapping[str, Tensor]) -> tuple
     return found, used
 
 
-def to_original(pairs: Iterable[Pair], diffusers: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The reverse of `to_diffusers`.
+def to_original(pairs: Iterable[Pair], diffusers: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
+    """The reverse of `to_diffusers`, without a tensor too few or too many.
+
+    Args:
+        pairs: as for `to_diffusers`.
+        diffusers: the tensors of one network.
+        what: its name in messages.
 
     Raises:
-        KeyError: if a tensor is missing.
+        TetherError: naming a tensor that no pair has, or a pair's that is missing.
     """
+    pairs = list(pairs)
+    names = {name for pair in pairs for name in pair.diffusers}
+    if more := sorted(diffusers.keys() - names):
+        raise TetherError(f"{what} has {more[0]}, which the original layout cannot store")
+    if missing := sorted(names - diffusers.keys()):
+        raise TetherError(f"{what} has no {missing[0]}, which the original layout needs")
     found = {}
     for pair in pairs:
         parts = [diffusers[name] for name in pair.diffusers]

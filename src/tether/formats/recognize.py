@@ -11,6 +11,8 @@ Tensors do not show whether a Stable Diffusion 2.x predicts noise or velocity; s
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,34 +28,27 @@ SUPPORTED = "bases and ControlNets of Stable Diffusion 1.x, 2.x and XL"
 HINT_ORIGINAL, HINT_DIFFUSERS = "input_hint_block.0.weight", "controlnet_cond_embedding.conv_in.weight"
 
 OTHERS = (
-    ("lora_controlnet", "a Control-LoRA"),
-    ("task_embedding", "a ControlNet-Union"),
-    ("edm_vpred.", "a model with EDM's noise schedule (CosXL)"),
-    ("edm_mean", "a model with EDM's noise schedule (Playground 2.5)"),
-    ("lora_unet_", "a LoRA (load it on top of a base)"),
-    ("lora_te", "a LoRA (load it on top of a base)"),
-    (".lora_down.", "a LoRA (load it on top of a base)"),
-    (".lora_A.", "a LoRA (load it on top of a base)"),
-    (".lora.down.", "a LoRA (load it on top of a base)"),
-    ("emb_params", "a textual-inversion embedding (load it on top of a base)"),
-    ("clip_g", "a textual-inversion embedding (load it on top of a base)"),
-    ("joint_blocks.", "Stable Diffusion 3"),
-    ("double_blocks.", "Flux"),
-    ("double_stream", "Flux"),
-    ("single_transformer_blocks.", "Flux"),
-    ("time_stack.", "Stable Video Diffusion"),
-    ("motion_modules.", "an AnimateDiff motion module"),
-    ("ip_adapter.", "an IP-Adapter"),
-    ("adapter.body.", "a T2I-Adapter"),
-    ("adaln_single.", "PixArt"),
-    ("clf.", "a Stable Cascade"),
-    ("effnet_mapper.", "a Stable Cascade"),
-    ("down_blocks.", "one network of a diffusers folder (open the folder)"),
-    ("text_model.", "a text encoder alone"),
-    ("encoder.down", "an autoencoder alone (pass it as --vae)"),
+    (r"lora_controlnet", "a Control-LoRA"),
+    (r"task_embedding", "a ControlNet-Union"),
+    (r"edm_vpred\.", "a model with EDM's noise schedule (CosXL)"),
+    (r"edm_mean", "a model with EDM's noise schedule (Playground 2.5)"),
+    (r"time_stack\.", "Stable Video Diffusion"),
+    (r"^lllite_", "a ControlLLLite"),
+    (r"lora_unet_|lora_te|\.lora_down\.|\.lora_A\.|\.lora\.down\.", "a LoRA (load it on top of a base)"),
+    (r"emb_params|^clip_[gl]$", "a textual-inversion embedding (load it on top of a base)"),
+    (r"joint_blocks\.", "Stable Diffusion 3"),
+    (r"double_blocks\.|double_stream|single_transformer_blocks\.", "Flux"),
+    (r"motion_modules\.", "an AnimateDiff motion module"),
+    (r"ip_adapter\.", "an IP-Adapter"),
+    (r"^(adapter\.)?body\.\d+\.", "a T2I-Adapter"),
+    (r"adaln_single\.", "PixArt"),
+    (r"clf\.|effnet_mapper\.", "a Stable Cascade"),
+    (r"down_blocks\.", "one network of a diffusers folder (open the folder)"),
+    (r"text_model\.", "a text encoder alone"),
+    (r"encoder\.down", "an autoencoder alone (pass it as --vae)"),
 )
-"""Part of a tensor's name -> the model that has it. The first match is named in the message."""
-LOOKALIKES = 4
+"""Pattern in a tensor's name -> the model that has it. The first match is named in the message."""
+LOOKALIKES = 5
 """The first so many look like a supported model in all their other tensors."""
 
 
@@ -97,9 +92,10 @@ def recognize(checkpoint: Checkpoint, wanted: Literal["base", "control"] | None 
     tensors, path = checkpoint.tensors, checkpoint.path
     control = next((prefix for prefix in ("control_model.", "") if prefix + HINT_ORIGINAL in tensors), None)
     has_base = f"{UNET}input_blocks.0.0.weight" in tensors
-    odd = next((words for part, words in OTHERS[:LOOKALIKES] if any(part in name for name in tensors)), None)
+    odd = _other(tensors, LOOKALIKES)
     if odd or (control is None and not has_base and HINT_DIFFUSERS not in tensors):
-        raise TetherError(f"{path} is {odd or _other(checkpoint)}: supported are {SUPPORTED}")
+        odd = odd or _other(tensors) or f"a file of {len(tensors)} tensors of an unknown model ({_some(tensors)}, ...)"
+        raise TetherError(f"{path} is {odd}: supported are {SUPPORTED}")
     try:
         if wanted == "base" or (wanted is None and has_base and control is None):
             if not has_base:
@@ -140,12 +136,16 @@ def _base(checkpoint: Checkpoint) -> Recognized:
     return Recognized("base", family, "original", UNET, shape)
 
 
-def _other(checkpoint: Checkpoint) -> str:
-    names = list(checkpoint.tensors)
-    for part, words in OTHERS:
-        if any(part in name for name in names):
+def _other(names: Iterable[str], count: int | None = None) -> str | None:
+    """The model that is not supported, of the first `count` of `OTHERS`, that has such names; None if none has."""
+    for pattern, words in OTHERS[:count]:
+        if any(re.search(pattern, name) for name in names):
             return words
-    return f"a file of {len(names)} tensors of an unknown model ({', '.join(names[:2])[:120]}, ...)"
+    return None
+
+
+def _some(names: Iterable[str]) -> str:
+    return ", ".join(list(names)[:2])[:120]
 
 
 def prediction_of(checkpoint: Checkpoint, recognized: Recognized) -> tuple[str, str]:

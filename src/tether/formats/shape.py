@@ -17,7 +17,7 @@ from torch import Tensor
 from tether.errors import TetherError
 from tether.formats.families import FamilyName
 
-__all__ = ["EncoderShape", "encoder_of_diffusers", "encoder_of_original"]
+__all__ = ["EncoderShape", "differing_settings", "encoder_of_diffusers", "encoder_of_original", "shape_to_store"]
 
 MAX_LEVELS = 8
 MAX_LAYERS = 8
@@ -91,6 +91,49 @@ class EncoderShape:
         elif self.pooled_text:
             settings["addition_embed_type"] = "text"
         return settings
+
+    def unet_config(self, out_channels: int) -> dict[str, Any]:
+        """The settings of the denoiser with this encoder, whose decoder mirrors it; otherwise as `config`."""
+        settings = self.config()
+        decoder = [
+            "UpBlock2D" if kind == "DownBlock2D" else "CrossAttnUpBlock2D"
+            for kind in reversed(settings["down_block_types"])
+        ]
+        return settings | {"out_channels": out_channels, "up_block_types": decoder}
+
+
+def shape_to_store(tensors: Mapping[str, Tensor], what: str) -> EncoderShape:
+    """The shape of an encoder that is written in the original layout.
+
+    Args:
+        tensors: a denoiser's or a ControlNet's, under diffusers' names.
+        what: its name in messages.
+
+    Raises:
+        TetherError: if the layout does not have such an encoder.
+    """
+    try:
+        shape = encoder_of_diffusers(tensors)
+        shape.config()
+    except TetherError as error:
+        raise TetherError(f"{what} cannot be stored in the original layout: {error}") from None
+    return shape
+
+
+def differing_settings(config: Mapping[str, Any], implied: Mapping[str, Any], levels: int) -> dict[str, Any]:
+    """The settings that are not those that a reader of the original layout assumes.
+
+    Args:
+        config: of the network, every setting spelled out.
+        implied: what a reader assumes.
+        levels: of the network: one value is the same as a list with that value for each.
+    """
+
+    def spread(value: Any) -> Any:
+        return list(value) if isinstance(value, (list, tuple)) else [value] * levels
+
+    given = {name: config[name] for name in implied if name in config}
+    return {name: value for name, value in given.items() if spread(value) != spread(implied[name])}
 
 
 def encoder_of_original(tensors: Mapping[str, Tensor], prefix: str) -> EncoderShape:

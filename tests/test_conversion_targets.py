@@ -1,0 +1,50 @@
+"""A conversion replaces nothing that it reads, and nothing that it should not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tether.base import ControlNet
+from tether.conversion import convert
+from tether.errors import TetherError
+
+
+@pytest.mark.parametrize("argument", ["source", "base", "transfer_from", "transfer_to"])
+def test_a_target_with_a_model_in_it_that_is_read_is_refused(
+    argument: str, control_folder: Path, tmp_path: Path
+) -> None:
+    """Replacing the folder would delete the model."""
+    convert(control_folder, tmp_path / "repo" / "one.safetensors", to="original")
+    convert(control_folder, tmp_path / "repo" / "inner", to="diffusers")
+    for read in (tmp_path / "repo" / "one.safetensors", tmp_path / "repo" / "inner"):
+        arguments: dict[str, Any] = {"source": control_folder, argument: read}
+        if argument.startswith("transfer"):
+            arguments = {"transfer_from": control_folder, "transfer_to": control_folder} | arguments
+        with pytest.raises(TetherError, match=r"refusing to overwrite .*repo: it contains .*, which is read"):
+            convert(**arguments, target=tmp_path / "repo", to="diffusers", force=True)
+        assert read.exists()
+
+
+def test_a_model_may_replace_itself(control_folder: Path) -> None:
+    before = ControlNet.load(control_folder)
+    convert(control_folder, control_folder, to="diffusers", force=True, dtype=torch.float16)
+    after = ControlNet.load(control_folder, dtype=torch.float16)
+    assert torch.equal(after.conv_in.weight, before.conv_in.weight.half())
+
+
+def test_a_target_that_cannot_be_is_refused_in_one_line(
+    control_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convert(control_folder, tmp_path / "two", to="diffusers")
+    control = ControlNet.load(control_folder)
+    monkeypatch.chdir(tmp_path / "two")
+    for write in (lambda: convert(control_folder, ".", to="diffusers", force=True), lambda: control.save(".")):
+        with pytest.raises(TetherError, match=r"^\. cannot be written: it is the working directory"):
+            write()
+    assert ControlNet.load(tmp_path / "two").kind == "canny"
+    with pytest.raises(TetherError, match="cannot be written: File name too long"):
+        convert(control_folder, tmp_path / ("x" * 300), to="diffusers")
