@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 from typer.testing import CliRunner
@@ -12,6 +14,9 @@ from typer.testing import CliRunner
 import tether
 from tether import cli
 from tether.errors import TetherError
+from tether.images import open_image
+from tether.kinds import make_map
+from tether.studies.ambiguous import made_ambiguous
 
 EXAMPLES = Path(tether.__file__).parent / "examples"
 
@@ -32,11 +37,26 @@ def stroke(tmp_path: Path) -> Path:
 
 
 def test_a_few_lines_are_open_and_what_settles_it_is_said(stroke: Path) -> None:
-    said = run(f"canny={stroke}")
-    assert "without a prompt: open" in said
+    said = run(f"canny={stroke}", "--prompt", "an apple")
+    assert "without a prompt: open, quick pictures of three seeds agree by 0." in said
     assert "say in the prompt what it shows" in said
-    found = json.loads(run(f"canny={stroke}", "--json"))
-    assert found["without_prompt"]["open"] is found["with_prompt"]["open"] is True
+    assert re.search(r"with a prompt: (not )?open, quick pictures", said)
+
+
+def test_without_drawing_a_few_lines_may_be_open(stroke: Path) -> None:
+    assert "without a prompt: may be open (below 5%): draw more of the outline" in run(f"canny={stroke}", "--no-draw")
+    found = json.loads(run(f"canny={stroke}", "--no-draw", "--json"))
+    for one in (found["without_prompt"], found["with_prompt"]):
+        assert one["may_be_open"] is True
+        assert one["open"] is None
+
+
+def test_dashes_that_the_control_follows_are_not_open(tmp_path: Path) -> None:
+    edges = make_map("canny", open_image(EXAMPLES / "house.webp").resize((128, 128)), None, {})
+    Image.fromarray(made_ambiguous(np.asarray(edges), "dashed 1/2", "house")).save(tmp_path / "dashes.png")
+    found = json.loads(run(f"canny={tmp_path / 'dashes.png'}", "--json"))
+    assert found["without_prompt"]["may_be_open"] is True
+    assert found["without_prompt"]["open"] is False, found
 
 
 @pytest.mark.parametrize("name", ["house.webp", "mouse.webp", "lock.webp"])
@@ -59,8 +79,9 @@ def test_a_blank_map_says_nothing_and_other_kinds_are_not_judged(tmp_path: Path)
         ("canny", "write KIND=IMAGE"),
         ("canny=doodle.png:0.5", "has settings of a control"),
         ("canny=doodle.png,low=3", "has settings of a control"),
+        ("canny=doodle.png --prompt cat --no-draw", "--prompt has no effect without drawing"),
     ],
 )
 def test_what_cannot_be_right_is_refused(argument: str, message: str) -> None:
     with pytest.raises(TetherError, match=message):
-        run(argument)
+        run(*argument.split())

@@ -148,12 +148,12 @@ def test_a_condition_that_leaves_the_picture_open_is_said_and_what_settles_it() 
     pixels[1, :, 8:56, 8] = pixels[1, :, 8, 8:56] = pixels[1, :, 8:56, 55] = 1
     line = open_conditions("c", "canny", pixels[:1], prompted=True)
     assert line == (
-        "the condition of control c leaves the picture open: connected lines run through 3% of it; seeds will differ: "
-        "draw more of the outline, in unbroken lines"
+        "the condition of control c may leave the picture open, so that seeds differ: connected lines run through 3% "
+        "of it (tether inspect draws to find out); if so, draw more of the outline, in unbroken lines"
     )
     line = open_conditions("c", "canny", pixels, prompted=False)
     assert line is not None
-    assert line.startswith("condition 1 of control c leaves the picture open")
+    assert line.startswith("condition 1 of control c may leave the picture open")
     assert line.endswith(", and say in the prompt what it shows")
     assert open_conditions("c", "canny", pixels[1:], prompted=False) is None
     assert open_conditions("c", "depth", pixels, prompted=False) is None

@@ -1,8 +1,9 @@
-"""`tether inspect`: does a condition leave the picture open? Told from its map alone, without drawing."""
+"""`tether inspect`: does a condition leave the picture open? Told from its map, and where that may be by drawing."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,46 +26,77 @@ SIZE = "128x128"
 def inspect(
     condition: Annotated[str, typer.Argument(metavar="KIND=IMAGE", help="A ready map and its kind: canny=edges.png.")],
     photo: Annotated[bool, typer.Option("--photo", help="IMAGE is a photo: make its map first.")] = False,
+    prompt: Annotated[str, typer.Option(help="What would be drawn: tell it with this prompt too.")] = "",
+    draw: Annotated[bool, typer.Option(help="Where the map alone does not tell, draw quick pictures of it.")] = True,
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT that would be drawn; the map is fitted to it.")] = SIZE,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Tell whether a condition leaves the picture open, so that every seed draws something else.
 
-    `tether generate` says so too, in one line, before it draws. Kinds that are judged: canny.
+    Where its map has few connected lines, three pictures of different seeds are drawn in a few steps, and compared.
+    `tether generate` looks at the map alone. Kinds that are judged: canny.
     """
     argument = parse_control(condition)
     if argument.strength != 1 or argument.window != (0, 1) or argument.settings or (argument.options and not photo):
         raise TetherError(f"{condition!r} has settings of a control: write KIND=IMAGE")
+    if prompt and not draw:
+        raise TetherError("--prompt has no effect without drawing: leave --no-draw out")
     wanted = parse_size(size)
 
     from tether.kinds import kind_of
 
     kind = kind_of(argument.ref).name  # reports an unknown kind before a bad image
     check_input(argument.image)
-    found = _inspected(argument, kind, photo, wanted)
+    found = _inspected(argument, kind, photo, wanted, prompt, draw)
     print(json.dumps(found) if as_json else "\n".join(_lines(found)))
 
 
-def _inspected(argument: ControlArgument, kind: str, photo: bool, size: tuple[int, int]) -> dict[str, Any]:
+def _inspected(
+    argument: ControlArgument, kind: str, photo: bool, size: tuple[int, int], prompt: str, draw: bool
+) -> dict[str, Any]:
     """What is known of the map, as JSON values."""
     import numpy as np
 
     from tether.images import to_rgb
-    from tether.kinds.openness import LIMITS, is_open, nothing_in, remedy, structure
+    from tether.kinds.openness import LIMITS, nothing_in, structure
 
-    pixels = np.asarray(to_rgb(_map(argument, kind, photo, size), "black"))
+    fitted = to_rgb(_map(argument, kind, photo, size), "black")
+    pixels = np.asarray(fitted)
     found: dict[str, Any] = {"image": str(argument.image), "kind": kind, "judged": kind in LIMITS}
     if nothing := nothing_in(kind, pixels):
         found["says_nothing"] = f"it is {nothing} everywhere"
     elif kind in LIMITS:
+        limits = LIMITS[kind]
         found["structure"] = round(structure(pixels), 4)
-        limits = {False: LIMITS[kind].without_prompt, True: LIMITS[kind].with_prompt}
-        for prompted, name in ((False, "without_prompt"), (True, "with_prompt")):
-            is_it = is_open(kind, pixels, prompted=prompted)
-            found[name] = {"open": is_it, "limit": limits[prompted]}
-            if is_it:
-                found[name]["settles_it"] = remedy(prompted=prompted)
+        compare = _comparison(kind, fitted, size) if draw else None
+        found["without_prompt"] = _judged(found["structure"], limits.without_prompt, "", compare)
+        found["with_prompt"] = _judged(found["structure"], limits.with_prompt, prompt, compare if prompt else None)
     return found
+
+
+def _comparison(kind: str, fitted: Image.Image, size: tuple[int, int]) -> Callable[[str], float]:
+    """Prompt -> how well quick pictures of a map agree."""
+
+    def compare(prompt: str) -> float:
+        from tether.sampling import Session
+        from tether.sampling.openness import quick_agreement
+
+        return round(quick_agreement(Session(), kind, fitted, prompt, size), 4)
+
+    return compare
+
+
+def _judged(structure: float, limit: float, prompt: str, compare: Callable[[str], float] | None) -> dict[str, Any]:
+    """What a map's structure says, and where it may be open what quick pictures do; without any "open" is None."""
+    from tether.kinds.openness import AGREEMENT, remedy
+
+    found: dict[str, Any] = {"limit": limit, "may_be_open": structure < limit, "open": None}
+    if not found["may_be_open"]:
+        return found | {"open": False}
+    if compare is not None:
+        found["agreement"] = compare(prompt)
+        found["open"] = found["agreement"] < AGREEMENT
+    return found if found["open"] is False else found | {"settles_it": remedy(prompted=bool(prompt))}
 
 
 def _map(argument: ControlArgument, kind: str, photo: bool, size: tuple[int, int]) -> Image.Image:
@@ -88,9 +120,16 @@ def _lines(found: dict[str, Any]) -> list[str]:
 
         return [f"{name}: says something; whether it leaves the picture open is known of {', '.join(LIMITS)} alone"]
     lines = [f"{name}: connected lines run through {found['structure']:.0%} of it"]
-    for title, one in (("without a prompt", found["without_prompt"]), ("with a prompt", found["with_prompt"])):
-        if one["open"]:
-            lines.append(f"{title}: open (below {one['limit']:.0%}), seeds will differ: {one['settles_it']}")
-        else:
-            lines.append(f"{title}: not open by this measure ({one['limit']:.0%} or more)")
+    lines += [f"without a prompt: {_said(found['without_prompt'])}", f"with a prompt: {_said(found['with_prompt'])}"]
     return lines
+
+
+def _said(one: dict[str, Any]) -> str:
+    from tether.kinds.openness import AGREEMENT
+
+    if "agreement" in one:
+        seen = f"quick pictures of three seeds agree by {one['agreement']:.2f} (open below {AGREEMENT})"
+        return f"open, {seen}: {one['settles_it']}" if one["open"] else f"not open, {seen}"
+    if one["may_be_open"]:
+        return f"may be open (below {one['limit']:.0%}): {one['settles_it']}"
+    return f"not open by this measure ({one['limit']:.0%} or more)"

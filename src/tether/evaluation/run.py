@@ -76,8 +76,8 @@ class Evaluation:
         """How many times better an arm is than another; see `tether.evaluation.intervals.ratio_of`."""
         if self.score(arm, name) is None or self.score(reference, name) is None:
             return None
-        tables = (tabulate(self.numbers[one][name]) for one in (arm, reference))
-        return ratio_of(self.measures[name], *tables, self._subjects())
+        better, other = (tabulate(self.numbers[one][name]) for one in (arm, reference))
+        return ratio_of(self.measures[name], better, other, self._subjects())
 
     def _subjects(self) -> list[str]:
         return [case.subject or case.key for case in self.cases]

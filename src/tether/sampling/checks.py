@@ -120,7 +120,7 @@ def empty_conditions(name: str, kind: str | None, pixels: Tensor) -> str | None:
 
 
 def open_conditions(name: str, kind: str | None, pixels: Tensor, *, prompted: bool) -> str | None:
-    """A line for people when condition maps leave the picture open (`tether.kinds.openness`); None if none does.
+    """A line for people when condition maps may leave the picture open (`tether.kinds.openness`); None if none does.
 
     Args:
         name: of the control.
@@ -135,10 +135,9 @@ def open_conditions(name: str, kind: str | None, pixels: Tensor, *, prompted: bo
     if not found:
         return None
     most = max(structure(maps[k]) for k in found)
-    verb = "leave" if _several(found, pixels) else "leaves"
     return (
-        f"{_which(name, found, pixels)} {verb} the picture open: connected lines run through {most:.0%} of it; "
-        f"seeds will differ: {remedy(prompted=prompted)}"
+        f"{_which(name, found, pixels)} may leave the picture open, so that seeds differ: connected lines run through "
+        f"{most:.0%} of it (tether inspect draws to find out); if so, {remedy(prompted=prompted)}"
     )
 
 

@@ -5,16 +5,16 @@ seeds, with their prompts and without. Measured is *agreement*: the F1, at 2 px,
 of a condition, 0 where one of them has none. A condition leaves the picture *open* where agreement is nearer to that of
 blank conditions than to that of whole ones.
 
-From the map alone, `tether.kinds.openness` predicts which ones do: precision and recall are measured on held-out
-conditions. Blank maps are not counted: that they say nothing is certain. Of a kind that has no limits there yet, they
-are fitted on conditions of names and scenes that trainings see (take a kind out of `LIMITS` to fit it anew).
+`tether.kinds.openness` predicts which ones do: the *warning* from the map alone, `tether inspect` from the map and a
+few steps of other seeds. Precision and recall of both are measured on held-out conditions. Blank maps are not counted:
+that they say nothing is certain. Of a kind that has no limits there yet, they are fitted on conditions of names and
+scenes that trainings see (take a kind out of `LIMITS` to fit it anew).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,16 @@ from tether.evaluation import Case
 from tether.evaluation.drawing import Artist, seeds_of
 from tether.evaluation.intervals import Score
 from tether.images import open_image
-from tether.kinds.canny import edge_map
-from tether.kinds.edges import edge_f1
 from tether.kinds.measures import Measure, Numbers, Table
-from tether.kinds.openness import LIMITS, structure
+from tether.kinds.openness import AGREEMENT as OPEN_BELOW
+from tether.kinds.openness import LIMITS, agreement, structure
+from tether.sampling.openness import SEEDS, STEPS
 from tether.studies.ambiguous import BLANK, LEVELS, QUICK_LEVELS, WHOLE, made_ambiguous
 from tether.studies.bench import Bench, steered
 from tether.studies.statistics import difference_of_seeds, score_of_seeds, signed
 from tether.studies.study import Budget, Curve, Figure, Findings, Row, Study, Verdict
 
-__all__ = ["STUDY", "Point", "agreement", "fitted_limit", "limit_of"]
+__all__ = ["STUDY", "Point", "fitted_limit", "limit_of"]
 
 KINDS, SETS = ("canny",), ("emoji3d", "scenes")
 PROMPTED = {"no prompt": False, "prompt": True}
@@ -49,12 +49,13 @@ AMBIGUOUS = "swept 1/8"
 
 @dataclass(frozen=True)
 class Point:
-    """A condition on a level, drawn: its structure, and how well the pictures agree."""
+    """A condition on a level, drawn: its structure, and how well the pictures agree, those of a few steps too."""
 
     case: str
     level: str
     structure: float
     agreement: float
+    quick: float = 0.0
 
 
 def _share(of: str, among: str) -> Any:
@@ -69,17 +70,6 @@ AGREEMENT = Measure("agreement", "agreement of seeds")
 RIGHT = Measure("precision", "precision of the warning", pool=_share("right", "warned"))
 FOUND = Measure("recall", "recall of the warning", pool=_share("right", "open"))
 FALSE = Measure("false", "whole maps that are warned of", pool=_share("false", "whole"), higher=False)
-
-
-def agreement(pictures: Sequence[np.ndarray]) -> float:
-    """How much of what pictures show is the same in all: mean F1 of the edges of each two; 0 where one shows none.
-
-    Args:
-        pictures: uint8 `(H, W, 3)` each, two or more.
-    """
-    edges = [edge_map(one) for one in pictures]
-    pairs = [edge_f1(a, b) if a.any() and b.any() else 0.0 for a, b in combinations(edges, 2)]
-    return float(np.mean(pairs))
 
 
 def limit_of(points: Sequence[tuple[float, bool]], precision: float = PRECISION) -> float:
@@ -115,7 +105,11 @@ def run(bench: Bench) -> Findings:
             columns[column] = AGREEMENT
             for level, found in _by_level(held[name]).items():
                 rows.setdefault(level, {})[column] = score_of_seeds(AGREEMENT, [found])
-            rows[f"warning: {kind}, {name}"] = _warned(held[name], limits[name])
+            limit = limits[name]
+            rows[f"warning: {kind}, {name}"] = _warned(held[name], lambda one, limit=limit: one.structure < limit)
+            rows[f"inspect: {kind}, {name}"] = _warned(
+                held[name], lambda one, limit=limit: one.structure < limit and one.quick < OPEN_BELOW
+            )
             raw[column] = {
                 "limit": limits[name],
                 "open_below": _open_below(held[name]),
@@ -151,6 +145,7 @@ def _drawn(
     levels = QUICK_LEVELS if bench.quick else tuple(LEVELS)
     changes = {"dtype": "float32" if bench.quick else "bfloat16"}
     artist = Artist(bench.session, bench.artist.template.model_copy(update=changes), bench.artist.folder)
+    quick = Artist(bench.session, artist.template.model_copy(update={"steps": STEPS}), bench.artist.folder)
     count = max(LEAST_SEEDS, bench.budget.seeds)
     points, done = [], 0
     for level in levels:
@@ -159,15 +154,20 @@ def _drawn(
             pixels = made_ambiguous(np.asarray(case.maps[kind].convert("RGB")), level, case.key)
             one = _with_map(case, kind, pixels, level, prompted=PROMPTED[name])
             seeds = seeds_of(0, case.number, count)
-            files = artist.pictures(one, steered(f"{kind} {split}", kind, kind), list(seeds))
-            pictures = [np.asarray(open_image(file)) for file in files]
-            points.append(Point(case.key, level, structure(pixels), agreement(pictures)))
+            arm = steered(f"{kind} {split}", kind, kind)
+            files = artist.pictures(one, arm, list(seeds))
+            agreed = _agreement(files), _agreement(quick.pictures(one, arm, list(SEEDS)))
+            points.append(Point(case.key, level, structure(pixels), *agreed))
             first += files[:SHOWN]
             done += 1
             bench.on_progress(f"{kind}, {split}, {name}", done, len(levels) * len(cases))
         if kind == KINDS[0] and split == HELD_OUT:
             sheet.append((f"{level}\n{name}", first[: 4 * SHOWN]))
     return points
+
+
+def _agreement(files: Sequence[Path]) -> float:
+    return agreement([np.asarray(open_image(file)) for file in files])
 
 
 def _with_map(case: Case, kind: str, pixels: np.ndarray, level: str, *, prompted: bool) -> Case:
@@ -202,14 +202,14 @@ def fitted_limit(points: Sequence[Point]) -> float:
     return limit_of([(one.structure, one.agreement < open_below) for one in points if one.level != BLANK])
 
 
-def _warned(points: Sequence[Point], limit: float) -> dict[str, Score]:
-    """Precision, recall and false alarms of a limit, with intervals over the conditions."""
+def _warned(points: Sequence[Point], is_warned: Callable[[Point], bool]) -> dict[str, Score]:
+    """Precision, recall and false alarms of a judgement, with intervals over the conditions."""
     by_case: dict[str, list[Numbers]] = {}
     open_below = _open_below(points)
     for one in points:
         if one.level == BLANK:
             continue
-        warned, is_open, whole = one.structure < limit, one.agreement < open_below, one.level == WHOLE
+        warned, is_open, whole = is_warned(one), one.agreement < open_below, one.level == WHOLE
         by_case.setdefault(one.case, []).append(
             {
                 "warned": warned,
@@ -253,11 +253,14 @@ def _judged(
         fallen = difference_of_seeds(AGREEMENT, [plain[AMBIGUOUS]], [plain[WHOLE]])
         settled = difference_of_seeds(AGREEMENT, [prompted[AMBIGUOUS]], [plain[AMBIGUOUS]])
         shown += [fallen.high < 0, settled.low > 0]
-        warning = rows[f"warning: {kind}, no prompt"]
+        said = [
+            f"{name} has precision {_plain(of['precision'])} and recall {_plain(of['recall'])}"
+            for name in ("warning", "inspect")
+            for of in [rows[f"{name}: {kind}, no prompt"]]
+        ]
         parts.append(
             f"{kind}: without a prompt, agreement of seeds with an eighth of the lines left is {signed(fallen)} "
-            f"against whole maps, and a prompt adds {signed(settled)}; the warning without a prompt has precision "
-            f"{_plain(warning['precision'])} and recall {_plain(warning['recall'])}"
+            f"against whole maps, and a prompt adds {signed(settled)}; without a prompt the {' and '.join(said)}"
         )
     verdict: Verdict = "holds" if all(shown) else "holds partly" if any(shown) else "does not hold at this scale"
     return verdict, "; ".join(parts) + "."
