@@ -44,7 +44,9 @@ def test_a_few_lines_are_open_and_what_settles_it_is_said(stroke: Path) -> None:
 
 
 def test_without_drawing_a_few_lines_may_be_open(stroke: Path) -> None:
-    assert "without a prompt: may be open (below 5%): draw more of the outline" in run(f"canny={stroke}", "--no-draw")
+    assert "without a prompt: may be open (below 5%): if so, draw more of the outline" in run(
+        f"canny={stroke}", "--no-draw"
+    )
     found = json.loads(run(f"canny={stroke}", "--no-draw", "--json"))
     for one in (found["without_prompt"], found["with_prompt"]):
         assert one["may_be_open"] is True

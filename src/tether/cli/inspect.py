@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from tether.cli.arguments import ControlArgument
+    from tether.sampling import Session
 
 __all__ = ["inspect"]
 
@@ -58,7 +59,7 @@ def _inspected(
     import numpy as np
 
     from tether.images import to_rgb
-    from tether.kinds.openness import LIMITS, nothing_in, structure
+    from tether.kinds.openness import LIMITS, nothing_in, remedy, structure
 
     fitted = to_rgb(_map(argument, kind, photo, size), "black")
     pixels = np.asarray(fitted)
@@ -68,35 +69,43 @@ def _inspected(
     elif kind in LIMITS:
         limits = LIMITS[kind]
         found["structure"] = round(structure(pixels), 4)
-        compare = _comparison(kind, fitted, size) if draw else None
-        found["without_prompt"] = _judged(found["structure"], limits.without_prompt, "", compare)
-        found["with_prompt"] = _judged(found["structure"], limits.with_prompt, prompt, compare if prompt else None)
+        compare = _comparison(kind, fitted, size)
+        for name, limit, words, drawn in (
+            ("without_prompt", limits.without_prompt, "", draw),
+            ("with_prompt", limits.with_prompt, prompt, draw and prompt),
+        ):
+            found[name] = _judged(found["structure"], limit, (lambda words=words: compare(words)) if drawn else None)
+            if found[name]["open"] is not False:
+                found[name]["settles_it"] = remedy(prompted=name == "with_prompt")
     return found
 
 
 def _comparison(kind: str, fitted: Image.Image, size: tuple[int, int]) -> Callable[[str], float]:
     """Prompt -> how well quick pictures of a map agree."""
+    sessions: list[Session] = []  # opened where something is drawn
 
     def compare(prompt: str) -> float:
         from tether.sampling import Session
         from tether.sampling.openness import quick_agreement
 
-        return round(quick_agreement(Session(), kind, fitted, prompt, size), 4)
+        if not sessions:
+            sessions.append(Session())
+        return round(quick_agreement(sessions[0], kind, fitted, prompt, size), 4)
 
     return compare
 
 
-def _judged(structure: float, limit: float, prompt: str, compare: Callable[[str], float] | None) -> dict[str, Any]:
+def _judged(structure: float, limit: float, compare: Callable[[], float] | None) -> dict[str, Any]:
     """What a map's structure says, and where it may be open what quick pictures do; without any "open" is None."""
-    from tether.kinds.openness import AGREEMENT, remedy
+    from tether.kinds.openness import AGREEMENT
 
     found: dict[str, Any] = {"limit": limit, "may_be_open": structure < limit, "open": None}
     if not found["may_be_open"]:
-        return found | {"open": False}
-    if compare is not None:
-        found["agreement"] = compare(prompt)
+        found["open"] = False
+    elif compare is not None:
+        found["agreement"] = compare()
         found["open"] = found["agreement"] < AGREEMENT
-    return found if found["open"] is False else found | {"settles_it": remedy(prompted=bool(prompt))}
+    return found
 
 
 def _map(argument: ControlArgument, kind: str, photo: bool, size: tuple[int, int]) -> Image.Image:
@@ -120,8 +129,11 @@ def _lines(found: dict[str, Any]) -> list[str]:
 
         return [f"{name}: says something; whether it leaves the picture open is known of {', '.join(LIMITS)} alone"]
     lines = [f"{name}: connected lines run through {found['structure']:.0%} of it"]
-    lines += [f"without a prompt: {_said(found['without_prompt'])}", f"with a prompt: {_said(found['with_prompt'])}"]
-    return lines
+    return [
+        *lines,
+        f"without a prompt: {_said(found['without_prompt'])}",
+        f"with a prompt: {_said(found['with_prompt'])}",
+    ]
 
 
 def _said(one: dict[str, Any]) -> str:
@@ -131,5 +143,5 @@ def _said(one: dict[str, Any]) -> str:
         seen = f"quick pictures of three seeds agree by {one['agreement']:.2f} (open below {AGREEMENT})"
         return f"open, {seen}: {one['settles_it']}" if one["open"] else f"not open, {seen}"
     if one["may_be_open"]:
-        return f"may be open (below {one['limit']:.0%}): {one['settles_it']}"
+        return f"may be open (below {one['limit']:.0%}): if so, {one['settles_it']}"
     return f"not open by this measure ({one['limit']:.0%} or more)"
