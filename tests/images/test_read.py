@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from tether.errors import TetherError
-from tether.images.read import WORKING_SIDE, open_image, read_metadata, to_rgb
+from tether.images.read import FORMATS, WORKING_SIDE, image_size, open_image, read_metadata, to_rgb
 
 
 def written(path: Path, image: Image.Image, **options: object) -> Path:
@@ -190,6 +190,28 @@ def test_exif_rotation_is_applied(tmp_path: Path, orientation: int) -> None:
     read = np.asarray(open_image(path)).astype(int)
     assert read.shape == upright.shape
     assert np.abs(read - upright).mean() < 4
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tiff", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_size_of_a_header_is_that_of_the_upright_image(tmp_path: Path, suffix: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = written(tmp_path / f"photo.{suffix}", Image.new("RGB", (48, 32)), exif=exif)
+    upright = (48, 32) if orientation < 5 else (32, 48)
+    assert (image_size(path), open_image(path).size) == (upright, upright)
+
+
+@pytest.mark.skipif("AVIF" not in FORMATS, reason="this Pillow reads no AVIF")
+def test_an_avif_that_cannot_be_decoded_is_damaged(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (32, 40, 3), np.uint8)
+    path = written(tmp_path / "photo.avif", Image.fromarray(noise))
+    data = bytearray(path.read_bytes())
+    start = data.index(b"mdat") + 4  # the coded picture is after this
+    data[start : start + 40] = bytes(40)
+    path.write_bytes(data)
+    assert "damaged" in refused(path)
+    assert image_size(path) in (None, (40, 32))
 
 
 @pytest.mark.parametrize("tag", [0x011A, 0x010E, 0x0117], ids=["resolution", "description", "strips"])
