@@ -205,7 +205,7 @@ def test_each_image_may_have_its_own_seed(tiny_folder: Path, tmp_path: Path) -> 
 
 
 def test_a_preview_is_written_while_an_image_is_generated(tiny_folder: Path, tmp_path: Path) -> None:
-    preview = tmp_path / "preview.png"
+    preview = tmp_path / "new" / "preview.png"
     tether("generate", "x", "--base", tiny_folder, "--steps", 2, "-o", tmp_path / "out", "--preview", preview)
     assert Image.open(preview).width >= 64
     tether("generate", "x", "--base", tiny_folder, "--steps", 1, "-o", tmp_path / "out", "--preview", preview)

@@ -10,6 +10,7 @@ import typer
 from tether.cli.options import CaptionColumn, ConditionColumn, ConditionFolder, ImageColumn
 from tether.cli.sources import check_folder, check_replaceable, made_by
 from tether.errors import TetherError
+from tether.files.atomic import make_folder
 
 __all__ = ["app"]
 
@@ -92,7 +93,9 @@ def show(
     from tether.datasets.check import show_dataset
     from tether.images import save_png
 
-    save_png(show_dataset(data, count), out, made_by("dataset show"))
+    sheet = show_dataset(data, count)
+    make_folder(out.parent)
+    save_png(sheet, out, made_by("dataset show"))
     print(out)
 
 

@@ -17,6 +17,7 @@ from tether.cli.requests import PREVIEW, folders_of, prompts_of, request_of
 from tether.cli.sources import made_by
 from tether.cli.words import unknown_words
 from tether.errors import TetherError
+from tether.files.atomic import make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -122,6 +123,7 @@ def listener(base: Base, preview: Path | None) -> Iterator[Callable[[Step], None
         from tether.images import contact_sheet, save_png
         from tether.sampling.preview import LatentPreview
 
+        make_folder(preview.parent)
         look, factor = LatentPreview(base), base.latent_factor
 
         def on_step(step: Step) -> None:
