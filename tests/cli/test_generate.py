@@ -204,6 +204,18 @@ def test_each_image_may_have_its_own_seed(tiny_folder: Path, tmp_path: Path) -> 
     assert Path(again).read_bytes() == Path(paths[1]).read_bytes()
 
 
+def test_a_batch_is_written_before_it_is_printed(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("tether.cli.generate.print_drawn", closed)
+    with pytest.raises(BrokenPipeError):
+        tether("generate", "x", "--base", tiny_folder, "--steps", 1, "--count", 3, "-o", tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["x-0.png", "x-1.png", "x-2.png"]
+
+
 def test_a_preview_is_written_while_an_image_is_generated(tiny_folder: Path, tmp_path: Path) -> None:
     preview = tmp_path / "new" / "preview.png"
     tether("generate", "x", "--base", tiny_folder, "--steps", 2, "-o", tmp_path / "out", "--preview", preview)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -120,6 +122,9 @@ def main() -> None:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     settle(os.environ)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may have bytes or signs that it cannot print
+        utf8 = codecs.lookup(sys.stdout.encoding).name == "utf-8"
+        sys.stdout.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")
     if sys.argv[1:2] and sys.argv[1] in DRAWING:
         lean.install(short_lived=sys.argv[1] != "serve")
     if os.environ.get("TETHER_TRACEBACK"):

@@ -11,7 +11,7 @@ import typer
 
 from tether.cli.generate import draw_sheet, drawn_with_progress, new_session
 from tether.cli.options import GenerateOptions, is_given
-from tether.cli.output import write_drawn
+from tether.cli.output import print_drawn, write_drawn
 from tether.cli.progress import loading
 from tether.cli.requests import check_models, check_output
 from tether.cli.sources import check_input
@@ -49,7 +49,8 @@ def repeat(context: typer.Context, options: GenerateOptions, again: Path) -> Non
     one = drawn[request.index]
     if moved == request:
         one = replace(one, metadata=read_metadata(again))
-    write_drawn(one, request.prompt, options.out, seconds / len(drawn) if options.as_json else None)
+    path = write_drawn(one, request.prompt, options.out)
+    print_drawn(path, one, request.prompt, seconds / len(drawn) if options.as_json else None)
     if options.grid:
         alone = request.for_image(request.index)
         draw_sheet([[entry.conditions] for entry in alone.controls], [one.image], request, options)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from tether.cli.options import GenerateOptions, is_given, with_options
-from tether.cli.output import write_drawn, write_sheet
+from tether.cli.output import print_drawn, write_drawn, write_sheet
 from tether.cli.progress import loading, step_bar
 from tether.cli.requests import PREVIEW, folders_of, prompts_of, request_of
 from tether.cli.sources import made_by
@@ -81,8 +81,9 @@ def _draw(session: Session, request: Request, options: GenerateOptions) -> None:
     images: list[Image.Image] = []
     for part in one_at_a_time(request):
         drawn, seconds = drawn_with_progress(session, part, options.preview)
-        for one in drawn:
-            write_drawn(one, request.prompt, options.out, seconds / len(drawn) if options.as_json else None)
+        paths = [write_drawn(one, request.prompt, options.out) for one in drawn]
+        for path, one in zip(paths, drawn, strict=True):
+            print_drawn(path, one, request.prompt, seconds / len(drawn) if options.as_json else None)
         images += [one.image for one in drawn]
     if options.grid:
         rows = [[entry.photos or entry.conditions, entry.conditions] for entry in request.controls]
