@@ -34,6 +34,9 @@ def repeat(context: typer.Context, options: GenerateOptions, again: Path) -> Non
         typer.Exit: with 1, when the image differs.
     """
     _refuse_others(context)
+    for folder in options.models or []:
+        if is_given(context, "models") and not folder.is_dir():
+            raise TetherError(f"--models {folder} is not a folder: expected a folder of models")
     check_input(again)
     check_models(options)
     check_output(options, [again])
@@ -81,9 +84,9 @@ def places(request: Request, again: Path, models: list[Path]) -> list[Path]:
     refs = [request.base, request.vae, *request.loras, *request.embeddings, *(one.ref for one in request.controls)]
     before = [_nearest(Path(ref)) for ref in refs if ref]
     found = [*models, again.parent, *before, Path(), Path(HF_HUB_CACHE)]
-    too_wide = {Path(Path.cwd().anchor), Path.home()}
+    too_wide = {Path(Path.cwd().anchor), Path.home().resolve()} - {path.resolve() for path in models}
     every = {path.resolve(): path for path in found if path.is_dir()}
-    return [path for resolved, path in every.items() if resolved not in too_wide or path in models]
+    return [path for resolved, path in every.items() if resolved not in too_wide]
 
 
 def _nearest(path: Path) -> Path:
