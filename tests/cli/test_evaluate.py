@@ -26,6 +26,7 @@ def run(*arguments: str) -> str:
         (["canny", "--sides", "left"], "share from 0 to 1"),
         (["canny", "--sheet", "sheet.jpg"], r"must end in \.png"),
         (["canny", "--kind", "canny", "--kind", "depth"], "as many --kind"),
+        (["canny", "--alone"], "--alone has nothing to act on: it needs several controls"),
         (["canny", "--size", "big"], "not a size"),
         (["canny", "--data", "no/such/folder"], "does not exist"),
         (["canny", "--scheduler", "fast"], "fast"),

@@ -35,6 +35,13 @@ def image(tmp_path: Path) -> Path:
         ({"deep_skips": 2}, "--deep-skips has nothing to act on: it needs --deep-every above 1, or --fast"),
         ({"deep_window": "0-0.5", "deep_every": 1}, "--deep-window has nothing to act on"),
         ({"deep_window": "a", "deep_every": 2}, "--deep-window a: write START-END"),
+        ({"fast": True, "deep_every": 1}, "--fast has nothing to act on: it needs --deep-every above 1"),
+        ({"older_guidance": 3.0, "guidance_scale": 7.0}, "--guidance is the older name of --guidance-scale: give one"),
+        ({"older_negative": "a", "negative_prompt": "a"}, "--negative is the older name of --negative-prompt"),
+        (
+            {"control": ["canny=x.png,mask_resize=bilinear"]},
+            "mask_resize of canny has nothing to act on: it needs mask",
+        ),
         ({"seed": "1,2", "count": 3}, "--seed already names every image"),
         ({"control": ["canny=none.png"]}, "there is no file none"),
         ({"control": ["cany=none.png"]}, "there is no control 'cany': did you mean canny"),

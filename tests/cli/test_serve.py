@@ -27,6 +27,8 @@ def serve(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["--log-level", "loud"], "--log-level loud"),
         (["--engine", "steam"], "unknown engine 'steam': choose one of auto, "),
         (["--token-file", "/no/such/file"], "there is no file"),
+        (["--replicas", "2"], "--replicas is for --ray: give it too, or leave it out"),
+        (["--replica-gpus", "0"], "--replica-gpus is for --ray"),
         (["--data", __file__], "is a file: give a folder"),
     ],
 )

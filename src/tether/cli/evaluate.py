@@ -105,6 +105,8 @@ def evaluate(
     _check_files(out, as_json, sheet, force)
     if kind is not None and len(kind) != len(controls):
         raise TetherError(f"{len(controls)} controls need as many --kind, not {len(kind)}")
+    if alone and len(controls) < 2:
+        raise TetherError("--alone has nothing to act on: it needs several controls")
 
     from tether.cli.progress import count_bar, loading
     from tether.datasets.names import Reading

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tether.cli.options import is_given
 from tether.cli.sources import check_folder, check_input
 from tether.errors import TetherError
 
@@ -26,6 +27,7 @@ TOKEN, DATABASE = "TETHER_TOKEN", "TETHER_DATABASE"
 
 
 def serve(
+    context: typer.Context,
     data: Annotated[Path, typer.Option(help="Folder of jobs and images.")] = Path("tether-data"),
     host: Annotated[str, typer.Option(help="Address to listen at; other than this machine's own needs a token.")] = (
         "127.0.0.1"
@@ -76,6 +78,9 @@ def serve(
     _need("serve", "the server", *NEEDED)
     if log_level not in ("debug", "info", "warning", "error"):
         raise TetherError(f"--log-level {log_level}: write debug, info, warning or error")
+    for name in ("replicas", "replica_jobs", "replica_cpus", "replica_gpus"):
+        if not ray and is_given(context, name):
+            raise TetherError(f"--{name.replace('_', '-')} is for --ray: give it too, or leave it out")
     check_folder(data, "--data")
     token = _token(token_file)
     folders = {"bases": bases, "controls": controls, "vaes": vaes, "loras": loras, "embeddings": embeddings}
