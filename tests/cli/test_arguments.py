@@ -106,7 +106,7 @@ def test_sizes() -> None:
     assert parse_size("64") == (64, 64)
 
 
-@pytest.mark.parametrize("text", ["axb", "12x", "-5", "0", "", "8x0"])
+@pytest.mark.parametrize("text", ["axb", "12x", "-5", "0", "", "8x0", "8" * 5000])
 def test_a_malformed_size_is_refused(text: str) -> None:
     with pytest.raises(TetherError, match=f"'{text}' is not a size: write WIDTHxHEIGHT"):
         parse_size(text)
@@ -124,7 +124,7 @@ def test_seeds() -> None:
     assert parse_seeds("7,21,4") == [7, 21, 4]
 
 
-@pytest.mark.parametrize("text", ["-1", "", "1,", "a", "1.5"])
+@pytest.mark.parametrize("text", ["-1", "", "1,", "a", "1.5", "1" * 5000])
 def test_a_malformed_seed_is_refused(text: str) -> None:
     with pytest.raises(TetherError, match=f"'{text}' is not a seed"):
         parse_seeds(text)

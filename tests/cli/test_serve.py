@@ -29,6 +29,8 @@ def serve(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["--token-file", "/no/such/file"], "there is no file"),
         (["--replicas", "2"], "--replicas is for --ray: give it too, or leave it out"),
         (["--replica-gpus", "0"], "--replica-gpus is for --ray"),
+        (["--keep-gb", "inf"], "invalid value for '--keep-gb'"),
+        (["--keep-gb", "nan"], "invalid value for '--keep-gb'"),
         (["--data", __file__], "is a file: give a folder"),
     ],
 )

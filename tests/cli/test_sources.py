@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,13 @@ def test_a_file_is_replaced_by_the_command_that_wrote_it_alone(tmp_path: Path) -
         (tmp_path / "in.png").mkdir(exist_ok=True)
         with pytest.raises(TetherError, match=message):
             check_replaceable(other, "annotate", force=True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no named pipes in folders")
+def test_a_pipe_is_not_replaced_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.png")
+    with pytest.raises(TetherError, match=r"x\.png exists, and does not say"):
+        check_replaceable(tmp_path / "x.png", "annotate")
 
 
 def test_a_mistyped_model_is_told_with_what_is_there(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import struct
+import sys
 import zlib
 from pathlib import Path
 from typing import Literal
@@ -43,6 +45,12 @@ def test_missing_empty_folder_text_and_truncated_files_are_refused(tmp_path: Pat
     jpeg = written(tmp_path / "whole.jpg", Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)))
     (tmp_path / "cut.jpg").write_bytes(jpeg.read_bytes()[:1500])
     assert "damaged" in refused(tmp_path / "cut.jpg")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no named pipes in folders")
+def test_a_pipe_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    assert "is a pipe or device: expected an image file" in refused(tmp_path / "pipe.png")
 
 
 def test_a_header_that_claims_too_much_is_refused_before_anything_is_decoded(tmp_path: Path) -> None:

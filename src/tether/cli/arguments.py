@@ -164,7 +164,7 @@ def parse_size(text: str) -> tuple[int, int]:
     Raises:
         TetherError: when the text has another form.
     """
-    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
+    match = re.fullmatch(r"([1-9]\d{0,9})(?:x([1-9]\d{0,9}))?", text)
     if match is None:
         raise TetherError(f"{text!r} is not a size: write WIDTHxHEIGHT, such as 512x768")
     return int(match[1]), int(match[2] or match[1])
@@ -176,7 +176,7 @@ def parse_seeds(text: str) -> int | list[int]:
     Raises:
         TetherError: when the text has another form.
     """
-    if not re.fullmatch(r"\d+(,\d+)*", text):
+    if not re.fullmatch(r"\d{1,20}(,\d{1,20})*", text):
         raise TetherError(f"{text!r} is not a seed: write a whole number from 0, or several separated by commas")
     seeds = [int(part) for part in text.split(",")]
     return seeds if len(seeds) > 1 else seeds[0]

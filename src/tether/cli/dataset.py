@@ -87,7 +87,8 @@ def show(
     force: Annotated[bool, typer.Option("--force", help="Replace any file at --out.")] = False,
 ) -> None:
     """Draw a contact sheet of images, conditions and captions."""
-    out = out or data.with_name(f"{data.resolve().name}.png")
+    beside = data if data.name not in ("", "..") else data.resolve()
+    out = out or beside.parent / f"{data.resolve().name}.png"
     check_replaceable(out, "dataset show", force=force)
     check_folder(out.parent)
     from tether.datasets.check import show_dataset

@@ -174,6 +174,8 @@ def _check_files(out: Path, as_json: Path | None, sheet: Path | None, force: boo
 
 def _is_ours(path: Path) -> bool:
     """Whether a file is the JSON of this command."""
+    if not path.is_file():  # reading a pipe would wait for ever
+        return False
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -20,6 +20,8 @@ __all__ = ["inspect"]
 
 SIZE = "128x128"
 """What the shipped base draws."""
+MAX_SIDE, FACTOR = 4096, 8
+"""A side is at most this, and a multiple of that, as in `tether generate`."""
 
 
 def inspect(
@@ -36,6 +38,8 @@ def inspect(
     if argument.strength != 1 or argument.window != (0, 1) or argument.settings or (argument.options and not photo):
         raise TetherError(f"{condition!r} has settings of a control: write KIND=IMAGE")
     wanted = parse_size(size)
+    if any(side % FACTOR or side > MAX_SIDE for side in wanted):
+        raise TetherError(f"--size {size}: width and height must be multiples of {FACTOR} up to {MAX_SIDE}")
 
     from tether.kinds import kind_of
 

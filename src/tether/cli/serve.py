@@ -57,7 +57,7 @@ def serve(
     max_count: Annotated[int, typer.Option(help="Images of a job.", min=1, max=1000)] = 8,
     max_body: Annotated[int, typer.Option(help="MB of a request.", min=1)] = 32,
     keep_days: Annotated[float, typer.Option(help="Days that finished jobs are kept.", min=0)] = 30,
-    keep_gb: Annotated[float, typer.Option(help="GB of finished jobs that are kept, the newest.", min=0)] = 10,
+    keep_gb: Annotated[float, typer.Option(help="GB of finished jobs that are kept, the newest.", min=0, max=1e9)] = 10,
     database: Annotated[
         str | None,
         typer.Option(

@@ -142,9 +142,10 @@ def check_replaceable(path: Path, command: str, option: str = "--out", *, force:
     from PIL import Image
 
     try:
-        with Image.open(path, formats=["PNG"]) as image:
-            if image.info.get("Software") == made_by(command)["Software"]:
-                return
+        if path.is_file():  # reading a pipe would wait for ever
+            with Image.open(path, formats=["PNG"]) as image:
+                if image.info.get("Software") == made_by(command)["Software"]:
+                    return
     except (OSError, SyntaxError, ValueError):
         pass
     raise TetherError(

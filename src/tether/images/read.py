@@ -121,6 +121,8 @@ def _check_file(path: Path) -> None:
         raise TetherError(f"{path} is a folder: expected an image file")
     if not path.exists():
         raise TetherError(f"there is no file {path}: check the path")
+    if not path.is_file():
+        raise TetherError(f"{path} is a pipe or device: expected an image file")
     if path.stat().st_size == 0:
         raise TetherError(f"{path} is empty: expected an image file")
 
