@@ -124,6 +124,7 @@ def test_the_grid_shows_source_condition_and_results(
     assert np.array_equal(cells[2], np.asarray(Image.open(lines[0])))
     assert np.array_equal(cells[3], np.asarray(Image.open(lines[1])))
     lines = tether("generate", "--again", lines[1], "-o", tmp_path / "again", "--grid")
+    assert Path(lines[-1]).name == f"{Path(lines[0]).stem}-sheet.png"
     sheet = Image.open(lines[-1])
     assert sheet.width == 2 * 70 + 6
     for k, expected in enumerate((cells[1], cells[3])):

@@ -56,7 +56,7 @@ def repeat(context: typer.Context, options: GenerateOptions, again: Path) -> Non
     print_drawn(path, one, request.prompt, seconds / len(drawn) if options.as_json else None)
     if options.grid:
         alone = request.for_image(request.index)
-        draw_sheet([[entry.conditions] for entry in alone.controls], [one.image], request, options)
+        draw_sheet([[entry.conditions] for entry in alone.controls], [one.image], alone, options)
     if one.image.tobytes() != open_image(again).tobytes():
         made_by = ", ".join(f"{name} {number}" for name, number in request.versions.items()) or "other versions"
         print(f"{again}: the image differs: it was made with other weights, or with {made_by}", file=sys.stderr)
