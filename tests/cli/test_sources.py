@@ -124,6 +124,7 @@ def test_a_mistyped_model_is_told_with_what_is_there(tmp_path: Path) -> None:
         ("model.safetensors", "no base at model.safetensors"),
         (str(tmp_path / "mdoel.safetensors"), r"did you mean .*/model\.safetensors\?"),
         (LONG, "no base at"),
+        ("owner/name/../file.safetensors", "no base at owner/name/../file.safetensors"),
     ):
         with pytest.raises(TetherError, match=message):
             check_model(ref, "base")
