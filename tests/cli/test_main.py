@@ -31,6 +31,19 @@ def test_ctrl_c_is_one_line_and_exit_130() -> None:
     assert done.stderr == "tether: stopped; every image already written is complete\n"
 
 
+def test_ctrl_c_while_the_commands_are_imported_is_one_line_and_exit_130() -> None:
+    done = run(
+        "import sys\n"
+        "class Stop:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'typer': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Stop())\n"
+        "from tether.__main__ import main\n"
+        "main()"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "tether: stopped\n")
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["demo", "--help"], ["train", "--help"]])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     done = run(

@@ -95,6 +95,11 @@ def test_an_output_that_is_an_input_is_refused(image: Path) -> None:
             request_of(GenerateOptions(**{"init": image, option: image}), "x")  # type: ignore[arg-type]
 
 
+def test_a_preview_that_is_the_output_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TetherError, match=r"--preview .*cat.png is --out, too: give another name"):
+        request_of(GenerateOptions(out=tmp_path / "cat.png", preview=tmp_path / "x" / ".." / "cat.png"), "x")
+
+
 def test_prompts_of_a_file_are_its_lines(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("\ufeffa cat\n\n# not this\n  a dog \n", encoding="utf-8")
@@ -102,6 +107,8 @@ def test_prompts_of_a_file_are_its_lines(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\xfa")
     with pytest.raises(TetherError, match="cannot be read as text"):
         prompts_of(GenerateOptions(prompts=path))
+    with pytest.raises(TetherError, match="is a folder: expected a text file of prompts"):
+        prompts_of(GenerateOptions(prompts=tmp_path))
     path.write_text("\n")
     with pytest.raises(TetherError, match="has no prompt: expected one a line"):
         prompts_of(GenerateOptions(prompts=path))

@@ -37,7 +37,7 @@ def repeat(context: typer.Context, options: GenerateOptions, again: Path) -> Non
     for folder in options.models or []:
         if is_given(context, "models") and not folder.is_dir():
             raise TetherError(f"--models {folder} is not a folder: expected a folder of models")
-    check_input(again)
+    check_input(again, "a PNG that Tether wrote")
     check_models(options)
     check_output(options, [again])
     from tether.images import open_image, read_metadata

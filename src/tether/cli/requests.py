@@ -91,7 +91,7 @@ def prompt_lines(path: Path) -> list[str]:
     Raises:
         TetherError: when the file cannot be read, or has none.
     """
-    check_input(path)
+    check_input(path, "a text file of prompts, one a line")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -168,6 +168,8 @@ def check_output(options: GenerateOptions, inputs: list[Path]) -> None:
     check_not_input(options.out, inputs, "--out")
     if options.preview is not None:
         check_not_input(options.preview, inputs, "--preview")
+        if options.preview.resolve() == options.out.resolve():
+            raise TetherError(f"--preview {options.preview} is --out, too: give another name")
         check_replaceable(options.preview, PREVIEW, "--preview")
         check_folder(options.preview.parent, "--preview")
 

@@ -157,7 +157,7 @@ def _token(file: Path | None) -> str | None:
     """The token of a file, or of the environment; None for neither."""
     if file is None:
         return os.environ.get(TOKEN) or None
-    check_input(file)
+    check_input(file, "a file with the token alone")
     try:
         lines = file.read_text().split()
     except (OSError, UnicodeDecodeError) as error:
