@@ -133,11 +133,22 @@ def test_a_home_folder_is_searched_only_when_it_is_given(monkeypatch: pytest.Mon
     request = Request(prompt="x", base=str(tmp_path / "gone" / "base"))
     assert tmp_path not in places(request, tmp_path / "x.png", [])
     assert tmp_path in places(request, tmp_path / "x.png", [tmp_path])
+    monkeypatch.chdir(tmp_path)  # then it is named twice, in two ways
+    resolved = [path.resolve() for path in places(request, Path("x.png"), [tmp_path])]
+    assert resolved[0] == tmp_path
+    assert tmp_path not in [path.resolve() for path in places(request, Path("x.png"), [])]
 
 
 def test_models_are_for_again() -> None:
     with pytest.raises(TetherError, match="--models is for --again"):
         CliRunner().invoke(app, ["generate", "x", "--models", "."], catch_exceptions=False)
+
+
+def test_models_that_are_no_folder_are_refused(drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TetherError, match="--models nope is not a folder: expected a folder of models"):
+        again(drawn, "--models", "nope")
+    monkeypatch.setenv("TETHER_MODELS", "nope")  # may be of another day: what is there is searched
+    assert again(drawn)[0] == 0
 
 
 @pytest.mark.parametrize("ref", ["union:depth", "segmentation", "{room}/union:depth"])

@@ -31,7 +31,7 @@ def tether(*arguments: object) -> str:
 
 
 def test_the_map_of_the_image_is_written_and_its_path_printed(photo: Path, tmp_path: Path) -> None:
-    out = tmp_path / "map.png"
+    out = tmp_path / "new" / "map.png"
     assert tether("canny", photo, "-o", out, "--set", "low=30", "--set", "high=60") == f"{out}\n"
     expected = annotate("canny", Image.open(photo), low=30, high=60)
     assert Image.open(out).tobytes() == expected.tobytes()

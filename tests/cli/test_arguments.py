@@ -79,12 +79,34 @@ def test_an_equals_sign_in_the_path_of_a_control_is_no_end_of_it(tmp_path: Path)
     assert parse_control("canny=no/such=file.png").ref == "canny"
 
 
+@pytest.mark.parametrize("images", ["photos", "photos/", "photos/*.png", "photos/a.png,photos/b.png", "photos/b=?.png"])
+def test_an_equals_sign_in_the_path_of_a_control_goes_with_all_that_names_images(
+    images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    for name in ("a", "b", "b=c"):
+        Path("photos", f"{name}.png").touch()
+    argument = parse_control(f"lr=1e-4/control={images}:0.5,low=30")
+    assert (argument.ref, argument.image, argument.strength) == ("lr=1e-4/control", Path(images), 0.5)
+    assert parse_control(f"canny={images}").ref == "canny"
+
+
+def test_without_images_a_control_that_is_there_says_where_its_path_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("lr=1e-4/control").mkdir(parents=True)
+    argument = parse_control("lr=1e-4/control=photo.png")
+    assert (argument.ref, argument.image) == ("lr=1e-4/control", Path("photo.png"))
+
+
 def test_sizes() -> None:
     assert parse_size("512x768") == (512, 768)
     assert parse_size("64") == (64, 64)
 
 
-@pytest.mark.parametrize("text", ["axb", "12x", "-5", "0", "", "8x0"])
+@pytest.mark.parametrize("text", ["axb", "12x", "-5", "0", "", "8x0", "8" * 5000])
 def test_a_malformed_size_is_refused(text: str) -> None:
     with pytest.raises(TetherError, match=f"'{text}' is not a size: write WIDTHxHEIGHT"):
         parse_size(text)
@@ -102,7 +124,7 @@ def test_seeds() -> None:
     assert parse_seeds("7,21,4") == [7, 21, 4]
 
 
-@pytest.mark.parametrize("text", ["-1", "", "1,", "a", "1.5"])
+@pytest.mark.parametrize("text", ["-1", "", "1,", "a", "1.5", "1" * 5000])
 def test_a_malformed_seed_is_refused(text: str) -> None:
     with pytest.raises(TetherError, match=f"'{text}' is not a seed"):
         parse_seeds(text)

@@ -35,7 +35,7 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_folder_is_built_checked_and_shown(photos: Path, tmp_path: Path) -> None:
+def test_a_folder_is_built_checked_and_shown(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "data"
     told = dataset("build", photos, out, "--workers", 0)
     assert f"3 samples in 1 shards in {out}" in told
@@ -44,14 +44,21 @@ def test_a_folder_is_built_checked_and_shown(photos: Path, tmp_path: Path) -> No
     assert dataset("check", out) == f"{out}: 3 samples, all as in the manifest\n"
     assert dataset("show", out, "--count", 2).strip() == str(tmp_path / "data.png")
     assert open_image(tmp_path / "data.png").width > 4 * 64
-    dataset("show", out, "-o", tmp_path / "sheet.png")
-    dataset("show", out, "-o", tmp_path / "sheet.png")  # its own, so it is replaced
+    (tmp_path / "data.png").unlink()
+    for inside, name in ((out, "."), (out / "sub", "..")):
+        inside.mkdir(exist_ok=True)
+        monkeypatch.chdir(inside)
+        assert dataset("show", name).strip() == str(tmp_path / "data.png")
+    with pytest.raises(TetherError, match=r"must end in \.png"):
+        dataset("show", "/")
+    dataset("show", out, "-o", tmp_path / "new" / "sheet.png")
+    dataset("show", out, "-o", tmp_path / "new" / "sheet.png")  # its own, so it is replaced
     before = (photos / "0.png").read_bytes()
     with pytest.raises(TetherError, match=r"0\.png exists, and does not say that `tether dataset show` wrote it"):
         dataset("show", out, "-o", photos / "0.png")
     assert (photos / "0.png").read_bytes() == before
     dataset("show", out, "-o", photos / "0.png", "--force")
-    assert (photos / "0.png").read_bytes() == (tmp_path / "sheet.png").read_bytes()
+    assert (photos / "0.png").read_bytes() == (tmp_path / "new" / "sheet.png").read_bytes()
 
 
 def test_the_builtin_sets_are_built_by_name_with_the_kind_and_the_count_asked_for(tmp_path: Path) -> None:

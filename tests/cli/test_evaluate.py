@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from tether import cli
 from tether.errors import TetherError
+from tether.sampling import Session
 
 
 def run(*arguments: str) -> str:
@@ -26,6 +27,7 @@ def run(*arguments: str) -> str:
         (["canny", "--sides", "left"], "share from 0 to 1"),
         (["canny", "--sheet", "sheet.jpg"], r"must end in \.png"),
         (["canny", "--kind", "canny", "--kind", "depth"], "as many --kind"),
+        (["canny", "--alone"], "--alone has nothing to act on: it needs several controls"),
         (["canny", "--size", "big"], "not a size"),
         (["canny", "--data", "no/such/folder"], "does not exist"),
         (["canny", "--scheduler", "fast"], "fast"),
@@ -40,6 +42,40 @@ def test_what_cannot_be_right_is_refused_before_anything_is_drawn(
     with pytest.raises(TetherError, match=message):
         run(*arguments, "--count", "2", "--steps", "1")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--strength", "-1"], "strength"),
+        (["--strength", "0.2@0-0.3,x"], "0.2@0-0.3,x"),
+        (["--weighting", "none"], "weighting"),
+        (["--sides", "2"], "sides"),
+        (["--clip", "."], r"no CLIP model can be opened at \."),
+        (["--clip", "./none"], "no CLIP model at ./none: there is no such file or folder"),
+        (["--contrast", "no/such"], "no contrastive model can be opened at no/such"),
+        (["--json", "a.json", "-o", "a.json"], "--json a.json is in the way of --out a.json: give another name"),
+        (["--sheet", "a.png", "-o", "a.png/b"], "--sheet a.png is in the way of --out a.png/b"),
+        (["--sheet", "a.png", "--json", "./a.png"], "--json a.png is in the way of --sheet a.png"),
+    ],
+)
+def test_what_cannot_be_right_is_refused_before_anything_is_loaded(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Session, "open", lambda *_: pytest.fail("it was loaded"))
+    with pytest.raises(TetherError, match=message):
+        run("canny", *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_size_that_cannot_be_drawn_is_refused_before_anything_is_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tether.evaluation.cases.open_held_out", lambda *_: pytest.fail("it was prepared"))
+    with pytest.raises(TetherError, match="multiples of 8 up to 4096, not 60000x60000"):
+        run("canny", "--size", "60000x60000")
 
 
 def test_a_file_as_a_folder_is_refused(tmp_path: Path) -> None:

@@ -65,6 +65,15 @@ def test_a_folder_is_drawn_image_by_image_and_continued(
     assert (repeated.exit_code, (tmp_path / "again.png").read_bytes()) == (0, (out / "b.png").read_bytes())
 
 
+def test_the_images_may_lie_in_a_folder_of_the_results(
+    tiny_folder: Path, control: Path, photos: Path, tmp_path: Path
+) -> None:
+    given = ("--base", tiny_folder, "--control", f"{control}={photos}", "--steps", 1, "-o", tmp_path, "--prompt", "x",
+             "--preview", tmp_path / "p.png")  # fmt: skip
+    assert tether(*given).stdout.splitlines() == [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    assert tether(*given).stderr.splitlines()[-1] == f"2 were there; {tmp_path / 'manifest.jsonl'} lists them"
+
+
 def test_prompts_of_a_folder_are_captions_or_a_file_of_names(
     tiny_folder: Path, control: Path, photos: Path, tmp_path: Path
 ) -> None:
@@ -88,6 +97,8 @@ def test_prompts_of_a_folder_are_captions_or_a_file_of_names(
         (["-o", "x.png"], "--out x.png is a file: give a folder for the pictures"),
         (["--condition", "canny=EMPTY"], "empty has no image: expected .png"),
         (["--condition", "canny=PHOTOS/a.png,PHOTOS/b.jpg"], "a folder is drawn image by image"),
+        (["--preview", "PHOTOS/p.png"], "--preview .*p.png would be an image of .*photos: give another folder"),
+        (["--preview", "PHOTOS/p.png", "-o", "PHOTOS/.."], "--preview .*p.png would be an image"),
         (["-p", "y"], "the prompt is given twice"),
     ],
 )

@@ -124,6 +124,7 @@ def test_the_grid_shows_source_condition_and_results(
     assert np.array_equal(cells[2], np.asarray(Image.open(lines[0])))
     assert np.array_equal(cells[3], np.asarray(Image.open(lines[1])))
     lines = tether("generate", "--again", lines[1], "-o", tmp_path / "again", "--grid")
+    assert Path(lines[-1]).name == f"{Path(lines[0]).stem}-sheet.png"
     sheet = Image.open(lines[-1])
     assert sheet.width == 2 * 70 + 6
     for k, expected in enumerate((cells[1], cells[3])):
@@ -204,8 +205,20 @@ def test_each_image_may_have_its_own_seed(tiny_folder: Path, tmp_path: Path) -> 
     assert Path(again).read_bytes() == Path(paths[1]).read_bytes()
 
 
+def test_a_batch_is_written_before_it_is_printed(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("tether.cli.generate.print_drawn", closed)
+    with pytest.raises(BrokenPipeError):
+        tether("generate", "x", "--base", tiny_folder, "--steps", 1, "--count", 3, "-o", tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["x-0.png", "x-1.png", "x-2.png"]
+
+
 def test_a_preview_is_written_while_an_image_is_generated(tiny_folder: Path, tmp_path: Path) -> None:
-    preview = tmp_path / "preview.png"
+    preview = tmp_path / "new" / "preview.png"
     tether("generate", "x", "--base", tiny_folder, "--steps", 2, "-o", tmp_path / "out", "--preview", preview)
     assert Image.open(preview).width >= 64
     tether("generate", "x", "--base", tiny_folder, "--steps", 1, "-o", tmp_path / "out", "--preview", preview)

@@ -13,9 +13,11 @@ from typer.testing import CliRunner
 
 import tether
 from tether import cli
+from tether.cli.inspect import FACTOR, MAX_SIDE
 from tether.errors import TetherError
 from tether.images import open_image
 from tether.kinds import make_map
+from tether.sampling import checks
 from tether.studies.ambiguous import made_ambiguous
 
 EXAMPLES = Path(tether.__file__).parent / "examples"
@@ -71,6 +73,14 @@ def test_a_blank_map_says_nothing_and_other_kinds_are_not_judged(tmp_path: Path)
     Image.new("RGB", (64, 64)).save(tmp_path / "blank.png")
     assert "says nothing, it is black everywhere" in run(f"canny={tmp_path / 'blank.png'}")
     assert "alone" in run(f"depth={EXAMPLES / 'house.webp'}")
+
+
+def test_a_size_has_the_limits_of_generate(stroke: Path) -> None:
+    assert (MAX_SIDE, FACTOR) == (checks.MAX_SIDE, 8)
+    assert run(f"canny={stroke}", "--size", "8x256")
+    for size in ("9999999999x9", "60000x60000", "4104x8", "100x100", "8x9"):
+        with pytest.raises(TetherError, match=f"--size {size}: width and height must be multiples of 8 up to 4096"):
+            run(f"canny={stroke}", "--size", size)
 
 
 @pytest.mark.parametrize(

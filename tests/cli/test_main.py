@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,19 @@ def test_ctrl_c_is_one_line_and_exit_130() -> None:
     )
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr == "tether: stopped; every image already written is complete\n"
+
+
+def test_ctrl_c_while_the_commands_are_imported_is_one_line_and_exit_130() -> None:
+    done = run(
+        "import sys\n"
+        "class Stop:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'typer': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Stop())\n"
+        "from tether.__main__ import main\n"
+        "main()"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "tether: stopped\n")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["demo", "--help"], ["train", "--help"]])
@@ -97,6 +111,21 @@ def test_any_other_failure_is_one_line_and_exit_1(
         cli.main()
     assert ended.value.code == 1
     assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize(("encoding", "printed"), [("utf-8", b"\xff \xc3\xa9"), ("ascii", rb"\udcff \xe9")])
+def test_names_that_standard_output_cannot_print_end_nothing(encoding: str, printed: bytes) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c"),
+            "import sys\nfrom tether import cli\ncli.app.command('tell')(lambda: print('\\udcff \\xe9'))\n"
+            "sys.argv = ['tether', 'tell']\ncli.main()",
+        ],
+        capture_output=True,
+        check=False,
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+    )
+    assert (done.returncode, done.stdout.rstrip()) == (0, printed), done.stderr
 
 
 def test_the_version_is_that_of_the_package() -> None:

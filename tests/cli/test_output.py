@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tether.cli.output import free_paths, slug, write_drawn
+from tether.cli.output import free_paths, print_drawn, slug, write_drawn
 from tether.errors import TetherError
 from tether.files.atomic import make_folder, write_new
 from tether.images import read_metadata
@@ -80,10 +80,12 @@ def test_an_image_is_written_with_its_metadata(tmp_path: Path, capsys: pytest.Ca
     path = write_drawn(drawn, "a cube", tmp_path / "new")
     assert path == tmp_path / "new" / "a-cube-5.png"
     assert read_metadata(path) == {"tether": "{}"}
+    assert capsys.readouterr().out == ""
+    print_drawn(path, drawn, "a cube")
     assert capsys.readouterr().out == f"{path}\n"
-    again = write_drawn(drawn, "a cube", tmp_path / "new", seconds=1.23456)
+    print_drawn(path, drawn, "a cube", 1.23456)
     assert json.loads(capsys.readouterr().out) == {
-        "path": str(again),
+        "path": str(path),
         "seed": 5,
         "width": 8,
         "height": 16,

@@ -35,6 +35,13 @@ def image(tmp_path: Path) -> Path:
         ({"deep_skips": 2}, "--deep-skips has nothing to act on: it needs --deep-every above 1, or --fast"),
         ({"deep_window": "0-0.5", "deep_every": 1}, "--deep-window has nothing to act on"),
         ({"deep_window": "a", "deep_every": 2}, "--deep-window a: write START-END"),
+        ({"fast": True, "deep_every": 1}, "--fast has nothing to act on: it needs --deep-every above 1"),
+        ({"older_guidance": 3.0, "guidance_scale": 7.0}, "--guidance is the older name of --guidance-scale: give one"),
+        ({"older_negative": "a", "negative_prompt": "a"}, "--negative is the older name of --negative-prompt"),
+        (
+            {"control": ["canny=x.png,mask_resize=bilinear"]},
+            "mask_resize of canny has nothing to act on: it needs mask",
+        ),
         ({"seed": "1,2", "count": 3}, "--seed already names every image"),
         ({"control": ["canny=none.png"]}, "there is no file none"),
         ({"control": ["cany=none.png"]}, "there is no control 'cany': did you mean canny"),
@@ -88,6 +95,11 @@ def test_an_output_that_is_an_input_is_refused(image: Path) -> None:
             request_of(GenerateOptions(**{"init": image, option: image}), "x")  # type: ignore[arg-type]
 
 
+def test_a_preview_that_is_the_output_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TetherError, match=r"--preview .*cat.png is --out, too: give another name"):
+        request_of(GenerateOptions(out=tmp_path / "cat.png", preview=tmp_path / "x" / ".." / "cat.png"), "x")
+
+
 def test_prompts_of_a_file_are_its_lines(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("\ufeffa cat\n\n# not this\n  a dog \n", encoding="utf-8")
@@ -95,6 +107,8 @@ def test_prompts_of_a_file_are_its_lines(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\xfa")
     with pytest.raises(TetherError, match="cannot be read as text"):
         prompts_of(GenerateOptions(prompts=path))
+    with pytest.raises(TetherError, match="is a folder: expected a text file of prompts"):
+        prompts_of(GenerateOptions(prompts=tmp_path))
     path.write_text("\n")
     with pytest.raises(TetherError, match="has no prompt: expected one a line"):
         prompts_of(GenerateOptions(prompts=path))

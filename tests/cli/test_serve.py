@@ -27,6 +27,11 @@ def serve(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["--log-level", "loud"], "--log-level loud"),
         (["--engine", "steam"], "unknown engine 'steam': choose one of auto, "),
         (["--token-file", "/no/such/file"], "there is no file"),
+        (["--replicas", "2"], "--replicas is for --ray: give it too, or leave it out"),
+        (["--replica-gpus", "0"], "--replica-gpus is for --ray"),
+        (["--keep-gb", "inf"], "invalid value for '--keep-gb'"),
+        (["--keep-gb", "nan"], "invalid value for '--keep-gb'"),
+        (["--token-file", "."], ". is a folder: expected a file with the token alone"),
         (["--data", __file__], "is a file: give a folder"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,13 @@ def test_a_file_is_replaced_by_the_command_that_wrote_it_alone(tmp_path: Path) -
             check_replaceable(other, "annotate", force=True)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="has no named pipes in folders")
+def test_a_pipe_is_not_replaced_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.png")
+    with pytest.raises(TetherError, match=r"x\.png exists, and does not say"):
+        check_replaceable(tmp_path / "x.png", "annotate")
+
+
 def test_a_mistyped_model_is_told_with_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").touch()
     for ref in ("tether", str(tmp_path / "model.safetensors"), "owner/name", "owner/name/file.safetensors@main"):
@@ -116,6 +124,7 @@ def test_a_mistyped_model_is_told_with_what_is_there(tmp_path: Path) -> None:
         ("model.safetensors", "no base at model.safetensors"),
         (str(tmp_path / "mdoel.safetensors"), r"did you mean .*/model\.safetensors\?"),
         (LONG, "no base at"),
+        ("owner/name/../file.safetensors", "no base at owner/name/../file.safetensors"),
     ):
         with pytest.raises(TetherError, match=message):
             check_model(ref, "base")

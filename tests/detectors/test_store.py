@@ -72,8 +72,9 @@ def test_own_weights_are_a_path_a_name_on_the_hub_or_a_file_put_there(store: Pat
         ("depht", "x", "there is no detector 'depht': did you mean depth?"),
         ("hed", "x", "takes no weights of your own: run `tether detectors install hed`"),
         ("pose", "x", "takes no weights of your own: they are shipped"),
-        ("depth", "nowhere", "there is nothing at nowhere: expected a depth estimation model"),
-        ("depth", "./no/where", "there is nothing at ./no/where"),
+        ("depth", "nowhere", "no weights for the detector depth at nowhere: .*expected a depth estimation model"),
+        ("depth", "./no/where", "no weights for the detector depth at ./no/where: there is no such file or folder"),
+        ("depth", "nope/nope/../x", "no weights for the detector depth at nope/nope/../x: there is no such file"),
     ],
 )
 def test_a_use_that_cannot_be_right_is_refused_and_records_nothing(

@@ -15,4 +15,5 @@ def test_images_are_found_below_by_name_without_hidden_and_other_files(tmp_path:
     (tmp_path / "folder.png").mkdir()
     assert image_names(tmp_path) == ["a.png", "b.JPG", "sub/deep/c.webp"]
     assert image_names(tmp_path, tmp_path / "sub") == ["a.png", "b.JPG"]
-    assert image_names(tmp_path / "sub", tmp_path) == []
+    assert image_names(tmp_path / "sub", tmp_path / "sub") == []
+    assert image_names(tmp_path / "sub", tmp_path) == ["deep/c.webp"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import struct
+import sys
 import zlib
 from pathlib import Path
 from typing import Literal
@@ -14,7 +16,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from tether.errors import TetherError
-from tether.images.read import WORKING_SIDE, open_image, read_metadata, to_rgb
+from tether.images.read import FORMATS, WORKING_SIDE, image_size, open_image, read_metadata, to_rgb
 
 
 def written(path: Path, image: Image.Image, **options: object) -> Path:
@@ -43,6 +45,12 @@ def test_missing_empty_folder_text_and_truncated_files_are_refused(tmp_path: Pat
     jpeg = written(tmp_path / "whole.jpg", Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)))
     (tmp_path / "cut.jpg").write_bytes(jpeg.read_bytes()[:1500])
     assert "damaged" in refused(tmp_path / "cut.jpg")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no named pipes in folders")
+def test_a_pipe_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    assert "is a pipe or device: expected an image file" in refused(tmp_path / "pipe.png")
 
 
 def test_a_header_that_claims_too_much_is_refused_before_anything_is_decoded(tmp_path: Path) -> None:
@@ -190,6 +198,28 @@ def test_exif_rotation_is_applied(tmp_path: Path, orientation: int) -> None:
     read = np.asarray(open_image(path)).astype(int)
     assert read.shape == upright.shape
     assert np.abs(read - upright).mean() < 4
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tiff", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_size_of_a_header_is_that_of_the_upright_image(tmp_path: Path, suffix: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = written(tmp_path / f"photo.{suffix}", Image.new("RGB", (48, 32)), exif=exif)
+    upright = (48, 32) if orientation < 5 else (32, 48)
+    assert (image_size(path), open_image(path).size) == (upright, upright)
+
+
+@pytest.mark.skipif("AVIF" not in FORMATS, reason="this Pillow reads no AVIF")
+def test_an_avif_that_cannot_be_decoded_is_damaged(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (32, 40, 3), np.uint8)
+    path = written(tmp_path / "photo.avif", Image.fromarray(noise))
+    data = bytearray(path.read_bytes())
+    start = data.index(b"mdat") + 4  # the coded picture is after this
+    data[start : start + 40] = bytes(40)
+    path.write_bytes(data)
+    assert "damaged" in refused(path)
+    assert image_size(path) in (None, (40, 32))
 
 
 @pytest.mark.parametrize("tag", [0x011A, 0x010E, 0x0117], ids=["resolution", "description", "strips"])

@@ -199,6 +199,9 @@ def test_requests_of_older_versions_are_read(path: Path) -> None:
         ({"strength": 0}, "strength"),
         ({"controls": [3]}, "controls.0"),
         ({"prompt": None}, "prompt: input should be a valid string"),
+        ({"prompt": "\ud800"}, "half of a surrogate pair"),
+        ({"versions": {"\udfff": "1"}}, "half of a surrogate pair"),
+        ({"fingerprints": {"base": "abc"}}, "fingerprints.base: string should match pattern"),
     ],
 )
 def test_a_request_that_was_tampered_with_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:

@@ -43,6 +43,7 @@ def test_every_study_is_listed_with_its_question() -> None:
         ([], "the name of a study, or --list"),
         (["guidance", "--list"], "the name of a study, or --list"),
         (["guidance", "--budget", "3"], "trains nothing"),
+        (["ambiguity", "--batch-size", "3"], "trains nothing: leave --batch-size out"),
         (["guidance", "--base", "no/such/base"], "no base at"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -120,6 +122,7 @@ def main() -> None:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     settle(os.environ)
+    _print_every_name()
     if sys.argv[1:2] and sys.argv[1] in DRAWING:
         lean.install(short_lived=sys.argv[1] != "serve")
     if os.environ.get("TETHER_TRACEBACK"):
@@ -139,6 +142,13 @@ def main() -> None:
             _fail(f"{error.filename or 'a file'}: {error.strerror} (TETHER_TRACEBACK=1 shows the traceback)", 1)
         lines = str(error).strip().splitlines() or ["no message"]
         _fail(f"{type(error).__name__}: {lines[0]} (TETHER_TRACEBACK=1 shows the traceback)", 1)
+
+
+def _print_every_name() -> None:
+    """Lets standard output print what it has no sign for: names of files may have any bytes."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        utf8 = codecs.lookup(sys.stdout.encoding).name == "utf-8"
+        sys.stdout.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")
 
 
 OUT_OF_MEMORY = (

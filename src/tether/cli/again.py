@@ -11,7 +11,7 @@ import typer
 
 from tether.cli.generate import draw_sheet, drawn_with_progress, new_session
 from tether.cli.options import GenerateOptions, is_given
-from tether.cli.output import write_drawn
+from tether.cli.output import print_drawn, write_drawn
 from tether.cli.progress import loading
 from tether.cli.requests import check_models, check_output
 from tether.cli.sources import check_input
@@ -34,7 +34,10 @@ def repeat(context: typer.Context, options: GenerateOptions, again: Path) -> Non
         typer.Exit: with 1, when the image differs.
     """
     _refuse_others(context)
-    check_input(again)
+    for folder in options.models or []:
+        if is_given(context, "models") and not folder.is_dir():
+            raise TetherError(f"--models {folder} is not a folder: expected a folder of models")
+    check_input(again, "a PNG that Tether wrote")
     check_models(options)
     check_output(options, [again])
     from tether.images import open_image, read_metadata
@@ -49,10 +52,11 @@ def repeat(context: typer.Context, options: GenerateOptions, again: Path) -> Non
     one = drawn[request.index]
     if moved == request:
         one = replace(one, metadata=read_metadata(again))
-    write_drawn(one, request.prompt, options.out, seconds / len(drawn) if options.as_json else None)
+    path = write_drawn(one, request.prompt, options.out)
+    print_drawn(path, one, request.prompt, seconds / len(drawn) if options.as_json else None)
     if options.grid:
         alone = request.for_image(request.index)
-        draw_sheet([[entry.conditions] for entry in alone.controls], [one.image], request, options)
+        draw_sheet([[entry.conditions] for entry in alone.controls], [one.image], alone, options)
     if one.image.tobytes() != open_image(again).tobytes():
         made_by = ", ".join(f"{name} {number}" for name, number in request.versions.items()) or "other versions"
         print(f"{again}: the image differs: it was made with other weights, or with {made_by}", file=sys.stderr)
@@ -80,9 +84,9 @@ def places(request: Request, again: Path, models: list[Path]) -> list[Path]:
     refs = [request.base, request.vae, *request.loras, *request.embeddings, *(one.ref for one in request.controls)]
     before = [_nearest(Path(ref)) for ref in refs if ref]
     found = [*models, again.parent, *before, Path(), Path(HF_HUB_CACHE)]
-    too_wide = {Path(Path.cwd().anchor), Path.home()}
+    too_wide = {Path(Path.cwd().anchor), Path.home().resolve()} - {path.resolve() for path in models}
     every = {path.resolve(): path for path in found if path.is_dir()}
-    return [path for resolved, path in every.items() if resolved not in too_wide or path in models]
+    return [path for resolved, path in every.items() if resolved not in too_wide]
 
 
 def _nearest(path: Path) -> Path:

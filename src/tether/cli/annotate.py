@@ -9,6 +9,7 @@ import typer
 
 from tether.cli.sources import check_folder, check_input, check_not_input, check_replaceable, made_by
 from tether.errors import TetherError
+from tether.files.atomic import make_folder
 
 __all__ = ["annotate"]
 
@@ -75,6 +76,7 @@ def annotate(
         from tether.kinds.inpaint import masked
 
         made = masked(make_map(kind, open_image(image), annotator, options), open_image(mask))
+    make_folder(out.parent)
     save_png(made, out, made_by("annotate"))
     print(out)
 

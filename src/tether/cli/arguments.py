@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
+from glob import glob
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,7 +59,7 @@ def parse_control(text: str) -> ControlArgument:
     Raises:
         TetherError: when the text has another form.
     """
-    whole, *settings = [text] if _is_file(text.partition("=")[2]) else SETTING.split(text)
+    whole, *settings = [text] if _exists(text.partition("=")[2]) else SETTING.split(text)
     argument = _parse_image(whole)
     window = argument.window
     read: dict[str, Any] = {}
@@ -84,11 +85,19 @@ def parse_control(text: str) -> ControlArgument:
     return replace(argument, strength=strength, window=window, settings=read, options=options)
 
 
-def _is_file(text: str) -> bool:
+def _exists(text: str) -> bool:
     try:
-        return Path(text).is_file()
+        return Path(text).exists()
     except OSError:
         return False
+
+
+def _names_images(text: str) -> bool:
+    """Whether a text names what is there: a file, a folder, a pattern, or several with commas between."""
+    parts = [text] if _exists(text) else text.split(",")
+    return all(
+        _exists(one) or (any(sign in one for sign in "*?[") and bool(glob(one, recursive=True))) for one in parts
+    )
 
 
 def _parse_setting(name: str, value: str) -> Any:
@@ -125,10 +134,13 @@ def _parse_image(text: str) -> ControlArgument:
             f"{text!r} is not a control: write KIND=IMAGE[:STRENGTH][@START-END][,NAME=VALUE], such as "
             "canny=photo.jpg:0.8@0-0.6"
         )
-    # A folder of runs may be named "lr=1e-4": the first "=" that is followed by a file ends the control.
-    kind, match = next((one for one in readings if _is_file(one[1]["image"])), readings[0])
+    # A folder of runs may be named "lr=1e-4": the first "=" that is followed by images, or else follows a control that
+    # is there, ends the control.
+    followed = (one for one in readings if _names_images(one[1]["image"]))
+    following = (one for one in readings if _exists(one[0]))
+    kind, match = next(followed, None) or next(following, readings[0])
     image, colon, rest = match["image"].rpartition(":")
-    if colon and _is_file(image) and not _is_file(match["image"]):
+    if colon and _names_images(image) and not _names_images(match["image"]):
         parse_strength(rest)  # says what is wrong with it
     window = (float(match["start"] or 0), float(match["end"] or 1))
     return ControlArgument(kind, Path(match["image"]), parse_strength(match["strength"] or "1"), window)
@@ -152,7 +164,7 @@ def parse_size(text: str) -> tuple[int, int]:
     Raises:
         TetherError: when the text has another form.
     """
-    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
+    match = re.fullmatch(r"([1-9]\d{0,9})(?:x([1-9]\d{0,9}))?", text)
     if match is None:
         raise TetherError(f"{text!r} is not a size: write WIDTHxHEIGHT, such as 512x768")
     return int(match[1]), int(match[2] or match[1])
@@ -164,7 +176,7 @@ def parse_seeds(text: str) -> int | list[int]:
     Raises:
         TetherError: when the text has another form.
     """
-    if not re.fullmatch(r"\d+(,\d+)*", text):
+    if not re.fullmatch(r"\d{1,20}(,\d{1,20})*", text):
         raise TetherError(f"{text!r} is not a seed: write a whole number from 0, or several separated by commas")
     seeds = [int(part) for part in text.split(",")]
     return seeds if len(seeds) > 1 else seeds[0]

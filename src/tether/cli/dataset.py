@@ -10,6 +10,7 @@ import typer
 from tether.cli.options import CaptionColumn, ConditionColumn, ConditionFolder, ImageColumn
 from tether.cli.sources import check_folder, check_replaceable, made_by
 from tether.errors import TetherError
+from tether.files.atomic import make_folder
 
 __all__ = ["app"]
 
@@ -86,13 +87,16 @@ def show(
     force: Annotated[bool, typer.Option("--force", help="Replace any file at --out.")] = False,
 ) -> None:
     """Draw a contact sheet of images, conditions and captions."""
-    out = out or data.with_name(f"{data.resolve().name}.png")
+    beside = data if data.name not in ("", "..") else data.resolve()
+    out = out or beside.parent / f"{data.resolve().name}.png"
     check_replaceable(out, "dataset show", force=force)
     check_folder(out.parent)
     from tether.datasets.check import show_dataset
     from tether.images import save_png
 
-    save_png(show_dataset(data, count), out, made_by("dataset show"))
+    sheet = show_dataset(data, count)
+    make_folder(out.parent)
+    save_png(sheet, out, made_by("dataset show"))
     print(out)
 
 

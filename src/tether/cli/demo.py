@@ -39,7 +39,7 @@ def demo(
     for path in (sheet, *(out / f"{name}.png" for name in names)):
         check_replaceable(path, "demo", force=force)
     from tether.cli.generate import drawn_with_progress
-    from tether.cli.output import write_drawn
+    from tether.cli.output import print_drawn, write_drawn
     from tether.images import contact_sheet, save_png
     from tether.sampling import Session
 
@@ -54,7 +54,7 @@ def demo(
         for prompt in prompts:
             ((one,), _) = drawn_with_progress(session, request.model_copy(update={"prompt": prompt}))
             one = replace(one, metadata=one.metadata | made_by("demo"))
-            write_drawn(one, prompt, out, replace=True)
+            print_drawn(write_drawn(one, prompt, out, replace=True), one, prompt)
             row.append(one.image)
         rows.append(row)
     count = sum(len(prompts) for _, prompts in EXAMPLES)

@@ -12,12 +12,13 @@ import typer
 from tether.cli.arguments import parse_sides, parse_size, parse_weighting
 from tether.cli.sources import check_control, check_folder, check_model, check_replaceable, made_by
 from tether.errors import TetherError
+from tether.files.atomic import atomic_write, make_folder
 
 if TYPE_CHECKING:
     from tether.evaluation.cases import HeldOut
     from tether.evaluation.drawing import Arm
     from tether.evaluation.run import Evaluation
-    from tether.sampling import Pipeline, Session
+    from tether.sampling import Pipeline, Request
 
 __all__ = ["evaluate"]
 
@@ -102,9 +103,13 @@ def evaluate(
     for ref in controls:
         check_control(ref)
     check_model(base, "base")
+    if clip is not None:
+        check_model(clip, "CLIP model")
     _check_files(out, as_json, sheet, force)
     if kind is not None and len(kind) != len(controls):
         raise TetherError(f"{len(controls)} controls need as many --kind, not {len(kind)}")
+    if alone and len(controls) < 2:
+        raise TetherError("--alone has nothing to act on: it needs several controls")
 
     from tether.cli.progress import count_bar, loading
     from tether.datasets.names import Reading
@@ -112,6 +117,7 @@ def evaluate(
     from tether.evaluation.drawing import Artist
     from tether.evaluation.run import evaluate as run
     from tether.sampling import Request, Session
+    from tether.sampling.checks import check_size
 
     template = Request(
         prompt="",
@@ -122,12 +128,15 @@ def evaluate(
         guidance_scale=guidance_scale,
         scheduler=scheduler,
     )
+    steered = _steered(template, controls, steering)
     session = Session(notify=lambda line: print(line, file=sys.stderr))
     with loading():
-        pipeline = _opened(session, template, controls)
+        words = _words(clip, contrast)
+        pipeline = session.open(steered)
     kinds = _kinds(controls, pipeline, kind)
     side = pipeline.base.sample_size
     drawn_size = wanted or (side, side)
+    check_size(pipeline.base, drawn_size)
     names = data or (["scenes"] if set(kinds) & set(EXACT) else ["emoji3d", "scenes"])
     reading = Reading(split=split, condition_column="none" if annotate else None)
     sets = [open_held_out(name, max(drawn_size), reading) for name in names]
@@ -135,7 +144,6 @@ def evaluate(
         cases = held_out_cases(sets, kinds, drawn_size, count, use_given=not annotate, on_progress=on_progress)
     _say_what(sets, len(cases), count)
     arms = _arms(controls, kinds, steering, alone)
-    words = _words(clip, contrast)
     artist = Artist(session, template, out)
     with count_bar("drawing and measuring") as on_progress:
         found = run(cases, arms, artist, kinds, images=images, seed=seed, words=words, on_progress=on_progress)
@@ -159,6 +167,11 @@ _DRAWN = ("base", "dtype", "device", "steps", "guidance_scale", "scheduler")
 def _check_files(out: Path, as_json: Path | None, sheet: Path | None, force: bool) -> None:
     """Refuses outputs that cannot be written, or would replace what is not ours, before anything is drawn."""
     check_folder(out)
+    files = [(option, path) for option, path in (("--json", as_json), ("--sheet", sheet)) if path is not None]
+    for option, path in files:
+        for other, beside in [*files, ("--out", out)]:
+            if other != option and path.resolve() in (beside.resolve(), *beside.resolve().parents):
+                raise TetherError(f"{option} {path} is in the way of {other} {beside}: give another name")
     if sheet is not None:
         check_replaceable(sheet, "evaluate", "--sheet", force=force)
         check_folder(sheet.parent, "--sheet")
@@ -172,6 +185,8 @@ def _check_files(out: Path, as_json: Path | None, sheet: Path | None, force: boo
 
 def _is_ours(path: Path) -> bool:
     """Whether a file is the JSON of this command."""
+    if not path.is_file():  # reading a pipe would wait for ever
+        return False
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -187,15 +202,19 @@ def _number(text: str) -> float | str:
         return text
 
 
-def _opened(session: Session, template: Any, controls: list[str]) -> Pipeline:
+def _steered(template: Request, controls: list[str], steering: dict[str, Any]) -> Request:
+    """The request with controls that have no map yet.
+
+    Raises:
+        TetherError: when they cannot be steered like that.
+    """
     from PIL import Image
 
     from tether.sampling import ControlRequest
 
     some = Image.new("RGB", (8, 8))
-    return session.open(
-        template.model_copy(update={"controls": [ControlRequest(ref=one, condition=some) for one in controls]})
-    )
+    entries = [ControlRequest(ref=one, condition=some, **steering) for one in controls]
+    return template.model_copy(update={"controls": entries})
 
 
 def _kinds(controls: list[str], pipeline: Pipeline, given: list[str] | None) -> list[str]:
@@ -252,9 +271,19 @@ def _write(
     as_json: Path | None,
     sheet: Path | None,
 ) -> None:
-    """Prints the table, and writes JSON and sheet."""
+    """Writes JSON and sheet, and prints the table with their names."""
     from tether.evaluation.report import notes, report, table
 
+    if as_json is not None:
+        numbers = {"made_by": MADE_BY} | report(found, settings)
+        with atomic_write(as_json, parents=True) as part:
+            part.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    if sheet is not None:
+        from tether.evaluation.sheet import draw_sheet
+        from tether.images import save_png
+
+        make_folder(sheet.parent)
+        save_png(draw_sheet(found, arms[1].name, kinds), sheet, made_by("evaluate"))
     rows = table(found, [arm.name for arm in arms])
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     for row in rows:
@@ -262,19 +291,6 @@ def _write(
     print()
     for line in notes(found):
         print(line)
-    if as_json is not None:
-        from tether.files.atomic import atomic_write
-
-        with atomic_write(as_json, parents=True) as part:
-            part.write_text(
-                json.dumps({"made_by": MADE_BY} | report(found, settings), indent=1) + "\n", encoding="utf-8"
-            )
-        print(as_json)
-    if sheet is not None:
-        from tether.cli.output import make_folder
-        from tether.evaluation.sheet import draw_sheet
-        from tether.images import save_png
-
-        make_folder(sheet.parent)
-        save_png(draw_sheet(found, arms[1].name, kinds), sheet, made_by("evaluate"))
-        print(sheet)
+    for path in (as_json, sheet):
+        if path is not None:
+            print(path)

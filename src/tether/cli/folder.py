@@ -127,10 +127,18 @@ def _check(options: GenerateOptions, folders: Mapping[int, Path]) -> None:
     if is_image_file(options.out):
         raise TetherError(f"--out {options.out} is a file: give a folder for the pictures of {first}")
     for folder in folders.values():
+        if options.preview is not None and _counts(options.preview, folder, options.out):
+            raise TetherError(f"--preview {options.preview} would be an image of {folder}: give another folder")
         if same_file(options.out, folder):
             raise TetherError(f"--out {options.out} is the folder of the images: give another name")
         if not image_names(folder, options.out):
             raise TetherError(f"{folder} has no image: expected .png, .jpg, .webp, ...")
+
+
+def _counts(path: Path, folder: Path, out: Path) -> bool:
+    """Whether a file would be one of the images of a folder: it lies in it, and not in that of the results there."""
+    above, images, results = path.resolve().parents, folder.resolve(), out.resolve()
+    return images in above and not (results in above and images in results.parents)
 
 
 def _prompts_by_name(path: Path) -> dict[str, str]:

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 import typer
 
 from tether.cli.options import GenerateOptions, is_given, with_options
-from tether.cli.output import write_drawn, write_sheet
+from tether.cli.output import print_drawn, write_drawn, write_sheet
 from tether.cli.progress import loading, step_bar
 from tether.cli.requests import PREVIEW, folders_of, prompts_of, request_of
 from tether.cli.sources import made_by
 from tether.cli.words import unknown_words
 from tether.errors import TetherError
+from tether.files.atomic import make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -80,8 +81,9 @@ def _draw(session: Session, request: Request, options: GenerateOptions) -> None:
     images: list[Image.Image] = []
     for part in one_at_a_time(request):
         drawn, seconds = drawn_with_progress(session, part, options.preview)
-        for one in drawn:
-            write_drawn(one, request.prompt, options.out, seconds / len(drawn) if options.as_json else None)
+        paths = [write_drawn(one, request.prompt, options.out) for one in drawn]
+        for path, one in zip(paths, drawn, strict=True):
+            print_drawn(path, one, request.prompt, seconds / len(drawn) if options.as_json else None)
         images += [one.image for one in drawn]
     if options.grid:
         rows = [[entry.photos or entry.conditions, entry.conditions] for entry in request.controls]
@@ -122,6 +124,7 @@ def listener(base: Base, preview: Path | None) -> Iterator[Callable[[Step], None
         from tether.images import contact_sheet, save_png
         from tether.sampling.preview import LatentPreview
 
+        make_folder(preview.parent)
         look, factor = LatentPreview(base), base.latent_factor
 
         def on_step(step: Step) -> None:

@@ -50,7 +50,7 @@ def info(
 
 def _show_image(file: Path) -> None:
     """Prints a request, without the images in it."""
-    check_input(file)
+    check_input(file, "a PNG that Tether wrote")
     from tether.sampling.request import read_request
 
     request = read_request(file)

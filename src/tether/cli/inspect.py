@@ -22,6 +22,8 @@ __all__ = ["inspect"]
 
 SIZE = "128x128"
 """What the shipped base draws."""
+MAX_SIDE, FACTOR = 4096, 8
+"""A side is at most this, and a multiple of that, as in `tether generate`."""
 
 
 def inspect(
@@ -43,6 +45,8 @@ def inspect(
     if prompt and not draw:
         raise TetherError("--prompt has no effect without drawing: leave --no-draw out")
     wanted = parse_size(size)
+    if any(side % FACTOR or side > MAX_SIDE for side in wanted):
+        raise TetherError(f"--size {size}: width and height must be multiples of {FACTOR} up to {MAX_SIDE}")
 
     from tether.kinds import kind_of
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tether.sampling import Drawn
 
-__all__ = ["drawn_name", "free_paths", "slug", "write_drawn", "write_sheet"]
+__all__ = ["drawn_name", "free_paths", "print_drawn", "slug", "write_drawn", "write_sheet"]
 
 
 def slug(text: str) -> str:
@@ -37,25 +37,27 @@ def free_paths(folder: Path, stem: str, suffix: str = ".png") -> Iterator[Path]:
         yield folder / f"{stem}-{number}{suffix}"
 
 
-def write_drawn(drawn: Drawn, prompt: str, out: Path, seconds: float | None = None, *, replace: bool = False) -> Path:
-    """Writes one image and prints its path; with `seconds`, a line of JSON.
+def write_drawn(drawn: Drawn, prompt: str, out: Path, *, replace: bool = False) -> Path:
+    """Writes one image, and gives its path. Nothing is printed: a closed pipe would lose the images after it.
 
     Args:
         drawn: the image.
         prompt: its file name in a folder, with the seed.
         out: a folder, or the name of a file that ends in .png, .jpg, .jpeg or .webp.
-        seconds: that it took, for the line of JSON.
         replace: replace a file of that name.
     """
     named = is_image_file(out)
     folder, stem = (out.parent, out.stem) if named else (out, drawn_name(prompt, drawn.seed))
-    path = _write(drawn.image, folder, stem, drawn.metadata, out.suffix if named else ".png", replace)
+    return _write(drawn.image, folder, stem, drawn.metadata, out.suffix if named else ".png", replace)
+
+
+def print_drawn(path: Path, drawn: Drawn, prompt: str, seconds: float | None = None) -> None:
+    """Prints the path of an image that is written; with the seconds that it took, a line of JSON."""
     if seconds is None:
         print(path, flush=True)
-        return path
+        return
     line = {"path": str(path), "seed": drawn.seed, "width": drawn.image.width, "height": drawn.image.height}
     print(json.dumps(line | {"prompt": prompt, "seconds": round(seconds, 3)}), flush=True)
-    return path
 
 
 def write_sheet(sheet: Image.Image, prompt: str, seed: int, out: Path) -> Path:

@@ -62,6 +62,12 @@ AS_GIVEN = (
     "low_memory",
 )
 """The options that are fields of a request as they are."""
+OLDER = (
+    ("older_guidance", "guidance_scale", "--guidance"),
+    ("older_denoise", "denoising_strength", "--denoise"),
+    ("older_negative", "negative_prompt", "--negative"),
+)
+"""Of the options with an older name: its field, the newer field, and the older name."""
 PREVIEW = "generate --preview"
 """What writes a preview; see `tether.cli.sources.made_by`."""
 NEW_SEEDS = 2**32
@@ -85,7 +91,7 @@ def prompt_lines(path: Path) -> list[str]:
     Raises:
         TetherError: when the file cannot be read, or has none.
     """
-    check_input(path)
+    check_input(path, "a text file of prompts, one a line")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -126,6 +132,9 @@ def request_of(options: GenerateOptions, prompt: str) -> Request:
     inputs = [path for path in (options.init, options.mask) if path is not None]
     inputs += [one.settings["mask"] for _, one in controls if "mask" in one.settings]
     masks = _control_masks(options, len(controls))
+    for (_, one), mask in zip(controls, masks, strict=True):
+        if "mask_resize" in one.settings and "mask" not in one.settings and mask is None:
+            raise TetherError(f"mask_resize of {one.ref} has nothing to act on: it needs mask=FILE or --control-mask")
     inputs += options.control_mask or []
     for _, one in controls:
         check_control(one.ref)
@@ -159,6 +168,8 @@ def check_output(options: GenerateOptions, inputs: list[Path]) -> None:
     check_not_input(options.out, inputs, "--out")
     if options.preview is not None:
         check_not_input(options.preview, inputs, "--preview")
+        if options.preview.resolve() == options.out.resolve():
+            raise TetherError(f"--preview {options.preview} is --out, too: give another name")
         check_replaceable(options.preview, PREVIEW, "--preview")
         check_folder(options.preview.parent, "--preview")
 
@@ -243,11 +254,12 @@ def _control_masks(options: GenerateOptions, controls: int) -> list[Path | None]
 
 def _values(options: GenerateOptions) -> dict[str, Any]:
     """The fields of a request that are neither images nor controls."""
+    for name, newer, older in OLDER:
+        if getattr(options, name) is not None and getattr(options, newer) is not None:
+            raise TetherError(f"{older} is the older name of --{newer.replace('_', '-')}: give one of them")
     values = _given(**{name: getattr(options, name) for name in AS_GIVEN})
+    values |= _given(**{newer: getattr(options, name) for name, newer, _ in OLDER})
     values |= _given(
-        guidance_scale=options.older_guidance,
-        denoising_strength=options.older_denoise,
-        negative_prompt=options.older_negative,
         size=None if options.size is None else parse_size(options.size),
         guidance_window=_window_of(options.guidance_window, "--guidance-window", "0.2-0.8"),
         deep_window=_window_of(options.deep_window, "--deep-window", "0.2-1"),
@@ -276,6 +288,7 @@ def _check_uses(options: GenerateOptions, values: dict[str, Any]) -> None:
     steered, unguided = bool(_entries(options)), values.get("guidance_scale") == 1
     reuses = options.fast or (options.deep_every or 1) > 1
     idle = (
+        ("--fast", options.fast and options.deep_every == 1, "--deep-every above 1"),
         ("--denoising-strength", "denoising_strength" in values and options.init is None, "--init"),
         ("--init-latents", options.init_latents is not None and options.init is None, "--init"),
         ("--mask", options.mask is not None and options.init is None, "--init"),

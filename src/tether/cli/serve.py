@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tether.cli.options import is_given
 from tether.cli.sources import check_folder, check_input
 from tether.errors import TetherError
 
@@ -26,6 +27,7 @@ TOKEN, DATABASE = "TETHER_TOKEN", "TETHER_DATABASE"
 
 
 def serve(
+    context: typer.Context,
     data: Annotated[Path, typer.Option(help="Folder of jobs and images.")] = Path("tether-data"),
     host: Annotated[str, typer.Option(help="Address to listen at; other than this machine's own needs a token.")] = (
         "127.0.0.1"
@@ -55,7 +57,7 @@ def serve(
     max_count: Annotated[int, typer.Option(help="Images of a job.", min=1, max=1000)] = 8,
     max_body: Annotated[int, typer.Option(help="MB of a request.", min=1)] = 32,
     keep_days: Annotated[float, typer.Option(help="Days that finished jobs are kept.", min=0)] = 30,
-    keep_gb: Annotated[float, typer.Option(help="GB of finished jobs that are kept, the newest.", min=0)] = 10,
+    keep_gb: Annotated[float, typer.Option(help="GB of finished jobs that are kept, the newest.", min=0, max=1e9)] = 10,
     database: Annotated[
         str | None,
         typer.Option(
@@ -76,6 +78,9 @@ def serve(
     _need("serve", "the server", *NEEDED)
     if log_level not in ("debug", "info", "warning", "error"):
         raise TetherError(f"--log-level {log_level}: write debug, info, warning or error")
+    for name in ("replicas", "replica_jobs", "replica_cpus", "replica_gpus"):
+        if not ray and is_given(context, name):
+            raise TetherError(f"--{name.replace('_', '-')} is for --ray: give it too, or leave it out")
     check_folder(data, "--data")
     token = _token(token_file)
     folders = {"bases": bases, "controls": controls, "vaes": vaes, "loras": loras, "embeddings": embeddings}
@@ -152,7 +157,7 @@ def _token(file: Path | None) -> str | None:
     """The token of a file, or of the environment; None for neither."""
     if file is None:
         return os.environ.get(TOKEN) or None
-    check_input(file)
+    check_input(file, "a file with the token alone")
     try:
         lines = file.read_text().split()
     except (OSError, UnicodeDecodeError) as error:

@@ -45,15 +45,15 @@ def is_image_file(path: Path) -> bool:
     return True
 
 
-def check_input(path: Path, what: str = "file") -> None:
-    """Raises a TetherError when there is no such file."""
+def check_input(path: Path, expected: str = "an image file") -> None:
+    """Raises a TetherError, which says what is expected, when there is no such file."""
     try:
         if path.is_dir():
-            raise TetherError(f"{path} is a folder: expected an image file")
+            raise TetherError(f"{path} is a folder: expected {expected}")
         if not path.exists():
-            raise TetherError(f"there is no {what} {path}: check the path")
+            raise TetherError(f"there is no file {path}: check the path")
     except OSError as error:
-        raise TetherError(f"there is no {what} {_short(path)}: {error.strerror}") from None
+        raise TetherError(f"there is no file {_short(path)}: {error.strerror}") from None
 
 
 def image_files(path: Path) -> list[Path]:
@@ -142,9 +142,10 @@ def check_replaceable(path: Path, command: str, option: str = "--out", *, force:
     from PIL import Image
 
     try:
-        with Image.open(path, formats=["PNG"]) as image:
-            if image.info.get("Software") == made_by(command)["Software"]:
-                return
+        if path.is_file():  # reading a pipe would wait for ever
+            with Image.open(path, formats=["PNG"]) as image:
+                if image.info.get("Software") == made_by(command)["Software"]:
+                    return
     except (OSError, SyntaxError, ValueError):
         pass
     raise TetherError(

@@ -64,8 +64,9 @@ def study(
     out = out or Path("out/study") / (f"{found.name}-quick" if quick else found.name)
     check_folder(out, "--out")
     check_plotting()
-    if budget is not None and not found.budget.steps:
-        raise TetherError(f"{found.name} trains nothing: leave --budget out")
+    for option, value in (("--budget", budget), ("--batch-size", batch_size)):
+        if value is not None and not found.budget.steps:
+            raise TetherError(f"{found.name} trains nothing: leave {option} out")
     given = {
         "seeds": seeds,
         "steps": budget,

@@ -16,6 +16,7 @@ from typing import Literal
 
 from tether.errors import TetherError
 from tether.files.atomic import atomic_write
+from tether.files.paths import name_on_hub
 from tether.weights import shipped
 
 __all__ = [
@@ -132,8 +133,11 @@ def use(name: str, ref: str) -> None:
     path = Path(ref).expanduser()
     if path.exists():
         ref = str(path.resolve())
-    elif ref.count("/") == 0 or ref.startswith((".", "/", "~")):
-        raise TetherError(f"there is nothing at {ref}: expected {detector.expects}, by path or by name on the hub")
+    else:
+        try:
+            name_on_hub(ref, f"weights for the detector {name}")
+        except TetherError as error:
+            raise TetherError(f"{error} (expected {detector.expects})") from None
     with atomic_write(store_folder() / f"{name}.json", parents=True) as part:
         part.write_text(json.dumps({"model": ref}) + "\n", encoding="utf-8")
 

@@ -20,9 +20,11 @@ def image_names(folder: Path, without: Path | None = None) -> list[str]:
 
     Args:
         folder: the folder.
-        without: a folder whose files do not count, such as that of the results.
+        without: a folder whose files do not count, such as that of the results; one above the folder leaves out none.
     """
     left_out = None if without is None else without.resolve()
+    if left_out in folder.resolve().parents:
+        left_out = None
     found = []
     for path in folder.rglob("*"):
         name = path.relative_to(folder)

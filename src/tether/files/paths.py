@@ -36,7 +36,8 @@ def name_on_hub(ref: str | Path, what: str) -> re.Match[str]:
         TetherError: if it can be no name, or is nearly that of a path here.
     """
     name = NAME.fullmatch(str(ref))
-    if name is None or str(ref).startswith((".", "/", "~")) or (name["file"] or "").endswith("/"):
+    upward = {".", ".."} & set(str(ref).split("/"))
+    if name is None or upward or str(ref).startswith((".", "/", "~")) or (name["file"] or "").endswith("/"):
         missing = _nothing_here(ref)
         more = "" if missing.endswith("?") else ", and it is not a name on the hub"
         raise TetherError(f"no {what} at {ref}: {missing}{more}")

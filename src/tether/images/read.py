@@ -48,6 +48,8 @@ WORKING_SIDE = 8192
 """The longest side of an image after reading; larger ones are reduced."""
 
 _BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"RIFF")
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error, zlib.error)
+"""What Pillow raises for a damaged file; its decoder of AVIF a RuntimeError."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -106,8 +108,11 @@ def image_size(source: Path | IO[bytes]) -> tuple[int, int] | None:
     try:
         with Image.open(source) as image:
             width, height = image.size
+            stored = getattr(image, "tag_v2", None)  # of a TIFF, whose size some versions of Pillow have turned already
+            if stored:
+                width, height = int(stored[256]), int(stored[257])
             return (height, width) if _orientation(image) >= 5 else (width, height)
-    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError):
+    except (*_DAMAGED, Image.DecompressionBombError):
         return None
 
 
@@ -116,6 +121,8 @@ def _check_file(path: Path) -> None:
         raise TetherError(f"{path} is a folder: expected an image file")
     if not path.exists():
         raise TetherError(f"there is no file {path}: check the path")
+    if not path.is_file():
+        raise TetherError(f"{path} is a pipe or device: expected an image file")
     if path.stat().st_size == 0:
         raise TetherError(f"{path} is empty: expected an image file")
 
@@ -133,7 +140,7 @@ def _one_line_errors(name: str, source: Path | str | IO[bytes]) -> Iterator[None
         raise TetherError(f"{name} is not a supported image format: use {', '.join(FORMATS)}") from None
     except PermissionError:
         raise TetherError(f"{name} cannot be read: check its permissions") from None
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+    except _DAMAGED as error:
         line = (str(error).splitlines() or ["unreadable"])[0]
         raise TetherError(f"{name} is damaged or cut off: {line}") from None
 

@@ -63,6 +63,7 @@ def _checked_lora(text: str) -> str:
 Seed = Annotated[int, Field(ge=0, lt=2**64)]
 
 
+_LONE = re.compile(r"[\ud800-\udfff]")
 _TYPE_NAMES = ("constrained-int", "list[constrained-int]")
 """What pydantic adds to the place of an error in a union of types."""
 
@@ -294,7 +295,7 @@ class Request(_Model):
     device: str = "cpu"
     engine: str = "eager"
     versions: dict[str, str] = Field(default_factory=dict)
-    fingerprints: dict[str, str] = Field(default_factory=dict)
+    fingerprints: dict[str, Annotated[str, Field(pattern=r"^[0-9]{1,18}:")]] = Field(default_factory=dict)
     rules: int = Field(default=RULES, ge=1, le=RULES)
 
     @model_validator(mode="before")
@@ -382,7 +383,10 @@ def read_request(path: Path) -> Request:
     """
     text = request_text(path)
     try:
-        return Request(**json.loads(text))
+        values = json.loads(text)
+        if _LONE.search(json.dumps(values, ensure_ascii=False)):
+            raise TetherError("a text in it has half of a surrogate pair, which is no character")
+        return Request(**values)
     except (TetherError, TypeError, ValueError, RecursionError) as error:
         line = str(error).splitlines()[0]
         raise TetherError(f"{path} carries a request that is not valid: {line}") from None

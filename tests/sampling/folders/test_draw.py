@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tether.errors import TetherError
-from tether.images import fit, save_png
+from tether.images import fit, read_metadata, save_png
 from tether.kinds import annotate
 from tether.sampling import Cancelled, ControlRequest, Request, Session
 from tether.sampling.folders import EMPTY, MANIFEST, Manifest, draw_folder, list_tasks
@@ -134,11 +134,24 @@ def test_files_that_the_manifest_does_not_know_are_not_replaced(folder: Folder) 
     assert folder.run()["a.png"] == "failed"
     assert "exists, and is not as this manifest has it" in Manifest(folder.out).entries["a.png"].error
     assert (folder.out / "a.png").read_bytes() == mine
-    # A picture that was retouched is kept as long as its request is the same, and never lost.
-    Image.new("RGB", (8, 8)).save(folder.out / "b.png")
-    assert folder.run()["b.png"] == "kept"
-    assert folder.run("a ball")["b.png"] == "failed"
-    assert (folder.out / "b.png").read_bytes() == mine
+
+
+def test_a_picture_that_was_edited_fails_and_is_never_replaced(folder: Folder) -> None:
+    folder.run()
+    drawn = (folder.out / "b.png").read_bytes()
+    text = read_metadata(folder.out / "b.png")
+    for left in ({}, text):  # by an editor that leaves the metadata, too
+        save_png(Image.new("RGB", (64, 64)), folder.out / "b.png", left)
+        edited = (folder.out / "b.png").read_bytes()
+        for prompt in ("a cube", "a cube", "a ball", "a cube"):
+            assert folder.run(prompt)["b.png"] == "failed"
+            assert (folder.out / "b.png").read_bytes() == edited
+    (folder.out / "b.png").write_bytes(drawn[: len(drawn) // 2])
+    assert folder.run()["b.png"] == "failed"
+    (folder.out / "b.png").write_bytes(drawn)
+    assert folder.run()["b.png"] == "drawn"
+    assert folder.run() == dict.fromkeys(ALL, "kept")
+    assert (folder.out / "b.png").read_bytes() == drawn
 
 
 def test_a_request_that_cannot_be_drawn_is_refused_before_anything_is_written(folder: Folder) -> None:

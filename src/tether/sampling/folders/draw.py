@@ -87,21 +87,27 @@ def draw_folder(
     same = _digest([request.model_dump_json(exclude=_EACH), prepared.fingerprints])
     for task in tasks:
         path = out / task.output
+        before = manifest.entries.get(task.output, Entry(task.input, task.output, "failed"))
         try:
             key = _key(task, same)
-            if _is_drawn(manifest.entries.get(task.output), key, path):
+            intact = _is_intact(before, path)
+            if intact and before.state == "drawn" and before.request == key:
                 yield Result(task, "kept", path)
                 continue
             on_start(task)
             one = session.prepare(_request(task, request, prepared))
-            drawn = _drawn_before(one, path)
+            edited = before.request == key and not intact  # an editor may have left the metadata
+            drawn = None if edited else _drawn_before(one, path)
             if drawn is None:
-                _refuse_foreign(manifest.entries.get(task.output), path)
+                if path.exists() and not intact:
+                    raise TetherError(
+                        f"{path} exists, and is not as this manifest has it: move it, or give another --out"
+                    )
                 (drawn,) = session.draw(one, on_step=on_step, cancel=cancel)
         except Cancelled:
             raise
         except TetherError as error:
-            manifest.add(_failure(task, str(error), manifest.entries.get(task.output)))
+            manifest.add(_failure(task, str(error), before))
             yield Result(task, "failed", path, str(error))
             continue
         make_folder(path.parent)
@@ -131,14 +137,17 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _failure(task: Task, error: str, before: Entry | None) -> Entry:
-    """The picture that was drawn before stays known."""
-    sha256 = "" if before is None else before.sha256
-    return Entry(task.input, task.output, "failed", "", task.seed, task.prompt, sha256, error)
+def _failure(task: Task, error: str, before: Entry) -> Entry:
+    """The picture that was drawn before stays known, with its request."""
+    return Entry(task.input, task.output, "failed", before.request, task.seed, task.prompt, before.sha256, error)
 
 
-def _is_drawn(entry: Entry | None, key: str, path: Path) -> bool:
-    return entry is not None and entry.state == "drawn" and entry.request == key and path.is_file()
+def _is_intact(entry: Entry, path: Path) -> bool:
+    """Whether a picture is there, with the bytes that the manifest has."""
+    try:
+        return path.is_file() and hash_file(path) == entry.sha256
+    except OSError:
+        return False
 
 
 def _request(task: Task, request: Request, prepared: Request) -> Request:
@@ -167,11 +176,3 @@ def _drawn_before(request: Request, path: Path) -> Drawn | None:
         if text.get(METADATA_KEY) == request.metadata(0)[METADATA_KEY]:
             return Drawn(open_image(path), request.seeds[0], text)
     return None
-
-
-def _refuse_foreign(entry: Entry | None, path: Path) -> None:
-    """Raises a TetherError when something is there that the manifest does not know as it is."""
-    if not path.exists():
-        return
-    if not path.is_file() or entry is None or hash_file(path) != entry.sha256:
-        raise TetherError(f"{path} exists, and is not as this manifest has it: move it, or give another --out")

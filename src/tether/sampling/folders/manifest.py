@@ -30,7 +30,7 @@ class Entry:
         output: the name of the picture.
         state: "drawn" or "failed".
         request: SHA-256 of what it is drawn from: the settings, the prompt, the seed, the bytes of the images, the
-            fingerprints of models that are files.
+            fingerprints of models that are files. Of one that failed, that of the picture which is there.
         seed, prompt: of the picture.
         sha256: of the picture's file.
         error: why it failed.
