@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from tether.serving import Settings
 from tether.serving.service import Service
+from tether.serving.store import NewJob
 
 replicas = pytest.importorskip(
     "tether.serving.replicas", reason="needs Ray: pip install 'tether-control[ray]'", exc_type=ImportError
@@ -70,8 +72,13 @@ def test_a_replica_draws_what_a_server_accepted_and_says_what_it_is(
 
 def test_a_replica_whose_base_cannot_be_opened_is_none(settings_at: Callable[..., Settings], tmp_path: Path) -> None:
     settings = settings_at(tmp_path / "data", database=f"sqlite:///{tmp_path / 'shared'}", device="nonsense")
+    store = replicas.SharedJobStore(settings.database, settings.lease)
+    store.add(NewJob("a", "x"), 9)
     with pytest.raises(replicas.TetherError, match="the base cannot be opened"):
         replicas.Replica(settings, replicas.Scale())
+    assert store.counts()["queued"] == 1  # for others
+    assert not {"tether-worker", "tether-keeper"} & {thread.name for thread in threading.enumerate()}
+    store.close()
 
 
 def test_the_numbers_of_replicas_are_in_order() -> None:

@@ -17,6 +17,7 @@ from tether.sampling import Session
 from tether.serving import Limits, Models, Settings
 from tether.serving.errors import Refused
 from tether.serving.service import Service
+from tether.serving.worker import Worker
 
 SMALL = {"prompt": "x", "steps": 2, "seed": 1}
 
@@ -81,7 +82,8 @@ def test_ended_jobs_are_deleted_with_their_files(service: Service) -> None:
     service.cancel(job.id)
     service.expire()
     assert service.job(job.id).state == "cancelled"
-    assert service.store.expire(time.time() + 1, 0) == [job.id]
+    assert service.store.expire(0, service.folders.size(job.id)) == []
+    assert service.store.expire(0, service.folders.size(job.id) - 1) == [job.id]  # it has its request's bytes
     service.folders.delete(job.id)
     assert list(service.folders.root.iterdir()) == []
     with pytest.raises(Refused, match="not kept any more"):
@@ -110,6 +112,26 @@ def test_an_unexpected_error_fails_its_job_and_no_other(service: Service, monkey
     assert jobs[1].error == jobs[2].error
     assert "out of memory" in jobs[1].error
     assert service.why_not_ready() is None
+
+
+def test_a_job_has_ended_for_those_who_follow_it_while_others_of_its_claim_are_drawn(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw, seen = Session.draw, {}
+
+    def watched(self: Session, request: Any, **options: Any) -> Any:
+        seen[request.prompt] = [service.hub.live(id) is not None for id in ids]
+        return draw(self, request, **options)
+
+    def broken(self: Session, requests: Any, **options: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(Session, "draw", watched)
+    monkeypatch.setattr(Session, "draw_together", broken)  # then each is drawn alone
+    ids = [service.submit(SMALL | {"prompt": prompt})[0].id for prompt in "ab"]
+    service.start()
+    assert [finished(service, id).state for id in ids] == ["done", "done"]
+    assert seen == {"a": [True, True], "b": [False, True]}
 
 
 def test_a_request_file_that_is_damaged_fails_its_job(service: Service) -> None:
@@ -149,6 +171,20 @@ def test_a_base_that_cannot_be_opened_is_not_ready(settings_at: Callable[..., Se
     service.stop()
     with pytest.raises(TetherError, match="no base 'none' here"):
         Service(settings_at(tmp_path / "other", base="none"))
+
+
+def test_a_server_whose_base_cannot_be_opened_leaves_the_jobs_of_a_shared_database_to_others(
+    settings_at: Callable[..., Settings], tmp_path: Path
+) -> None:
+    service = Service(settings_at(tmp_path / "data", database=f"sqlite:///{tmp_path / 'shared'}", device="nonsense"))
+    job, _ = service.submit(dict(SMALL))
+    service.start()
+    assert isinstance(service.worker, Worker)
+    service.worker.join(60)
+    assert not service.worker.is_alive()
+    assert "the base cannot be opened" in (service.why_not_ready() or "")
+    assert service.job(job.id).state == "queued"
+    service.stop()
 
 
 def test_health_says_ready_and_metrics_count(service: Service) -> None:

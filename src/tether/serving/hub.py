@@ -103,12 +103,12 @@ class Hub:
         """Where the jobs are that are followed here and run in other processes: all of them."""
         self._elsewhere = lives
 
-    def end(self, job: str, *, cancelled: bool = False) -> None:
-        """A job does not run any more; `cancelled` while its batch still does."""
+    def end(self, job: str, *, remember: bool = False) -> None:
+        """A job does not run any more; `remember` whether it was cancelled, while its batch still asks."""
         with self._lock:
             self._live.pop(job, None)
             self._wanted.discard(job)
-            if not cancelled:
+            if not remember:
                 self._cancelled.discard(job)
 
     def cancel(self, job: str) -> None:

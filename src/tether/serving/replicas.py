@@ -95,6 +95,9 @@ class Replica:
         self._keeper.start()
         while not worker.ready:
             if worker.failure:
+                worker.stop(0)
+                self._keeper.stop()
+                self._store.close()
                 raise TetherError(f"the base cannot be opened: {worker.failure}")
             time.sleep(0.02)
         self._worker = worker

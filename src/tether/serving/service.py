@@ -175,7 +175,9 @@ class Service:
         self.check_room()
         accepted = accept(values, self.settings, self.catalog)
         id, request = uuid4().hex, accepted.request
-        new = NewJob(id, request.prompt[:SHOWN], request.count, alike(request), key=key, digest=digest)
+        new = NewJob(
+            id, request.prompt[:SHOWN], request.count, alike(request), key=key, digest=digest, size=len(accepted.text)
+        )
         self._keep(id, accepted.text)
         try:
             job, created = self.store.add(new, self.settings.limits.queue)

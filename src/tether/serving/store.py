@@ -42,6 +42,7 @@ class NewJob:
     alike: str = ""
     key: str | None = None
     digest: str = ""
+    size: int = 0
 
 
 class QueueFull(TetherError):

@@ -34,7 +34,7 @@ class Job(Table):
         cancelling: whether it should end as cancelled.
         created, started, ended: seconds since 1970, UTC.
         images, maps: files that it has.
-        size: their bytes, and those of its request.
+        size: their bytes, and those of its request, which alone counts before the end.
         error, field: why it failed.
     """
 

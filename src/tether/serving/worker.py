@@ -109,6 +109,8 @@ class Worker(Thread):
     def run(self) -> None:
         """The thread."""
         self._open_default()
+        if self.failure and self._settings.database is not None:
+            return  # others can draw the jobs, which would fail here
         while not self._closing.is_set():
             try:
                 if self._unsettled:
@@ -250,8 +252,6 @@ class Worker(Thread):
         """Ends a job of a batch whose other jobs go on."""
         if self._hub.is_cancelled(job.id) and self._hub.live(job.id) is not None:
             self._end([job], "cancelled")
-            self._hub.end(job.id, cancelled=True)
-            self._hub.changed()
 
     def _preview(self, request: Request, step: Step, row: int) -> bytes:
         """A PNG, one pixel a latent pixel, of one image."""
@@ -275,7 +275,10 @@ class Worker(Thread):
     def _end(self, jobs: Sequence[Job], state: str, error: str | None = None, **values: Any) -> None:
         for job in jobs:
             values.setdefault("size", self._folders.size(job.id))
-            if self._store.finish(job.id, state, error=error, **values) is None:
+            ended = self._store.finish(job.id, state, error=error, **values)
+            self._hub.end(job.id, remember=True)  # also while others of its claim are still drawn
+            self._hub.changed()
+            if ended is None:
                 continue
             seconds = time.time() - (job.started or job.created)
             self._metrics.ended.labels(state).inc()

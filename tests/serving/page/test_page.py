@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 from urllib.request import urlopen
 
 import pytest
@@ -237,6 +238,195 @@ def test_history_and_what_was_not_drawn_yet_are_there_after_a_reload(tiny: str, 
     page.get_by_role("button", name="Reuse request").click()
     page.locator("#announcer", has_text="the form is filled").wait_for(state="attached")
     assert page.get_by_label("Prompt", exact=True).input_value() == "kept in history"
+
+
+def test_a_reload_keeps_a_drawing_whose_tab_is_not_chosen_and_the_settings_of_a_blank_card(
+    tiny: str, opened: Open
+) -> None:
+    page = opened(tiny)
+    draw_circle(page)
+    drawn = page.locator(".control canvas").first.evaluate("one => one.toDataURL()")
+    page.get_by_role("button", name="Add a control").click()
+    first, second = (page.get_by_role("group", name=f"Control {number}", exact=True) for number in (1, 2))
+    first.get_by_role("radio", name="Photo").check()
+    second.get_by_label("Strength, exact value").fill("0.35")
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    assert first.get_by_role("radio", name="Photo").is_checked()
+    assert second.get_by_label("Strength, exact value").input_value() == "0.35"
+    first.get_by_role("radio", name="Draw").check()
+    first.get_by_text("Blank so far").wait_for(state="hidden")
+    assert page.locator(".control canvas").first.evaluate("one => one.toDataURL()") == drawn
+
+
+def test_a_held_key_and_a_double_click_draw_once(tiny: str, opened: Open) -> None:
+    page = opened(tiny)
+    page.get_by_label("Steps, exact value").fill("2")
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
+    for place in ("Prompt", "Steps, exact value"):
+        page.get_by_label(place, exact=True).focus()
+        page.keyboard.down("Control")
+        for _ in range(20):  # but the first, they say that they are repeated
+            page.keyboard.down("Enter")
+            page.wait_for_timeout(50)
+        page.keyboard.up("Enter")
+        page.keyboard.up("Control")
+        page.wait_for_timeout(600)
+    assert len(sent) == 2
+    page.get_by_role("button", name="Draw", exact=True).dblclick(delay=50)
+    page.wait_for_timeout(600)
+    assert len(sent) == 3
+    draw(page)
+    done(page)
+    page.wait_for_timeout(600)
+    assert len(sent) == 4
+
+
+def test_a_second_finger_draws_nothing(tiny: str, opened: Open) -> None:
+    page = opened(tiny, has_touch=True)
+    canvas = page.locator(".control .sketch canvas").first
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    session = page.context.new_cdp_session(page)
+
+    def touch(kind: str, *places: tuple[float, float]) -> None:
+        points = [
+            {"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"], "id": finger}
+            for finger, (x, y) in enumerate(places)
+        ]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    palm = (0.8, 0.9)
+    touch("touchStart", (0.2, 0.2))
+    touch("touchStart", (0.2, 0.2), palm)
+    for x in (0.4, 0.6, 0.8):
+        touch("touchMove", (x, 0.2), (palm[0], palm[1] - x / 100))
+    touch("touchEnd")
+    ink = """one => {
+        const { data } = one.getContext("2d").getImageData(0, 0, one.width, one.height);
+        const at = [...data.keys()].filter((k) => k % 4 === 0 && data[k]).map((k) => k / 4);
+        const rows = at.map((k) => Math.floor(k / one.width) / one.height);
+        const columns = at.map((k) => (k % one.width) / one.width);
+        return [Math.min(...columns), Math.max(...columns), Math.min(...rows), Math.max(...rows)];
+    }"""
+    assert canvas.evaluate(ink) == pytest.approx([0.2, 0.8, 0.2, 0.2], abs=0.03)
+    touch("touchStart", (0.5, 0.7))  # the next stroke is drawn again
+    touch("touchEnd")
+    assert canvas.evaluate(ink)[3] == pytest.approx(0.7, abs=0.03)
+
+
+def test_the_same_file_can_be_chosen_again_after_another_was_dropped(tiny: str, opened: Open) -> None:
+    page = opened(tiny)
+    card = page.get_by_role("group", name="Control 1", exact=True)
+    card.get_by_role("radio", name="Photo").check()
+    field = card.locator('.picture input[type="file"]').first
+    field.set_input_files(HOUSE)
+    card.get_by_text("house.webp").wait_for()
+    drop(page, ".control .picture", "other.png", carrying(None))
+    card.get_by_text("other.png").wait_for()
+    assert field.evaluate("one => one.files.length") == 0  # so that the same file is a change
+
+
+def test_a_picture_that_is_still_loaded_does_not_come_after_a_later_one(tiny: str, opened: Open) -> None:
+    page = opened(tiny)
+    how = """async (white) => {
+        const { Sketch } = await import("/page/sketch.js");
+        const sketch = new Sketch({ label: "x", mask: true });
+        const loading = sketch.load(white);
+        sketch.clear();
+        await loading;
+        const cleared = sketch.isBlank;
+        await sketch.load(white);
+        return [cleared, sketch.isBlank];
+    }"""
+    assert page.evaluate(how, as_base64(Image.new("L", (64, 64), 255))) == [True, False]
+
+
+def test_each_image_has_its_own_map_over_it(tiny: str, opened: Open) -> None:
+    maps = [as_base64(Image.new("RGB", (64, 64), level)) for level in ("black", "white")]
+    request = {"prompt": "x", "base": "tiny", "steps": 2, "count": 2, "size": [64, 64]}
+    request["controls"] = [{"ref": "edges", "condition": maps, "invert": False}]
+    page = opened(tiny)
+    drop(page, "body", "two.png", carrying(request))
+    page.locator("#status", has_text="two.png").wait_for()
+    draw(page)
+    done(page)
+    seen = []
+    for index in (1, 2):
+        page.get_by_role("button", name=f"Image {index} of 2").click()
+        seen.append(page.locator("#lines").evaluate(LEVEL))
+    assert seen == [0, 255]
+
+
+LEVEL = """async (one) => {
+    await one.decode();
+    const context = document.createElement("canvas").getContext("2d");
+    context.drawImage(one, 0, 0);
+    return context.getImageData(5, 5, 1, 1).data[0];
+}"""
+
+
+def test_waiting_jobs_change_in_the_history_also_when_many_newer_ones_came(tiny: str, opened: Open) -> None:
+    page = opened(tiny)
+    newest, state = 30, "queued"
+
+    def jobs(route: Any) -> None:
+        before = parse_qs(urlsplit(route.request.url).query).get("before")
+        first = int(before[0]) - 1 if before else newest
+        listed = [
+            {"id": f"{number:032x}", "number": number, "state": state, "prompt": "x", "count": 1, "created": 0}
+            | {"images": [], "maps": []}
+            for number in range(first, first - 24, -1)
+        ]
+        route.fulfill(json={"jobs": listed})
+
+    page.route("**/v1/jobs?*", jobs)
+    page.route("**/v1/jobs/*/events*", lambda route: route.fulfill(status=404, json={}))
+    page.reload()
+    page.locator("#history button[aria-label*=queued]").nth(23).wait_for()
+    newest, state = 60, "cancelled"
+    page.locator("#history button[aria-label*=queued]").first.wait_for(state="detached")
+    assert page.locator("#history button[aria-label*=cancelled]").count() == 48
+    page.route("**/v1/jobs?*", lambda route: route.fulfill(status=503, json={"error": {"message": "away"}}))
+    page.locator("#older").click()
+    page.locator("#problem", has_text="away").wait_for()
+
+
+def test_pictures_that_are_not_shown_any_more_are_let_go(tiny: str, opened: Open) -> None:
+    page = opened(tiny)
+    draw_circle(page)
+    page.get_by_label("Control", exact=True).select_option("edges")
+    page.get_by_label("Prompt", exact=True).fill("let go")
+    page.get_by_label("Steps, exact value").fill("2")
+    draw(page)
+    done(page)
+    page.evaluate("""() => {
+        window.held = new Set();
+        const { createObjectURL, revokeObjectURL } = URL;
+        URL.createObjectURL = (blob) => { const url = createObjectURL(blob); held.add(url); return url; };
+        URL.revokeObjectURL = (url) => { held.delete(url); revokeObjectURL(url); };
+    }""")
+    for _ in range(3):
+        page.locator("#announcer").evaluate("one => one.textContent = ''")
+        page.get_by_role("button", name="let go, done").click()
+        page.locator("#announcer", has_text="the picture is ready").wait_for(state="attached")
+    assert page.evaluate("held.size") == 2  # the image and its map
+    page.evaluate(
+        "async (white) => (await import('/page/pictures.js')).imageOf(white)", as_base64(Image.new("L", (8, 8)))
+    )
+    assert page.evaluate("held.size") == 2
+
+
+def test_what_goes_wrong_in_the_page_is_not_said_to_be_the_server(tiny: str, opened: Open) -> None:
+    page = opened(tiny)
+    draw_circle(page)
+    page.evaluate("""() => {
+        HTMLCanvasElement.prototype.toDataURL = () => { throw new Error("the canvas is too large"); };
+    }""")
+    draw(page)
+    page.locator("#problem", has_text="the canvas is too large").wait_for()
+    assert page.get_by_role("button", name="Draw", exact=True).get_attribute("aria-disabled") != "true"
 
 
 NAMED = {"textbox", "searchbox", "slider", "spinbutton", "combobox", "checkbox", "radio", "button", "link", "image"}

@@ -10,6 +10,7 @@ import { Result } from "./result.js";
 const LISTS = ["defaults", "limits", "kinds", "controls", "weightings", "samplers", "bases", "examples"];
 const DRAFT = "tether-draft";
 const TRIES = 60; // four a second, while the base is opened
+const REST = 500; // milliseconds after a job in which a second click is not a second job
 
 onUnauthorized((refused) => {
   const dialog = $("#login");
@@ -109,10 +110,13 @@ function keepDraft(form) {
     sessionStorage.removeItem(DRAFT);
   }
   addEventListener("pagehide", () => {
-    try {
-      sessionStorage.setItem(DRAFT, JSON.stringify(form.draft()));
-    } catch {
-      sessionStorage.removeItem(DRAFT);
+    sessionStorage.removeItem(DRAFT);
+    for (const whole of [true, false]) {
+      try {
+        return sessionStorage.setItem(DRAFT, JSON.stringify(form.draft(whole)));
+      } catch {
+        // More than the store takes: without the pictures that would not be sent now.
+      }
     }
   });
 }
@@ -121,22 +125,30 @@ async function draw(form, result) {
   if ($("#draw").ariaDisabled === "true") return;
   clearErrors();
   $("#problem").textContent = "";
-  $("#draw").ariaDisabled = "true"; // disabled, it would lose the focus
+  let request;
   try {
-    const job = await submit(form.read());
+    request = form.read();
+  } catch (error) {
+    return problem(error);
+  }
+  $("#draw").ariaDisabled = "true"; // disabled, it would lose the focus
+  let rest = 0;
+  try {
+    const job = await submit(request);
+    rest = REST;
     $("#stage").scrollIntoView({ block: "nearest" });
     result.show(job);
   } catch (error) {
     if (error instanceof ApiError && error.field) form.refuse(error.field, error.message);
     else problem(error instanceof ApiError ? error : { message: "The server cannot be reached." });
   } finally {
-    $("#draw").ariaDisabled = "false";
+    setTimeout(() => ($("#draw").ariaDisabled = "false"), rest);
   }
 }
 
 async function begin() {
   const form = new Form(await catalogOf());
-  const history = new History((id) => get(`/v1/jobs/${id}`).then((job) => result.show(job)).catch(problem));
+  const history = new History((id) => get(`/v1/jobs/${id}`).then((job) => result.show(job)).catch(problem), problem);
   const result = new Result({
     onChange: () => history.refresh().catch(() => {}),
     onFill: (request) => {
@@ -155,7 +167,10 @@ async function begin() {
     draw(form, result);
   });
   addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("#draw").click();
+    if (event.key !== "Enter") return;
+    const asked = event.ctrlKey || event.metaKey;
+    if (asked || (event.repeat && event.target.tagName !== "TEXTAREA")) event.preventDefault(); // a held key is one click
+    if (asked && !event.repeat) $("#draw").click();
   });
   document.body.dataset.ready = "true";
   const newest = await history.refresh();

@@ -2,12 +2,12 @@
 
 import { annotate } from "./api.js";
 import { announce, choose, clearErrors, field, h, newId, showError, Slider } from "./dom.js";
-import { imageOf, PictureField, toBase64 } from "./pictures.js";
+import { PictureField, toBase64 } from "./pictures.js";
 import { Sketch } from "./sketch.js";
 
 const WAIT = 250; // milliseconds of silence before a map is made
 const SOURCES = [["sketch", "Draw"], ["photo", "Photo"], ["map", "Ready map"]];
-const KNOWN = ["ref", "condition", "photo", "kind", "annotator", "options", "source", "strength", "weighting", "window", "mask", "invert", "drawn"];
+const KNOWN = ["ref", "condition", "photo", "kind", "annotator", "options", "source", "strength", "weighting", "window", "mask", "invert", "draft"];
 const SIDES = [["", "as the control recommends"], ["both", "both branches"], ["conditional", "the prompt's branch alone"]];
 
 export class ControlCard {
@@ -217,10 +217,9 @@ export class ControlCard {
     announce("the map is on the canvas");
   }
 
-  async #layUnder() {
+  #layUnder() {
     const given = { sketch: this.sketch.export(), photo: this.photo.value, map: this.map.value }[this.source];
-    const first = Array.isArray(given) ? given[0] : given;
-    this.mask.lay(first ? await imageOf(first).catch(() => null) : null, this.source === "sketch" ? "stretch" : this.fit());
+    this.mask.lay(given, this.source === "sketch" ? "stretch" : this.fit());
   }
 
   #making() {
@@ -237,18 +236,33 @@ export class ControlCard {
     this.#changed();
   }
 
-  /** The control of a request, or null when the card has no picture. */
-  read() {
+  #settings() {
     const made = { ref: this.ref.value, ...this.rest, strength: this.strength.value, weighting: this.#weighting() };
     made.window = [this.start.value, this.end.value];
     if (this.sides.value !== "") made.sides = this.sides.value === "other" ? this.otherSides : this.sides.value;
     if (!this.mask.isBlank) made.mask = this.mask.export();
+    return made;
+  }
+
+  /** The control of a request, or null when the card has no picture. */
+  read() {
+    const made = this.#settings();
     if (this.source === "photo") {
       if (!this.photo.value) return null;
       return { ...made, photo: this.photo.value, ...(this.kind.value ? { kind: this.kind.value } : {}), ...this.#making() };
     }
     if (this.source === "map") return this.map.value ? { ...made, condition: this.map.value, invert: this.invert } : null;
     return this.sketch.isBlank ? null : { ...made, condition: this.sketch.export() };
+  }
+
+  /** The card as it is, for `fill`: with `draft`, what a request does not say. `whole`: all its pictures. */
+  draft(whole) {
+    const has = (source) => whole || this.source === source;
+    const made = { ...this.#settings(), ...this.#making(), kind: this.kind.value, draft: { source: this.source } };
+    if (has("photo") && this.photo.value) made.photo = this.photo.value;
+    if (has("map") && this.map.value) Object.assign(made, { condition: this.map.value, invert: this.invert });
+    if (has("sketch") && !this.sketch.isBlank) made.draft.sketch = this.sketch.export();
+    return made;
   }
 
   #weighting() {
@@ -266,12 +280,14 @@ export class ControlCard {
     this.strength.value = control.strength ?? 1;
     [this.start.value, this.end.value] = control.window ?? [0, 1];
     this.#fillChoices(control);
-    const source = control.photo ? "photo" : control.condition && !control.drawn ? "map" : "sketch";
+    const { source: chosen, sketch } = control.draft ?? {};
+    const given = control.photo ? "photo" : control.condition ? "map" : "sketch";
+    const source = SOURCES.some(([name]) => name === chosen) ? chosen : given;
     for (const label of this.sources) label.firstChild.checked = label.firstChild.value === source;
     this.photo.set(control.photo ?? null);
-    this.map.set(source === "map" ? control.condition : null);
+    this.map.set(control.condition ?? null);
     this.invert = control.invert === undefined ? false : control.invert;
-    if (control.drawn) this.sketch.load(control.condition).then(() => this.#note());
+    if (sketch) this.sketch.load(sketch).then(() => this.#note(), () => showError(this.node, "the drawing cannot be shown"));
     this.kind.value = control.kind ?? "";
     this.#kindChosen(control.annotator, control.options);
     const first = Array.isArray(control.mask) ? control.mask[0] : control.mask;

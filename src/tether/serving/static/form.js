@@ -2,7 +2,7 @@
 
 import { ControlCard } from "./control.js";
 import { $, announce, choose, clearErrors, showError, Slider } from "./dom.js";
-import { imageOf, PictureField } from "./pictures.js";
+import { PictureField } from "./pictures.js";
 import { Sketch } from "./sketch.js";
 
 const SHOWN = [
@@ -65,9 +65,9 @@ export class Form {
     this.#initChosen();
   }
 
-  async #initChosen() {
+  #initChosen() {
     $("#inpaint").hidden = !this.init.value;
-    this.mask.lay(this.init.value ? await imageOf(this.init.value).catch(() => null) : null, $("#fit").value);
+    this.mask.lay(this.init.value, $("#fit").value);
   }
 
   add() {
@@ -112,11 +112,10 @@ export class Form {
     return request;
   }
 
-  /** The request with what of it was drawn by hand, for `fill`. */
-  draft() {
-    const request = this.read();
-    request.controls.forEach((control, index) => (control.drawn = this.sent[index].source === "sketch"));
-    return request;
+  /** The request with all cards, for `fill`; `whole`: also with their pictures that would not be sent now. */
+  draft(whole) {
+    const controls = this.cards.map((card) => card.draft(whole));
+    return { denoising_strength: this.denoising.value, ...this.read(), controls };
   }
 
   #asked() {

@@ -4,13 +4,14 @@ import { get, hasEnded, picture } from "./api.js";
 import { $, h } from "./dom.js";
 
 const PAGE = 24;
+const MOST = 200; // jobs that the server lists at once
 const WAIT = 4000; // milliseconds between looks at jobs that wait or run
 
 export class History {
-  constructor(onChoose) {
+  constructor(onChoose, onProblem) {
     this.onChoose = onChoose;
     this.shown = new Map(); // id -> { job, node }
-    $("#older").addEventListener("click", () => this.#older());
+    $("#older").addEventListener("click", () => this.#older().catch(onProblem));
   }
 
   /** Looks for new jobs and new states; returns the newest job. */
@@ -19,10 +20,26 @@ export class History {
     this.timer = setTimeout(() => this.refresh().catch(() => {}), WAIT);
     const { jobs } = await get(`/v1/jobs?limit=${PAGE}`);
     for (const job of [...jobs].reverse()) this.#put(job, true);
+    if (jobs.length) await this.#lookBefore(jobs.at(-1).number);
     if (!this.all && jobs.length < PAGE) this.all = true;
     this.#tidy();
-    if (jobs.every(hasEnded)) clearTimeout(this.timer);
+    if (!this.#waiting().length) clearTimeout(this.timer);
     return jobs[0] ?? null;
+  }
+
+  /** Numbers of the jobs that are shown and have not ended. */
+  #waiting() {
+    return [...this.shown.values()].filter(({ job }) => !hasEnded(job)).map(({ job }) => job.number);
+  }
+
+  /** Looks for new states of the jobs that are shown, before a number. */
+  async #lookBefore(before) {
+    const oldest = Math.min(...this.#waiting());
+    while (before > oldest) {
+      const { jobs } = await get(`/v1/jobs?limit=${MOST}&before=${before}`);
+      for (const job of jobs) if (this.shown.has(job.id)) this.#put(job);
+      before = jobs.at(-1)?.number ?? oldest;
+    }
   }
 
   #tidy() {
@@ -60,7 +77,8 @@ export class History {
 
   async #thumbnail(face, url) {
     try {
-      face.append(h("img", { src: await picture(url), alt: "" }));
+      const src = await picture(url);
+      face.append(h("img", { src, alt: "", onload: () => URL.revokeObjectURL(src) }));
     } catch {
       face.textContent = "gone";
     }

@@ -21,7 +21,11 @@ export function urlOf(base64) {
 export async function imageOf(base64) {
   const image = new Image();
   image.src = urlOf(base64);
-  await image.decode();
+  try {
+    await image.decode();
+  } finally {
+    URL.revokeObjectURL(image.src);
+  }
   return image;
 }
 
@@ -65,7 +69,7 @@ export class PictureField {
     else this.image.removeAttribute("src");
     this.image.alt = first ? `${this.label}, as chosen` : "";
     this.note.textContent = Array.isArray(value) ? `${value.length} pictures, one for each image` : first ? "" : "or drop it here";
-    if (!first) this.input.value = "";
+    this.input.value = ""; // the same file can be chosen again
   }
 
   clear() {
@@ -76,6 +80,7 @@ export class PictureField {
 
   async take(file) {
     this.set(await toBase64(file));
+    this.note.textContent = file.name;
     announce(`${this.label}: ${file.name}`);
     this.onchange();
   }

@@ -8,6 +8,7 @@ export class Result {
   /** `onChange()` is called when a job begins or ends, `onFill(request)` and `onStart(base64)` when people ask for it. */
   constructor({ onChange, onFill, onStart, onProblem }) {
     this.onChange = onChange;
+    this.maps = []; // one, or one an image
     const onClick = (id, act) => $(id).addEventListener("click", () => act().catch(onProblem));
     this.urls = [];
     this.chosen = 0;
@@ -38,8 +39,9 @@ export class Result {
   }
 
   #clear() {
-    for (const url of this.urls) URL.revokeObjectURL(url);
+    for (const url of [...this.urls, ...this.maps]) URL.revokeObjectURL(url);
     this.urls = [];
+    this.maps = [];
     this.chosen = 0;
     $("#gallery").replaceChildren();
     for (const id of ["#shown", "#lines", "#actions", "#over"]) $(id).hidden = true;
@@ -99,20 +101,26 @@ export class Result {
 
   async #done(job, signal) {
     const urls = await Promise.all(job.images.map((one) => picture(one.url)));
-    const map = job.maps.length ? await picture(job.maps[0]) : null;
-    if (signal.aborted) return;
+    const maps = await Promise.all((await this.#mapsOf(job)).map(picture));
+    if (signal.aborted) return [...urls, ...maps].forEach((url) => URL.revokeObjectURL(url));
     this.urls = urls;
-    this.map = map;
+    this.maps = maps;
     const buttons = urls.map((url, index) =>
       h("li", {}, h("button", { type: "button", onclick: () => this.#choose(index), "aria-label": `Image ${index + 1} of ${urls.length}` },
         h("img", { src: url, alt: "" }))));
     $("#gallery").replaceChildren(...(urls.length > 1 ? buttons : []));
-    $("#over").hidden = !map;
-    if (map) $("#lines").src = map;
-    $("#lines").hidden = !map || !$("#show-lines").checked;
+    $("#over").hidden = !maps.length;
+    $("#lines").hidden = !maps.length || !$("#show-lines").checked;
     $("#actions").hidden = $("#save").hidden = $("#as-start").hidden = $("#last-seed").hidden = false;
     this.#choose(0);
     announce(`${urls.length === 1 ? "the picture is" : `${urls.length} pictures are`} ready`);
+  }
+
+  /** The maps of the first control: one, or one an image, which only the request says where both may be. */
+  async #mapsOf({ id, images, maps }) {
+    if (images.length < 2 || maps.length < images.length) return maps.slice(0, 1);
+    const { condition, photo } = (await requestOfJob(id)).controls[0];
+    return maps.slice(0, [condition ?? photo].flat().length);
   }
 
   #choose(index) {
@@ -121,6 +129,7 @@ export class Result {
     const shown = $("#shown");
     shown.classList.remove("preview");
     shown.src = this.urls[index];
+    if (this.maps.length) $("#lines").src = this.maps[index] ?? this.maps[0];
     shown.alt = this.job.prompt || "A picture without a prompt";
     shown.hidden = false;
     $("#save").href = this.urls[index];

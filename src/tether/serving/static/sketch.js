@@ -26,6 +26,9 @@ export class Sketch {
   #past = [];
   #future = [];
   #stroke = null;
+  #pointer = null; // that draws: a palm beside it does not
+  #loads = 0;
+  #lays = 0;
   #under = null;
   #original = null; // what was loaded, while nothing is changed: it is exported as it came
 
@@ -58,7 +61,7 @@ export class Sketch {
     this.#past = [];
     this.#future = [];
     this.#original = null;
-    this.keys.cursor = null;
+    this.keys.cursor = this.keys.point = null;
     this.show();
   }
 
@@ -94,7 +97,9 @@ export class Sketch {
 
   /** Puts a picture in place of what was drawn; of a mask, what is bright becomes ink. */
   async load(base64, fit = "stretch") {
+    const load = ++this.#loads;
     const image = await imageOf(base64);
+    if (load !== this.#loads) return; // cleared, or another picture came
     this.remember();
     const context = this.#inkContext();
     context.clearRect(0, 0, this.ink.width, this.ink.height);
@@ -112,13 +117,17 @@ export class Sketch {
     this.show();
   }
 
-  /** What lies under a mask: a decoded picture, or null. `fit`: crop, pad or stretch, as the server fits it. */
-  lay(image, fit = "crop") {
+  /** What lies under a mask: a picture in base64, or null. `fit`: crop, pad or stretch, as the server fits it. */
+  async lay(base64, fit = "crop") {
+    const lay = ++this.#lays;
+    const image = base64 ? await imageOf(Array.isArray(base64) ? base64[0] : base64).catch(() => null) : null;
+    if (lay !== this.#lays) return; // another picture came
     this.#under = image && { image, fit };
     this.show();
   }
 
   clear() {
+    this.#loads++;
     if (this.isBlank) return;
     this.remember();
     this.#inkContext().clearRect(0, 0, this.ink.width, this.ink.height);
@@ -231,7 +240,8 @@ export class Sketch {
   #listen() {
     const { canvas } = this;
     canvas.addEventListener("pointerdown", (event) => {
-      if (event.button !== 0) return;
+      if (event.button !== 0 || this.#stroke) return;
+      this.#pointer = event.pointerId;
       canvas.setPointerCapture(event.pointerId);
       this.keys.cursor = null;
       this.remember();
@@ -240,7 +250,7 @@ export class Sketch {
       this.show();
     });
     canvas.addEventListener("pointermove", (event) => {
-      if (!this.#stroke) return;
+      if (!this.#stroke || event.pointerId !== this.#pointer) return;
       for (const one of event.getCoalescedEvents?.() ?? [event]) {
         const next = this.#at(one);
         this.line(this.#stroke, next);
@@ -248,13 +258,12 @@ export class Sketch {
       }
       this.show();
     });
-    const end = () => {
-      if (!this.#stroke) return;
+    const end = (event) => {
+      if (!this.#stroke || event.pointerId !== this.#pointer) return;
       this.keys.point = this.#stroke;
       this.#stroke = null;
       this.changed();
     };
-    canvas.addEventListener("pointerup", end);
-    canvas.addEventListener("pointercancel", end);
+    for (const name of ["pointerup", "pointercancel", "lostpointercapture"]) canvas.addEventListener(name, end);
   }
 }
