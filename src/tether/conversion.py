@@ -19,19 +19,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tether.base.folder import ORIGINAL_ONLY
 from tether.base.load import SHIPPED, base_parts
 from tether.base.original import original_of
 from tether.base.parts import Parts
 from tether.control.architecture import default_settings
 from tether.control.files import ADDED_BACK, SETTINGS, UNSHAPED, ControlPart, control_of, is_control_folder
 from tether.control.load import find_control
-from tether.control.store import NOTES, family_of_folder, notes, trained
+from tether.control.store import family_of_folder, notes, trained
 from tether.control.transfer import transferred
 from tether.control.union import UnionControlNet, union_part
 from tether.errors import TetherError
 from tether.files.checkpoints import open_checkpoint
-from tether.files.folder import is_base_folder
+from tether.files.folder import NOTES, ORIGINAL_ONLY, is_base_folder
 from tether.files.hub import find
 from tether.files.paths import SUFFIXES, local_path
 from tether.files.writing import (
