@@ -14,6 +14,7 @@ import tether
 from tether.base import Base
 from tether.control import ControlNet, control
 from tether.control.load import family_at
+from tether.conversion import convert
 from tether.errors import TetherError
 from tether.files import hub
 
@@ -104,6 +105,24 @@ def test_settings_beside_several_controls_are_for_the_file_with_the_usual_name(s
     assert opened("x-depth.safetensors") == ("seg", 0.3, True, 4)  # the only one there
     save_file(load_file(saved / "x-depth.safetensors"), saved / "x-depth.safetensors", own)
     assert opened("x-depth.safetensors") == ("canny", 0.6, True, 4)
+
+
+def test_a_conversion_of_a_file_on_the_hub_has_the_settings_beside_it(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (saved / "tether.json").write_text("{}")
+    asked = []
+
+    def download(repo: str, name: str, **_: object) -> str:
+        asked.append(name)
+        (tmp_path / "here").mkdir(exist_ok=True)
+        return str(shutil.copy(saved / name.rpartition("/")[2], tmp_path / "here"))
+
+    monkeypatch.setattr(hub, "hf_hub_download", download)
+    monkeypatch.setattr(hub, "_reachable", lambda: True)
+    convert("owner/name/diffusion_pytorch_model.safetensors", tmp_path / "out", to="diffusers", kind="depth")
+    assert asked == ["diffusion_pytorch_model.safetensors", "config.json", "tether.json"]
+    assert ControlNet.load(tmp_path / "out").config["attention_head_dim"] == 4
 
 
 @pytest.mark.usefixtures("registry")

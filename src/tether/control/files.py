@@ -11,8 +11,8 @@ Files in the original layout store no settings: what the shapes of tensors do no
 attention heads, is Stable Diffusion's. Controls that differ there, such as those for the shipped base, have these
 settings in their file's metadata (`SETTINGS`).
 
-The config.json and tether.json beside a file in diffusers' layout are its own if its name is that of a folder's weights,
-or if no other weights are there. What its metadata say comes first.
+The config.json and tether.json beside a file in diffusers' layout are its own if its name is that of a folder's
+weights, or if no other weights are there. What its metadata say comes first.
 
 No tensor stores the kind of a control's condition images: it is read from tether.json or the metadata, or guessed from
 the name. Only "shuffle" changes the network: its signal is averaged over space.
@@ -46,7 +46,7 @@ from tether.formats.strays import check_marks, left_out_words, split_strays, unw
 from tether.formats.unet import control_pairs
 from tether.kinds import find_kind, guess_kind
 
-__all__ = ["ADDED_BACK", "POOLS", "SETTINGS", "UNSHAPED", "ControlPart", "control_of", "is_control_folder"]
+__all__ = ["POOLS", "SETTINGS", "UNSHAPED", "ControlPart", "control_of", "is_control_folder", "is_difference"]
 
 logger = logging.getLogger(__name__)
 
@@ -70,9 +70,8 @@ UNSHAPED = {
     "upcast_attention",
 }
 """The settings that `SETTINGS` may contain."""
-DIFFERENCE = "difference"
-ADDED_BACK = "the base was added back to the difference"
-"""The note about a difference file."""
+_MARK = re.compile(r"(control_model\.)?difference")
+"""The tensor that marks a difference file."""
 STRENGTHS = re.compile(r"(^|\.)(control_)?scales?$")
 """Names of learned strengths, which would change what a control does."""
 
@@ -144,6 +143,15 @@ def is_control_folder(folder: Path) -> bool:
     return not is_base_folder(folder) and (folder / "config.json").is_file()
 
 
+def is_difference(path: Path) -> bool:
+    """Whether this file holds a control's difference to its base, which `control_of` has to be given.
+
+    Raises:
+        TetherError: when it is damaged.
+    """
+    return path.is_file() and any(_MARK.fullmatch(name) for name in unwrapped(open_checkpoint(path)).tensors)
+
+
 def control_of(
     path: Path,
     *,
@@ -206,7 +214,7 @@ def _of_file(path: Path, kind: str | None, guessed: str | None, base_unet: Mappi
     config |= _stored_settings(checkpoint)
     part = ControlPart(config, {}, str(path), recognized.words, kind=kind, sides=sides)
     rest = dict(checkpoint.tensors)
-    is_difference = any(rest.pop(name, None) is not None for name in (DIFFERENCE, recognized.prefix + DIFFERENCE))
+    marks = [rest.pop(name) for name in list(rest) if _MARK.fullmatch(name)]
     own = {name.removeprefix(recognized.prefix): t for name, t in rest.items() if name.startswith(recognized.prefix)}
     beside = [name for name in rest if not name.startswith(recognized.prefix)]
     if recognized.layout == "diffusers":
@@ -216,10 +224,10 @@ def _of_file(path: Path, kind: str | None, guessed: str | None, base_unet: Mappi
     pairs = control_pairs(recognized.shape, part.expected)
     _leave_out(part, own, [pair.original for pair in pairs], beside)
     part.tensors, _ = to_diffusers(pairs, own)
-    if is_difference:
+    if marks:
         part.check()
         part.tensors = _added_back(part, base_unet)
-        part.notes.append(ADDED_BACK)
+        part.notes.append("the base was added back to the difference")
     return part
 
 

@@ -72,7 +72,7 @@ def check_may_replace(target: Path, *, force: bool) -> None:
         TetherError: if there is, or no file can have this name.
     """
     try:
-        exists = target.exists()
+        exists = target.absolute().exists()
     except OSError as error:
         raise TetherError(f"{target} cannot be written: {error.strerror or error}") from None
     if exists and not force:
