@@ -149,10 +149,9 @@ def _check_target(target: Path, to_folder: bool, force: bool) -> None:
         raise TetherError(f"{target}: the original layout is a file; end its name in .safetensors (or .ckpt or .pth)")
     if to_folder and target.suffix in SUFFIXES:
         raise TetherError(f"{target}: the diffusers layout is a folder; give a name without {target.suffix}")
-    check_may_replace(target, force=force)
-    if target.exists() and target.is_dir() != to_folder:
-        found, expected = ("folder", "file") if target.is_dir() else ("file", "folder")
-        raise TetherError(f"{target} is a {found}: refusing to replace it by a {expected}")
+    check_may_replace(target, force=force, folder_of="model" if to_folder else None)
+    if to_folder and target.is_file():
+        raise TetherError(f"{target} is a file: refusing to replace it by a folder")
 
 
 def _check_inputs_stay(target: Path, source: Path, others: Iterable[str | Path | None]) -> None:

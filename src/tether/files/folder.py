@@ -67,8 +67,11 @@ def is_base_folder(folder: Path) -> bool:
 
 def is_control_config(config: Mapping[str, Any]) -> bool:
     """Whether this is the content of a control's config.json: of a ControlNet, a union, or another family."""
-    name = str(config.get("_class_name"))
-    return name.startswith(("ControlNet", "UnionControlNet")) or isinstance(config.get(FAMILY), str)
+    if isinstance(config.get(FAMILY), str):
+        return True
+    if config.get("_class_name") is None:  # as some write it by hand
+        return "cross_attention_dim" in config or "conditioning_channels" in config
+    return str(config["_class_name"]).startswith(("ControlNet", "UnionControlNet"))
 
 
 def are_settings_of(weights: Path, stems: tuple[str, ...]) -> bool:
