@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from diffusers.models.controlnets.controlnet import ControlNetModel
 from torch import Tensor
 
 from tether.base.load import SHIPPED, base_parts
 from tether.base.original import original_of
 from tether.base.parts import Parts
-from tether.control.architecture import default_settings
 from tether.control.files import (
     POOLS,
     SETTINGS,
@@ -50,7 +50,7 @@ from tether.files.writing import (
 from tether.formats.names import to_original
 from tether.formats.recognize import recognize
 from tether.formats.sampling import FORMER_SPACING
-from tether.formats.shape import differing_settings, shape_to_store
+from tether.formats.shape import default_settings, differing_settings, shape_to_store
 from tether.formats.strays import unwrapped
 from tether.formats.unet import control_pairs
 from tether.kinds import find_kind, guess_kind
@@ -212,7 +212,7 @@ def _write_control_file(control: ControlPart, target: Path, dtype: torch.dtype |
     if settings.get("hint", "released") != "released":
         raise TetherError(f"{control.what} has the hint encoder of the paper, which the original layout cannot store")
     shape = shape_to_store(control.tensors, control.what)
-    more = differing_settings(settings, default_settings() | shape.config(), len(shape.channels))
+    more = differing_settings(settings, default_settings(ControlNetModel) | shape.config(), len(shape.channels))
     for name in ("conditioning_channels", "conditioning_embedding_out_channels", "global_pool_conditions"):
         more.pop(name, None)  # the first two are in the shapes of the hint encoder, the third in metadata of its own
     if not more.get("upcast_attention") or target.suffix != ".safetensors":
@@ -277,7 +277,7 @@ def _write_base_folder(parts: Parts, target: Path, dtype: torch.dtype | None, fo
 
 
 def _index(parts: Parts) -> tuple[dict[str, Any], list[str]]:
-    """The model_index.json of the folder that is written, without the parts that are not; and a note about those."""
+    """The model_index.json of a base that is written, without the parts that are not; and a note about those."""
     written = {*parts.networks(), "tokenizer", "scheduler"} | ({"tokenizer_2"} if parts.tokenizer_2 else set())
     named = {name for name, value in parts.index.items() if isinstance(value, list) and any(value)}
     missing = sorted(named - written)
@@ -290,7 +290,8 @@ def _index(parts: Parts) -> tuple[dict[str, Any], list[str]]:
 def _write_base_file(parts: Parts, target: Path, dtype: torch.dtype | None, force: bool) -> Converted:
     original = original_of(parts, target.suffix)
     size = _write_file(target, original.tensors, dtype, original.metadata, force)
-    return Converted(parts.words, target, len(original.tensors), size, [*parts.notes, *original.notes])
+    _, left_out = _index(parts)
+    return Converted(parts.words, target, len(original.tensors), size, [*parts.notes, *left_out, *original.notes])
 
 
 def _write_file(

@@ -233,7 +233,8 @@ class Control(nn.Module, ABC):
             dtype: what the weights are cast to; by default they stay as they are.
 
         Raises:
-            TetherError: when it cannot be written, or a weight is NaN or infinite.
+            TetherError: when it cannot be written, a weight is NaN or infinite, or a folder is there that holds
+                anything but a control, or is the working directory or above it.
         """
         from tether.control.store import write_folder
 
