@@ -335,6 +335,15 @@ def test_what_a_base_predicts_and_that_its_last_step_is_noise_survive(
     assert {name: back[name] for name in settings} == settings
 
 
+def test_a_part_that_a_file_does_not_hold_is_noted(folder: Path, tmp_path: Path) -> None:
+    changed = Path(shutil.copytree(folder, tmp_path / "changed"))
+    index = json.loads((changed / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    (changed / "model_index.json").write_text(json.dumps(index))
+    assert convert(folder, tmp_path / "a.safetensors", to="original").notes == []
+    assert convert(changed, tmp_path / "b.safetensors", to="original").notes == ["left out: safety_checker"]
+
+
 def test_a_noise_schedule_that_the_original_layout_does_not_imply_is_refused(folder: Path, tmp_path: Path) -> None:
     changed = tmp_path / "changed"
     shutil.copytree(folder, changed)

@@ -12,6 +12,7 @@ import pytest
 from tether.base import ControlNet, load_base
 from tether.conversion import convert
 from tether.errors import TetherError
+from tether.files.checkpoints import open_checkpoint
 
 from .tiny import make_unet
 
@@ -32,7 +33,7 @@ def written(folder: Path, *, pools: bool = False, **notes: Any) -> Path:
         (False, {"kind": "canny"}, "is a base model: only a control has a kind"),
         (False, {"base": "tether"}, "is a base model: only a control is added to a base"),
         (True, {"prediction_type": "epsilon"}, "is a control: only a base has a prediction type"),
-        (True, {"base": "tether"}, "is a whole control: only a difference file is added to a base"),
+        (True, {"base": "./not/opened"}, "is a whole control: only a difference file is added to a base"),
     ],
 )
 def test_an_argument_that_is_for_another_model_is_refused(
@@ -48,6 +49,33 @@ def test_a_control_that_pools_is_not_written_where_that_cannot_be_stored(tmp_pat
     with pytest.raises(TetherError, match=r"has global_pool_conditions, which \.pth cannot store: use \.safetensors"):
         convert(control, tmp_path / "two.pth", to="original")
     assert not (tmp_path / "two.pth").exists()
+
+
+def test_a_name_that_says_shuffle_stands_for_pooling_where_nothing_else_can(tmp_path: Path) -> None:
+    pools, plain = written(tmp_path / "one", pools=True), written(tmp_path / "two")
+    for name in ("a_shuffle.pth", "b_shuffle.safetensors", "c.safetensors"):
+        convert(pools, tmp_path / name, to="original")
+        assert ControlNet.load(tmp_path / name).pools_globally
+    convert(plain, tmp_path / "d_shuffle.safetensors", to="original")
+    assert not ControlNet.load(tmp_path / "d_shuffle.safetensors").pools_globally
+    with pytest.raises(
+        TetherError, match=r"has no global_pool_conditions, but a \.pth named e_shuffle\.pth opens with"
+    ):
+        convert(plain, tmp_path / "e_shuffle.pth", to="original")
+    assert not (tmp_path / "e_shuffle.pth").exists()
+
+
+@pytest.mark.parametrize(("upcasts", "stored"), [(None, {}), (False, {}), (True, {"upcast_attention": True})])
+def test_a_setting_about_rounding_keeps_no_control_from_a_pth(
+    upcasts: bool | None, stored: dict[str, Any], tmp_path: Path
+) -> None:
+    control = written(tmp_path / "one")
+    config = json.loads((control / "config.json").read_text()) | {"upcast_attention": upcasts}
+    (control / "config.json").write_text(json.dumps(config))
+    convert(control, tmp_path / "two.pth", to="original")
+    convert(control, tmp_path / "two.safetensors", to="original")
+    metadata = open_checkpoint(tmp_path / "two.safetensors").metadata
+    assert json.loads(metadata.get("tether.config", "{}")) == stored
 
 
 @pytest.mark.parametrize(

@@ -10,29 +10,34 @@ target is written completely or not at all, and only replaced with `force`.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from diffusers.models.controlnets.controlnet import ControlNetModel
 from torch import Tensor
 
-from tether.base.folder import ORIGINAL_ONLY
 from tether.base.load import SHIPPED, base_parts
 from tether.base.original import original_of
 from tether.base.parts import Parts
-from tether.control.architecture import default_settings
-from tether.control.files import ADDED_BACK, SETTINGS, UNSHAPED, ControlPart, control_of, is_control_folder
-from tether.control.load import find_control
-from tether.control.store import NOTES, family_of_folder, notes, trained
+from tether.control.files import (
+    POOLS,
+    SETTINGS,
+    UNSHAPED,
+    ControlPart,
+    control_of,
+    is_control_folder,
+    is_difference,
+)
+from tether.control.load import find_control, find_with_settings
+from tether.control.store import family_of_folder, notes, trained
 from tether.control.transfer import transferred
 from tether.control.union import UnionControlNet, union_part
 from tether.errors import TetherError
 from tether.files.checkpoints import open_checkpoint
-from tether.files.folder import is_base_folder
-from tether.files.hub import find
+from tether.files.folder import NOTES, ORIGINAL_ONLY, is_base_folder
 from tether.files.paths import SUFFIXES, local_path
 from tether.files.writing import (
     check_may_replace,
@@ -45,7 +50,7 @@ from tether.files.writing import (
 from tether.formats.names import to_original
 from tether.formats.recognize import recognize
 from tether.formats.sampling import FORMER_SPACING
-from tether.formats.shape import differing_settings, shape_to_store
+from tether.formats.shape import default_settings, differing_settings, shape_to_store
 from tether.formats.strays import unwrapped
 from tether.formats.unet import control_pairs
 from tether.kinds import find_kind, guess_kind
@@ -121,7 +126,7 @@ def convert(
     if (transfer_from is None) != (transfer_to is None):
         raise TetherError("a transfer needs two bases: give both --transfer-from and --transfer-to")
     path, named = _find(source)
-    _check_inputs_stay(target, [path, base, transfer_from, transfer_to])
+    _check_inputs_stay(target, path, [base, transfer_from, transfer_to])
     if is_control_folder(path) or (path.is_file() and recognize(unwrapped(open_checkpoint(path))).what == "control"):
         if prediction_type is not None:
             raise TetherError(f"{source} is a control: only a base has a prediction type")
@@ -144,26 +149,31 @@ def _check_target(target: Path, to_folder: bool, force: bool) -> None:
         raise TetherError(f"{target}: the original layout is a file; end its name in .safetensors (or .ckpt or .pth)")
     if to_folder and target.suffix in SUFFIXES:
         raise TetherError(f"{target}: the diffusers layout is a folder; give a name without {target.suffix}")
-    check_may_replace(target, force=force)
-    if target.exists() and target.is_dir() != to_folder:
-        found, expected = ("folder", "file") if target.is_dir() else ("file", "folder")
-        raise TetherError(f"{target} is a {found}: refusing to replace it by a {expected}")
+    check_may_replace(target, force=force, folder_of="model" if to_folder else None)
+    if to_folder and target.is_file():
+        raise TetherError(f"{target} is a file: refusing to replace it by a folder")
 
 
-def _check_inputs_stay(target: Path, inputs: Iterable[str | Path | None]) -> None:
-    """Refuses a target that would be replaced together with a model that is read.
+def _check_inputs_stay(target: Path, source: Path, others: Iterable[str | Path | None]) -> None:
+    """Refuses a target that would change a model that is read; only the source may be replaced by itself.
 
     Raises:
         TetherError: naming the model.
     """
-    targets = {Path(os.path.abspath(target)), target.resolve()}
-    for each in inputs:
-        path = None if each is None else local_path(each)
+    place = target.resolve()
+    for path in [source, *(local_path(each) for each in others if each is not None)]:
         if path is None:
             continue
-        above = {*Path(os.path.abspath(path)).parents, *path.resolve().parents}
-        if targets & above:
-            raise TetherError(f"refusing to overwrite {target}: it contains {path}, which is read; give another name")
+        above = {*path.resolve().parents, *(folder.resolve() for folder in path.absolute().parents)}
+        if place in above:
+            reason = f"it contains {path}, which is read"
+        elif path.resolve() in place.parents:
+            reason = f"it lies in {path}, which is read"
+        elif path.resolve() == place and path is not source:
+            reason = "it is read"
+        else:
+            continue
+        raise TetherError(f"refusing to write {target}: {reason}; give another name")
 
 
 def _find(source: str | Path) -> tuple[Path, str | None]:
@@ -173,20 +183,18 @@ def _find(source: str | Path) -> tuple[Path, str | None]:
     names = (str(source), find_kind(str(source)).name)
     if any(shipped_control(name) for name in names) or split_kind(source)[1] is not None:
         return find_control(source)
-    path = find(source, "model")
+    path = find_with_settings(source, "model")
     return path if is_base_folder(path) else trained(path), None  # a pipeline with a control in it is a base here
 
 
 def _open_control(source: str | Path, path: Path, base: str | Path | None, kind: str | None) -> ControlPart:
-    if family_of_folder(path) == UnionControlNet.family:
-        control = union_part(path, kind)
-    else:
-        unet = None if base is None else base_parts(base)[0].unet.tensors
-        name = None if Path(source).exists() else str(source)  # folders above a path may have any name
-        control = control_of(path, base_unet=unet, kind=kind, name=name)
-    if base is not None and ADDED_BACK not in control.notes:
+    if base is not None and not is_difference(path):
         raise TetherError(f"{source} is a whole control: only a difference file is added to a base (leave out --base)")
-    return control
+    if family_of_folder(path) == UnionControlNet.family:
+        return union_part(path, kind)
+    unet = None if base is None else base_parts(base)[0].unet.tensors
+    name = None if Path(source).exists() else str(source)  # folders above a path may have any name
+    return control_of(path, base_unet=unet, kind=kind, name=name)
 
 
 def _write_control_folder(control: ControlPart, target: Path, dtype: torch.dtype | None, force: bool) -> Converted:
@@ -204,9 +212,11 @@ def _write_control_file(control: ControlPart, target: Path, dtype: torch.dtype |
     if settings.get("hint", "released") != "released":
         raise TetherError(f"{control.what} has the hint encoder of the paper, which the original layout cannot store")
     shape = shape_to_store(control.tensors, control.what)
-    more = differing_settings(settings, default_settings() | shape.config(), len(shape.channels))
+    more = differing_settings(settings, default_settings(ControlNetModel) | shape.config(), len(shape.channels))
     for name in ("conditioning_channels", "conditioning_embedding_out_channels", "global_pool_conditions"):
         more.pop(name, None)  # the first two are in the shapes of the hint encoder, the third in metadata of its own
+    if not more.get("upcast_attention") or target.suffix != ".safetensors":
+        more.pop("upcast_attention", None)  # None is False; and a reader need not know, as of a base
     for name, value in more.items():
         if name not in UNSHAPED:
             raise TetherError(f"{control.what} has {name}={value}, which the original layout cannot store")
@@ -215,8 +225,10 @@ def _write_control_file(control: ControlPart, target: Path, dtype: torch.dtype |
                 f"{control.what} has {name}={value}, which {target.suffix} cannot store: use .safetensors"
             )
     metadata = {f"tether.{name}": str(value) for name, value in notes(control.kind, control.sides).items()}
-    if settings["global_pool_conditions"]:
-        metadata["tether.global_pool_conditions"] = "true"
+    guessed = guess_kind(target.stem)
+    implied = {find_kind(kind).pools_globally for kind in (control.kind, guessed) if kind is not None}
+    if settings["global_pool_conditions"] or True in implied:
+        metadata[POOLS] = "true" if settings["global_pool_conditions"] else "false"
     lost = [] if target.suffix == ".safetensors" else _lost(control, target)
     if more:
         metadata[SETTINGS] = json.dumps(more)
@@ -232,11 +244,14 @@ def _lost(control: ControlPart, target: Path) -> list[str]:
     Raises:
         TetherError: if it would be another control without it.
     """
-    if control.settings["global_pool_conditions"]:
-        raise TetherError(
-            f"{control.what} has global_pool_conditions, which {target.suffix} cannot store: use .safetensors"
-        )
-    said = notes(None if guess_kind(target.stem) == control.kind else control.kind, control.sides)
+    guessed, pools = guess_kind(target.stem), control.settings["global_pool_conditions"]
+    if pools != find_kind(guessed).pools_globally:
+        if pools:
+            lacks = f"has global_pool_conditions, which {target.suffix} cannot store"
+            raise TetherError(f"{control.what} {lacks}: use .safetensors, or a name with shuffle in it")
+        opens = f"has no global_pool_conditions, but a {target.suffix} named {target.name} opens with them"
+        raise TetherError(f"{control.what} {opens}: use .safetensors, or another name")
+    said = notes(None if guessed == control.kind else control.kind, control.sides)
     shown = " and ".join(f"{name}={value}" for name, value in said.items())
     return [f"it has {shown}, which {target.suffix} cannot store: use .safetensors"] if said else []
 
@@ -262,7 +277,7 @@ def _write_base_folder(parts: Parts, target: Path, dtype: torch.dtype | None, fo
 
 
 def _index(parts: Parts) -> tuple[dict[str, Any], list[str]]:
-    """The model_index.json of the folder that is written, without the parts that are not; and a note about those."""
+    """The model_index.json of a base that is written, without the parts that are not; and a note about those."""
     written = {*parts.networks(), "tokenizer", "scheduler"} | ({"tokenizer_2"} if parts.tokenizer_2 else set())
     named = {name for name, value in parts.index.items() if isinstance(value, list) and any(value)}
     missing = sorted(named - written)
@@ -275,7 +290,8 @@ def _index(parts: Parts) -> tuple[dict[str, Any], list[str]]:
 def _write_base_file(parts: Parts, target: Path, dtype: torch.dtype | None, force: bool) -> Converted:
     original = original_of(parts, target.suffix)
     size = _write_file(target, original.tensors, dtype, original.metadata, force)
-    return Converted(parts.words, target, len(original.tensors), size, [*parts.notes, *original.notes])
+    _, left_out = _index(parts)
+    return Converted(parts.words, target, len(original.tensors), size, [*parts.notes, *left_out, *original.notes])
 
 
 def _write_file(

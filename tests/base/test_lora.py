@@ -234,7 +234,9 @@ def test_damaged_settings_beside_a_file_are_refused(alpha: str, tiny_base: Base,
         add_lora(tiny_base, path)
 
 
-def test_settings_beside_a_file_are_not_anothers(tiny_base: Base, tmp_path: Path) -> None:
+def test_settings_beside_a_file_are_not_anothers(
+    tiny_base: Base, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Its own metadata come first, and what is beside several files is for peft's own."""
     (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 40}')
     before = state(tiny_base)
@@ -245,8 +247,20 @@ def test_settings_beside_a_file_are_not_anothers(tiny_base: Base, tmp_path: Path
         before = state(tiny_base)
         path, product = save(tiny_base, tmp_path)
         (tmp_path / "one_more.safetensors").touch()
+        caplog.clear()
         add_lora(tiny_base, path.rename(tmp_path / f"{name}.safetensors"))
         check(before, tiny_base, {("unet", LAYER): scale * product}, 1.0)
+        assert ("adapter_config.json may be another file's: the scale is 1" in caplog.text) == (scale == 1)
+
+
+def test_what_a_trainer_leaves_beside_a_file_is_no_other_file(tiny_base: Base, tmp_path: Path) -> None:
+    before = state(tiny_base)
+    path, product = save(tiny_base, tmp_path)
+    (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 8}')
+    for name in ("training_args.bin", "optimizer.pt", "scheduler.pt"):
+        (tmp_path / name).touch()
+    add_lora(tiny_base, path)
+    check(before, tiny_base, {("unet", LAYER): 2 * product}, 1.0)
 
 
 def test_diffusers_and_peft_change_the_weights_as_much(tiny_base: Base, tiny_folder: Path, tmp_path: Path) -> None:
@@ -293,14 +307,15 @@ def test_the_settings_beside_a_file_on_the_hub_are_fetched_where_it_has_no_alpha
 ) -> None:
     """peft keeps alphas there; a file that is named by itself would be the only one that is downloaded."""
     (tmp_path / "there").mkdir()
-    path, product = save(tiny_base, tmp_path / "there", {"format": "pt"})  # as peft writes it
+    path, product = save(tiny_base, tmp_path / "there", {"format": "pt"})
+    other, path = path.parent / "other.safetensors", path.rename(path.parent / "adapter_model.safetensors")  # peft's
     fetched = []
 
     def find(ref: str, what: str, revision: str | None = None, **_: object) -> Path:
         fetched.append(ref)
         if "adapter_config.json" in ref:
             (path.parent / "adapter_config.json").write_text(json.dumps({"lora_alpha": 8, "r": 4}))
-        return path
+        return other if "other" in ref else path
 
     for module in ("tether.base.adapter_file", "tether.files.hub"):
         monkeypatch.setattr(f"{module}.find", find)
@@ -308,6 +323,11 @@ def test_the_settings_beside_a_file_on_the_hub_are_fetched_where_it_has_no_alpha
     add_lora(tiny_base, f"owner/name/sub/{path.name}@main")
     assert fetched == [f"owner/name/sub/{path.name}@main", "owner/name/sub/adapter_config.json@main"]
     check(before, tiny_base, {("unet", LAYER): 2 * product}, 1.0)
+    before, fetched[:] = state(tiny_base), []
+    path.rename(other)
+    add_lora(tiny_base, "owner/name/sub/other.safetensors")  # its neighbors on the hub are not known
+    assert fetched == ["owner/name/sub/other.safetensors"]
+    check(before, tiny_base, {("unet", LAYER): product}, 1.0)
 
 
 def test_dora_and_bias_tensors_of_a_file_are_used(tiny_base: Base, tmp_path: Path) -> None:

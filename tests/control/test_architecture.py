@@ -16,10 +16,10 @@ from tether.control.architecture import (
     check_same_parameters,
     complete,
     config_of_unet,
-    default_settings,
     skip_channels,
 )
 from tether.errors import TetherError
+from tether.formats.shape import default_settings
 
 
 def test_the_assembled_parts_have_the_names_and_shapes_of_diffusers():
@@ -45,7 +45,7 @@ def test_skip_connections_of_stable_diffusion_have_the_published_channels():
 def test_a_complete_config_has_every_setting_and_survives_json():
     model = build({"block_out_channels": (32, 64), "down_block_types": ("DownBlock2D",) * 2})
     config = complete(model, {"hint": "paper"})
-    assert default_settings().keys() <= config.keys()
+    assert default_settings(ControlNetModel).keys() <= config.keys()
     assert json.loads(json.dumps(config)) == config
     assert config["hint"] == "paper"
     assert "hint" not in complete(model, {"hint": "released"})

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import tether
 from tether.base import Base
 from tether.control import ControlNet, control
 from tether.control.load import family_at
+from tether.conversion import convert
 from tether.errors import TetherError
 from tether.files import hub
 
@@ -76,6 +79,50 @@ def test_a_weights_file_on_the_hub_comes_with_the_settings_beside_it(
     assert loaded.config["attention_head_dim"] == control.config["attention_head_dim"] == 4
     weights, config, notes = ("sub/diffusion_pytorch_model.safetensors", "sub/config.json", "sub/tether.json")
     assert asked == [(weights, "v2"), (config, "v2"), (notes, "v2")]
+
+
+def test_settings_beside_several_controls_are_for_the_file_with_the_usual_name(saved: Path, tmp_path: Path) -> None:
+    """Any other is read by its shapes, and by what its own metadata say."""
+    weights = saved / "diffusion_pytorch_model.safetensors"
+    config = json.loads((saved / "config.json").read_text()) | {"global_pool_conditions": True}
+    (saved / "config.json").write_text(json.dumps(config))
+    (saved / "tether.json").write_text('{"kind": "seg", "sides": 0.3}')
+    own = {"tether.kind": "canny", "tether.sides": "0.6", "tether.config": '{"attention_head_dim": 4}'}
+    save_file(load_file(weights), saved / "x-depth.safetensors", own | {"tether.global_pool_conditions": "false"})
+    (saved / "x-depth.bin").touch()
+    (saved / "optimizer.bin").touch()
+
+    def opened(name: str) -> tuple[object, ...]:
+        control = ControlNet.load(saved / name)
+        return control.kind, control.sides, control.pools_globally, control.config["attention_head_dim"]
+
+    assert opened(weights.name) == ("seg", 0.3, True, 4)
+    assert opened("x-depth.safetensors") == ("canny", 0.6, False, 4)
+    save_file(load_file(weights), saved / "x-depth.safetensors")
+    assert opened("x-depth.safetensors") == ("depth", None, False, 8)
+    weights.unlink()
+    (saved / "x-depth.bin").unlink()
+    assert opened("x-depth.safetensors") == ("seg", 0.3, True, 4)  # the only one there
+    save_file(load_file(saved / "x-depth.safetensors"), saved / "x-depth.safetensors", own)
+    assert opened("x-depth.safetensors") == ("canny", 0.6, True, 4)
+
+
+def test_a_conversion_of_a_file_on_the_hub_has_the_settings_beside_it(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (saved / "tether.json").write_text("{}")
+    asked = []
+
+    def download(repo: str, name: str, **_: object) -> str:
+        asked.append(name)
+        (tmp_path / "here").mkdir(exist_ok=True)
+        return str(shutil.copy(saved / name.rpartition("/")[2], tmp_path / "here"))
+
+    monkeypatch.setattr(hub, "hf_hub_download", download)
+    monkeypatch.setattr(hub, "_reachable", lambda: True)
+    convert("owner/name/diffusion_pytorch_model.safetensors", tmp_path / "out", to="diffusers", kind="depth")
+    assert asked == ["diffusion_pytorch_model.safetensors", "config.json", "tether.json"]
+    assert ControlNet.load(tmp_path / "out").config["attention_head_dim"] == 4
 
 
 @pytest.mark.usefixtures("registry")

@@ -157,3 +157,25 @@ def test_a_path_may_end_in_dots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         part.mkdir()
         (part / "new").touch()
     assert os.listdir(tmp_path / "inner") == ["new"]
+
+
+def test_what_is_above_a_link_is_where_the_link_leads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "far" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "deep")
+    (tmp_path / "a.txt").write_text("precious")
+    monkeypatch.chdir(tmp_path)
+    write_text("link/../a.txt", "text")
+    assert (tmp_path / "a.txt").read_text() == "precious"
+    assert (tmp_path / "far" / "a.txt").read_text() == "text"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows deletes no working directory")
+@pytest.mark.parametrize("name", ["a.txt", ".", "x/.."])
+def test_a_working_directory_that_was_deleted_is_one_line(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(TetherError, match="cannot be written: No such file or directory"):
+        write_text(name, "text")

@@ -190,6 +190,19 @@ def test_what_another_program_fetched_is_enough_offline(tmp_path: Path, monkeypa
     assert hub.find("someone/base", "base") == tmp_path
 
 
+@pytest.mark.parametrize("error", [hub.EntryNotFoundError("x"), hub.LocalEntryNotFoundError("x"), OSError("broken")])
+def test_a_file_beside_another_may_be_missing_but_not_fail(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(*_: object, **__: object) -> str:
+        raise error
+
+    monkeypatch.setattr(hub, "hf_hub_download", download)
+    if isinstance(error, hub.EntryNotFoundError):
+        assert not hub.fetch_beside("someone/base/a.safetensors", "config.json", "control")
+    else:
+        with pytest.raises(TetherError, match=r"the hub does not answer \(broken\)"):
+            hub.fetch_beside("someone/base/a.safetensors", "config.json", "control")
+
+
 def test_a_broken_connection_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def download(*_: object, **__: object) -> str:
         raise Exception("the other side\nclosed the connection")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from tether.errors import TetherError
 from tether.files.checkpoints import open_checkpoint
-from tether.files.writing import replacing, write_json, write_safetensors, write_torch
+from tether.files.writing import check_may_replace, replacing, write_json, write_safetensors, write_torch
 
 TENSORS = {
     "a": torch.randn(3, 5).half(),
@@ -121,7 +121,11 @@ BASE = {"model_index.json": "{}", "unet/config.json": "{}", "tokenizer/merges.tx
         ("base", {"config.json": '{"_class_name": "ControlNetModel"}'}, "contains no base"),
         ("base", BASE | {"v1-5-pruned.safetensors": ""}, "it contains v1-5-pruned.safetensors, which is no part of"),
         ("base", BASE | {"unet/notes.txt": ""}, "it contains unet/notes.txt, which is no part of a base"),
-        (None, {"config.json": '{"_class_name": "ControlNetModel"}'}, "contains no model"),
+        (None, {"config.json": '{"_class_name": "ControlNetModel"}'}, "it is a folder, expected a file"),
+        ("model", {"cat.png": "precious"}, "it is a folder that contains no model"),
+        ("model", BASE | {"cat.png": "precious"}, "it contains cat.png, which is no part of a base"),
+        ("control", {"config.json": "{"}, "config.json is not valid JSON"),
+        ("control", {"config.json": '{"model_type": "clip_text_model"}'}, "contains no control"),
     ],
 )
 def test_a_folder_with_anything_but_such_a_model_in_it_is_never_replaced(
@@ -140,8 +144,20 @@ def test_a_base_and_an_empty_folder_are_replaced(tmp_path: Path) -> None:
     for name, text in BASE.items():
         (tmp_path / "base" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "base" / name).write_text(text)
+    for name in (".DS_Store", "unet/.DS_Store", ".cache/huggingface/download/unet/config.json.metadata"):
+        (tmp_path / "base" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "base" / name).touch()
     (tmp_path / "empty").mkdir()
     for name in ("base", "empty"):
         with replacing(tmp_path / name, force=True, folder_of="base") as part:
             write_json(part / "model_index.json", {"new": True})
         assert [path.name for path in (tmp_path / name).iterdir()] == ["model_index.json"]
+
+
+def test_a_control_is_replaced_without_its_class_too_but_not_with_a_folder_that_is_a_link(tmp_path: Path) -> None:
+    write_json(tmp_path / "control" / "config.json", {"cross_attention_dim": 64})
+    check_may_replace(tmp_path / "control", force=True, folder_of="control")
+    (tmp_path / "far").mkdir()
+    (tmp_path / "control" / "more").symlink_to(tmp_path / "far")
+    with pytest.raises(TetherError, match="it contains more, which is a link; give another name, or move that away"):
+        check_may_replace(tmp_path / "control", force=True, folder_of="control")

@@ -83,6 +83,17 @@ def test_other_settings_in_the_folder_of_a_run_are_refused(tiny_folder: Path, ci
         train(config(tmp_path, tiny_folder, circles, validation_every=0, steps=1, learning_rate=0.1))
 
 
+def test_a_folder_that_the_result_may_not_replace_is_refused_at_the_start(
+    tiny_folder: Path, circles: Path, tmp_path: Path
+) -> None:
+    settings = config(tmp_path, tiny_folder, circles)
+    (tmp_path / "run" / "control").mkdir(parents=True)
+    (tmp_path / "run" / "control" / "notes.txt").write_text("precious")
+    with pytest.raises(TetherError, match=r"refusing to overwrite .*control: it is a folder that contains no control"):
+        train(settings)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["control"]
+
+
 def test_a_first_command_that_failed_leaves_the_folder_free(tiny_folder: Path, circles: Path, tmp_path: Path) -> None:
     with pytest.raises(TetherError, match="built for the condition 'canny', but the condition is 'cany'"):
         train(config(tmp_path, tiny_folder, circles, condition="cany", validation_every=0))

@@ -19,17 +19,14 @@ from tether.base.parts import Part, Parts
 from tether.base.tokenizer import own_clip_tokenizer, own_tokenizer
 from tether.errors import TetherError
 from tether.files.checkpoints import open_checkpoint
-from tether.files.folder import is_base_folder, read_json, weights_of_folder, what_opens
+from tether.files.folder import ORIGINAL_ONLY, is_base_folder, read_json, weights_of_folder, what_opens
 from tether.formats.clip_vocabulary import clip_tokenizer
 from tether.formats.families import describe, family_of_config, family_settings
 from tether.formats.strays import check_marks, left_out_words
 from tether.formats.text import text_names
 from tether.formats.vae import modern_names
 
-__all__ = ["ORIGINAL_ONLY", "part_of_folder", "parts_of_folder"]
-
-ORIGINAL_ONLY = "released_only.safetensors"
-"""A file of tensors that only the original layout has and no network uses, so that converting back loses nothing."""
+__all__ = ["part_of_folder", "parts_of_folder"]
 
 CLIP_END = 49407
 """CLIP's end-of-text token."""

@@ -23,10 +23,10 @@ from tether.base.lora_layers import Layer
 from tether.base.lora_names import Place, layers_of, role_of, split
 from tether.errors import TetherError
 from tether.files.checkpoints import Checkpoint
-from tether.files.folder import read_json
+from tether.files.folder import are_settings_of, read_json
 from tether.files.hub import fetch_beside
 from tether.files.materialize import cast
-from tether.files.paths import SUFFIXES
+from tether.files.paths import local_path
 
 __all__ = ["add_lora"]
 
@@ -34,8 +34,8 @@ logger = logging.getLogger(__name__)
 
 METADATA, CONFIG = "lora_adapter_metadata", "adapter_config.json"
 """Where diffusers' trainers (in the file) and peft (beside it) keep the alphas."""
-PEFT_STEM = "adapter_model"
-"""peft's name of the file beside `CONFIG`, without its suffix."""
+PEFT = "adapter_model."
+"""What peft's name of the file beside `CONFIG` begins with."""
 NOT_SUPPORTED = (
     (r"^lora_controlnet$", "a Control-LoRA, which is a control, not a LoRA of a base"),
     (r"\.(oft_blocks|oft_diag|oft_r|boft_\w+)\b", "an OFT"),
@@ -65,11 +65,10 @@ def add_lora(base: Base, ref: str | Path, strength: float = 1.0) -> None:
             base.
     """
     checkpoint = open_adapter(ref, "LoRA")
-    has_alpha = any((role_of(name) or ("", ""))[1] == "alpha" for name in checkpoint.tensors)
-    if not has_alpha and not _says_alpha(_metadata(checkpoint)):
+    if _is_pefts(checkpoint) and not _has_alpha(checkpoint) and not _says_alpha(_metadata(checkpoint)):
         fetch_beside(ref, CONFIG, "LoRA")  # where peft writes alphas
     _refuse_other_kinds(checkpoint)
-    layers, rest = _layers(checkpoint)
+    layers, rest = _layers(checkpoint, on_hub=local_path(ref) is None)
     places = layers_of(base, list(layers))
     if not places:
         first = next(iter(layers))
@@ -102,7 +101,7 @@ def _refuse_other_kinds(checkpoint: Checkpoint) -> None:
                 raise TetherError(f"{checkpoint.path} is {words} (it has {name}): supported are {SUPPORTED}")
 
 
-def _layers(checkpoint: Checkpoint) -> tuple[dict[str, Layer], list[str]]:
+def _layers(checkpoint: Checkpoint, on_hub: bool) -> tuple[dict[str, Layer], list[str]]:
     """The layers of a file by name, and the tensors that belong to none.
 
     Raises:
@@ -116,7 +115,7 @@ def _layers(checkpoint: Checkpoint) -> tuple[dict[str, Layer], list[str]]:
             rest.append(name)
         else:
             grouped.setdefault(found[0], {})[found[1]] = (name, tensor)
-    declared, where = _declared(checkpoint)
+    declared, where = _declared(checkpoint, on_hub)
     layers = {}
     for name, roles in grouped.items():
         number = roles.pop("alpha", None)
@@ -146,22 +145,34 @@ def _number(tensor: Tensor, name: str, checkpoint: Checkpoint) -> float:
     return float(cast(tensor.float(), torch.float32, name, str(checkpoint.path)))
 
 
-def _declared(checkpoint: Checkpoint) -> tuple[dict[str, Any], str]:
+def _declared(checkpoint: Checkpoint, on_hub: bool) -> tuple[dict[str, Any], str]:
     """What is said about alphas ("unet.lora_alpha", "unet.alpha_pattern", "unet.use_rslora", ...), and where.
 
-    A file's own metadata come first. peft's settings beside it are for its own file, or for the only one there.
+    A file's own metadata come first. peft's settings beside it are for its own file, or for the only one there; on the
+    hub, of which not all files are here, for its own alone.
 
     Raises:
         TetherError: if it is not valid JSON.
     """
-    own = _metadata(checkpoint)
-    beside, path = checkpoint.path.parent / CONFIG, checkpoint.path
-    if _says_alpha(own) or not beside.is_file():
-        return own, f"{path} is damaged: its metadata {METADATA}"
-    others = [file for file in path.parent.iterdir() if file.suffix in SUFFIXES and file.name != path.name]
-    if path.stem != PEFT_STEM and others:
-        return own, f"{path} is damaged: its metadata {METADATA}"
-    return read_json(beside), f"{beside} is damaged: it"
+    own, path = _metadata(checkpoint), checkpoint.path
+    beside = path.parent / CONFIG
+    if not _says_alpha(own) and beside.is_file():
+        if _is_pefts(checkpoint) or (not on_hub and are_settings_of(path, (PEFT,))):
+            return read_json(beside), f"{beside} is damaged: it"
+        if not _has_alpha(checkpoint):
+            logger.warning(
+                "%s has no alpha, and %s may be another file's: the scale is 1 (to use it, name this file %s)",
+                path, beside, f"{PEFT}{path.suffix[1:]}",
+            )  # fmt: skip
+    return own, f"{path} is damaged: its metadata {METADATA}"
+
+
+def _is_pefts(checkpoint: Checkpoint) -> bool:
+    return checkpoint.path.name.startswith(PEFT)
+
+
+def _has_alpha(checkpoint: Checkpoint) -> bool:
+    return any((role_of(name) or ("", ""))[1] == "alpha" for name in checkpoint.tensors)
 
 
 def _metadata(checkpoint: Checkpoint) -> dict[str, Any]:

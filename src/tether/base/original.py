@@ -1,7 +1,8 @@
 """A base in the original layout: the tensors and metadata of its file.
 
 The layout stores no settings. A base with others than a reader of its file assumes is refused, as is one with a tensor
-that the layout has no name for: what is written opens again as the same base.
+that the layout has no name for: what is written opens again as the same base, but for `upcast_attention` and
+`force_upcast`, which are about rounding in 16 bits and not stored.
 """
 
 from __future__ import annotations
@@ -17,12 +18,11 @@ from torch import Tensor
 
 from tether.base.noise import noise_process
 from tether.base.parts import Part, Parts
-from tether.control.architecture import default_settings
 from tether.errors import TetherError
 from tether.formats.families import LAST_OF_SD2, UNET, VAE, family_settings
 from tether.formats.names import Pair, to_original
 from tether.formats.sampling import SAMPLING, differing_sampling
-from tether.formats.shape import EncoderShape, differing_settings, shape_to_store
+from tether.formats.shape import EncoderShape, default_settings, differing_settings, shape_to_store
 from tether.formats.text import clip_pairs, open_clip_pairs, text_config
 from tether.formats.unet import unet_pairs
 from tether.formats.vae import vae_config, vae_pairs
@@ -137,8 +137,10 @@ def _check_settings(part: Part, implied: Mapping[str, Any], levels: int) -> None
         TetherError: naming the setting.
     """
     implied = {name: value for name, value in implied.items() if name not in FREE and not name.startswith("_")}
-    for name, value in differing_settings(_spelled_out(part), implied, levels).items():
-        raise TetherError(_cannot_store(part.what, name, value, implied[name]))
+    differing = differing_settings(_spelled_out(part), implied, levels)
+    name = next(iter(differing), None)
+    if name is not None:
+        raise TetherError(_cannot_store(part.what, name, differing[name], implied[name]))
 
 
 def _spelled_out(part: Part) -> Mapping[str, Any]:

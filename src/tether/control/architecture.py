@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import copy
-from inspect import Parameter, signature
 from typing import Any
 
 import diffusers
@@ -20,6 +19,7 @@ from torch import nn
 from tether.control.hint import HintEncoder
 from tether.control.zero import ZeroConv2d
 from tether.errors import TetherError
+from tether.formats.shape import default_settings
 
 __all__ = [
     "ENCODER_PARTS",
@@ -28,7 +28,6 @@ __all__ = [
     "check_same_parameters",
     "complete",
     "config_of_unet",
-    "default_settings",
     "first_layers",
     "skip_channels",
     "with_parts",
@@ -62,12 +61,6 @@ _NOT_OF_THE_ENCODER = {
 }
 
 
-def default_settings(model: type = ControlNetModel) -> dict[str, Any]:
-    """The settings that a diffusers model is built from, with their defaults."""
-    parameters = signature(model.__init__).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not Parameter.empty}
-
-
 def config_of_unet(unet: UNet2DConditionModel, **control_settings: Any) -> dict[str, Any]:
     """The ControlNet configuration for a U-Net.
 
@@ -78,7 +71,7 @@ def config_of_unet(unet: UNet2DConditionModel, **control_settings: Any) -> dict[
     Raises:
         TetherError: when the U-Net has a setting that a ControlNet configuration cannot express.
     """
-    known = default_settings()
+    known = default_settings(ControlNetModel)
     for name, default in default_settings(UNet2DConditionModel).items():
         value = unet.config.get(name, default)
         if name not in known and name not in _NOT_OF_THE_ENCODER and value != default:
@@ -92,7 +85,7 @@ def build(config: Mapping[str, Any]) -> ControlNetModel:
     Raises:
         TetherError: when the configuration does not describe a ControlNet, or one that is not supported.
     """
-    known = {name: value for name, value in config.items() if name in default_settings()}
+    known = {name: value for name, value in config.items() if name in default_settings(ControlNetModel)}
     for name, supported in _SUPPORTED.items():
         if known.get(name) not in supported:
             raise TetherError(f"cannot build a ControlNet with {name}={known[name]!r}: it must be one of {supported}")
@@ -125,7 +118,7 @@ def assemble(encoder: Any, config: Mapping[str, Any]) -> dict[str, nn.Module | N
 
 def complete(model: ControlNetModel, config: Mapping[str, Any]) -> dict[str, Any]:
     """`config` with every setting spelled out, from `model`, as a plain dict that diffusers accepts."""
-    settings = {name: model.config[name] for name in default_settings()}
+    settings = {name: model.config[name] for name in default_settings(ControlNetModel)}
     # Lists, as in JSON, so that a config is the same before it is written and after it is read.
     settings = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
     if config.get("hint", "released") != "released":

@@ -233,7 +233,8 @@ class Control(nn.Module, ABC):
             dtype: what the weights are cast to; by default they stay as they are.
 
         Raises:
-            TetherError: when it cannot be written, or a weight is NaN or infinite.
+            TetherError: when it cannot be written, a weight is NaN or infinite, or a folder is there that holds
+                anything but a control, or is the working directory or above it.
         """
         from tether.control.store import write_folder
 
@@ -245,7 +246,7 @@ class Control(nn.Module, ABC):
         Raises:
             TetherError: when its class has no family name.
         """
-        from tether.control.store import FAMILY
+        from tether.files.folder import FAMILY
 
         if not self.family:
             raise TetherError(f"{type(self).__name__} has no family name: register it with tether.control.register")

@@ -201,7 +201,8 @@ class ControlNet(Control):
             dtype: what the weights are cast to; by default they stay as they are.
 
         Raises:
-            TetherError: when it cannot be written, or a weight is NaN or infinite.
+            TetherError: when it cannot be written, a weight is NaN or infinite, or a folder is there that holds
+                anything but a control, or is the working directory or above it.
         """
         write_folder(Path(path), self.state_dict(), self.saved_config(), kind=self.kind, sides=self.sides, dtype=dtype)
 

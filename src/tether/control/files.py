@@ -5,11 +5,14 @@
     pruned, as in 1.1           control_model.*
     without prefix              input_blocks.*, zero_convs.*, ...
     difference                  the encoder's tensors minus those of the base, which has to be added back
-    diffusers in one file       down_blocks.*, controlnet_down_blocks.*, ...; with config.json and tether.json beside it
+    diffusers in one file       down_blocks.*, controlnet_down_blocks.*, ...; or a folder's weights alone
 
 Files in the original layout store no settings: what the shapes of tensors do not determine, such as the number of
 attention heads, is Stable Diffusion's. Controls that differ there, such as those for the shipped base, have these
 settings in their file's metadata (`SETTINGS`).
+
+The config.json and tether.json beside a file in diffusers' layout are its own if its name is that of a folder's
+weights, or if no other weights are there. What its metadata say comes first.
 
 No tensor stores the kind of a control's condition images: it is read from tether.json or the metadata, or guessed from
 the name. Only "shuffle" changes the network: its signal is averaged over space.
@@ -30,10 +33,10 @@ from torch import Tensor, nn
 
 from tether.control.architecture import assemble, build, complete
 from tether.control.injection import Sides, checked_sides
-from tether.control.store import FAMILY, Stored, read_folder
+from tether.control.store import read_folder, read_settings
 from tether.errors import TetherError
 from tether.files.checkpoints import Checkpoint, open_checkpoint
-from tether.files.folder import is_base_folder, read_json
+from tether.files.folder import FAMILY, STEMS, are_settings_of, is_base_folder, read_json
 from tether.files.materialize import check_fits_network, without_values
 from tether.formats.families import BASE_PREFIXES, UNUSED, describe, family_of_config
 from tether.formats.measures import check_measures
@@ -43,12 +46,14 @@ from tether.formats.strays import check_marks, left_out_words, split_strays, unw
 from tether.formats.unet import control_pairs
 from tether.kinds import find_kind, guess_kind
 
-__all__ = ["ADDED_BACK", "SETTINGS", "UNSHAPED", "ControlPart", "control_of", "is_control_folder"]
+__all__ = ["POOLS", "SETTINGS", "UNSHAPED", "ControlPart", "control_of", "is_control_folder", "is_difference"]
 
 logger = logging.getLogger(__name__)
 
 SETTINGS = "tether.config"
 """Key of a file's metadata: the settings that the shapes of its tensors do not determine, as JSON."""
+POOLS = "tether.global_pool_conditions"
+"""Key of a file's metadata, "true" or "false"; without it, the kind says whether the signal is averaged over space."""
 UNSHAPED = {
     "act_fn",
     "addition_embed_type_num_heads",
@@ -65,9 +70,8 @@ UNSHAPED = {
     "upcast_attention",
 }
 """The settings that `SETTINGS` may contain."""
-DIFFERENCE = "difference"
-ADDED_BACK = "the base was added back to the difference"
-"""The note about a difference file."""
+_MARK = re.compile(r"(control_model\.)?difference")
+"""The tensor that marks a difference file."""
 STRENGTHS = re.compile(r"(^|\.)(control_)?scales?$")
 """Names of learned strengths, which would change what a control does."""
 
@@ -139,6 +143,15 @@ def is_control_folder(folder: Path) -> bool:
     return not is_base_folder(folder) and (folder / "config.json").is_file()
 
 
+def is_difference(path: Path) -> bool:
+    """Whether this file holds a control's difference to its base, which `control_of` has to be given.
+
+    Raises:
+        TetherError: when it is damaged.
+    """
+    return path.is_file() and any(_MARK.fullmatch(name) for name in unwrapped(open_checkpoint(path)).tensors)
+
+
 def control_of(
     path: Path,
     *,
@@ -189,18 +202,19 @@ def _of_file(path: Path, kind: str | None, guessed: str | None, base_unet: Mappi
     checkpoint = unwrapped(open_checkpoint(path))
     recognized = recognize(checkpoint, "control")
     check_marks(checkpoint.tensors, str(path))
-    stored = _folder_around(path) if recognized.layout == "diffusers" else None
-    if stored is None:
-        kind = kind or checkpoint.metadata.get("tether.kind") or guessed
-        config = _config(checkpoint, recognized)
-        if find_kind(kind).pools_globally:
-            config["global_pool_conditions"] = True
-        part = ControlPart(config, {}, str(path), recognized.words, kind=kind, sides=_sides(checkpoint))
+    kind, sides = kind or checkpoint.metadata.get("tether.kind"), _sides(checkpoint)
+    if recognized.layout == "diffusers" and _has_settings_beside(path):
+        config, beside_kind, beside_sides = read_settings(path.parent)
+        kind = kind or beside_kind or guessed or guess_kind(path.parent.name)
+        sides = beside_sides if sides is None else sides
     else:
-        kind = kind or stored.kind or guessed or guess_kind(path.parent.name)
-        part = ControlPart(stored.config, {}, str(path), recognized.words, kind=kind, sides=stored.sides)
+        kind = kind or guessed
+        pools = find_kind(kind).pools_globally
+        config = _settings_of_shape(checkpoint.tensors, recognized) | {"global_pool_conditions": pools}
+    config |= _stored_settings(checkpoint)
+    part = ControlPart(config, {}, str(path), recognized.words, kind=kind, sides=sides)
     rest = dict(checkpoint.tensors)
-    is_difference = any(rest.pop(name, None) is not None for name in (DIFFERENCE, recognized.prefix + DIFFERENCE))
+    marks = [rest.pop(name) for name in list(rest) if _MARK.fullmatch(name)]
     own = {name.removeprefix(recognized.prefix): t for name, t in rest.items() if name.startswith(recognized.prefix)}
     beside = [name for name in rest if not name.startswith(recognized.prefix)]
     if recognized.layout == "diffusers":
@@ -210,19 +224,19 @@ def _of_file(path: Path, kind: str | None, guessed: str | None, base_unet: Mappi
     pairs = control_pairs(recognized.shape, part.expected)
     _leave_out(part, own, [pair.original for pair in pairs], beside)
     part.tensors, _ = to_diffusers(pairs, own)
-    if is_difference:
+    if marks:
         part.check()
         part.tensors = _added_back(part, base_unet)
-        part.notes.append(ADDED_BACK)
+        part.notes.append("the base was added back to the difference")
     return part
 
 
-def _folder_around(weights: Path) -> Stored | None:
-    """The ControlNet's folder that a file of weights lies in; None if it lies in none."""
+def _has_settings_beside(weights: Path) -> bool:
+    """Whether a ControlNet's config.json beside a file of weights is for it."""
     config = weights.parent / "config.json"
-    if not config.is_file() or read_json(config).get("_class_name") != "ControlNetModel":
-        return None
-    return read_folder(weights.parent, weights)
+    if not config.is_file() or not are_settings_of(weights, STEMS):
+        return False
+    return read_json(config).get("_class_name") == "ControlNetModel"
 
 
 def _sides(checkpoint: Checkpoint) -> Sides | None:
@@ -256,17 +270,20 @@ def _leave_out(part: ControlPart, own: dict[str, Tensor], expected: Iterable[str
         logger.warning("%s: %s", part.what, part.notes[-1])
 
 
-def _config(checkpoint: Checkpoint, recognized: Recognized) -> dict[str, Any]:
-    """The settings of a file's ControlNet: from shapes and metadata."""
-    pools = checkpoint.metadata.get("tether.global_pool_conditions") == "true"
-    known = _settings_of_shape(checkpoint.tensors, recognized) | {"global_pool_conditions": pools}
+def _stored_settings(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The settings in a file's metadata.
+
+    Raises:
+        TetherError: if they are not valid.
+    """
+    pools = {"true": True, "false": False}.get(checkpoint.metadata.get(POOLS, ""))
     try:
         more = json.loads(checkpoint.metadata.get(SETTINGS, "{}"))
     except (ValueError, RecursionError):
         more = None
     if not isinstance(more, dict) or not more.keys() <= UNSHAPED:
         raise TetherError(f"{checkpoint.path} is damaged: its metadata {SETTINGS} is not a JSON object of settings")
-    return known | more
+    return more if pools is None else more | {"global_pool_conditions": pools}
 
 
 def _settings_of_shape(tensors: Mapping[str, Tensor], recognized: Recognized) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 
 from tether.control.control import Control, Steerable, families, family
-from tether.control.store import NOTES, family_of_folder, share_equal, trained
+from tether.control.store import family_of_folder, share_equal, trained
+from tether.files.folder import NOTES, STEMS
 from tether.files.hub import fetch_beside, find
 from tether.kinds import find_kind
 from tether.weights import shipped_control, shipped_controls, split_kind
 
-__all__ = ["find_control", "load_control"]
+__all__ = ["find_control", "find_with_settings", "load_control"]
 
 
 def load_control(
@@ -81,10 +82,18 @@ def find_control(ref: str | Path, revision: str | None = None) -> tuple[Path, st
     ref, kind = split_kind(ref)
     shipped_ones = ", ".join(shipped_controls()) or "none"
     what = f"control (shipped: {shipped_ones})"
+    return trained(find_with_settings(ref, what, revision)), kind
+
+
+def find_with_settings(ref: str | Path, what: str, revision: str | None = None) -> Path:
+    """`tether.files.hub.find`, with the config.json and tether.json beside a file of the hub that are its own.
+
+    Those beside a file of another name may be another's; see `tether.control.files`.
+    """
     path = find(ref, what, revision)
-    if fetch_beside(ref, "config.json", what, revision):
+    if path.name.startswith(STEMS) and fetch_beside(ref, "config.json", what, revision):
         fetch_beside(ref, NOTES, what, revision)
-    return trained(path), kind
+    return path
 
 
 def family_at(path: Path) -> type[Control]:

@@ -19,24 +19,22 @@ from torch import Tensor, nn
 from tether.control.injection import Sides, checked_sides
 from tether.errors import TetherError
 from tether.files.checkpoints import open_checkpoint
-from tether.files.folder import FAMILY, read_json, weights_of_folder
+from tether.files.folder import FAMILY, NOTES, read_json, weights_of_folder
 from tether.files.materialize import FilePages, cast, check_fits_network
 from tether.files.writing import replacing, write_json, write_safetensors
 
 __all__ = [
-    "FAMILY",
-    "NOTES",
     "Stored",
     "family_of_folder",
     "fill",
     "notes",
     "read_folder",
+    "read_settings",
     "share_equal",
     "trained",
     "write_folder",
 ]
 
-NOTES = "tether.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 STATE, CHECKPOINTS, PREFIX = "state.json", "checkpoints", "control."
 """Of a training run: a checkpoint's state, the folder of checkpoints, and what names of its control's weights begin
@@ -88,23 +86,24 @@ def notes(kind: str | None, sides: Sides | None) -> dict[str, Any]:
     return {name: value for name, value in (("kind", kind), ("sides", sides)) if value is not None}
 
 
-def read_folder(path: Path, weights: Path | None = None) -> Stored:
+def read_folder(path: Path) -> Stored:
     """The content of a control's folder.
-
-    Args:
-        path: the folder.
-        weights: the file of its weights to read; by default the one with the usual name.
 
     Raises:
         TetherError: when a file is missing or damaged.
     """
+    config, kind, sides = read_settings(path)
+    return Stored(config, _tensors(path), kind, sides)
+
+
+def read_settings(path: Path) -> tuple[dict[str, Any], str | None, Sides | None]:
+    """What a control's folder holds but the weights: config, kind and sides; otherwise as `read_folder`."""
     found = read_json(path / NOTES) if (path / NOTES).is_file() else {}
     try:
         sides = checked_sides(found.get("sides"))
     except TetherError as error:
         raise TetherError(f"{path / NOTES}: {error}") from None
-    tensors = _tensors(path) if weights is None else open_checkpoint(weights).tensors
-    return Stored(read_json(path / "config.json"), tensors, found.get("kind"), sides)
+    return read_json(path / "config.json"), found.get("kind"), sides
 
 
 def trained(path: Path) -> Path:

@@ -33,9 +33,10 @@ from tether.control.control import Steerable, register, several_kinds
 from tether.control.controlnet import ControlNet
 from tether.control.files import ControlPart
 from tether.control.hint import HintEncoder, check_condition
-from tether.control.store import FAMILY, fill, read_folder
+from tether.control.store import fill, read_folder
 from tether.control.zero import ZeroConv2d
 from tether.errors import TetherError
+from tether.files.folder import FAMILY
 from tether.files.materialize import check_fits_network
 from tether.formats.families import describe, family_of_config
 from tether.kinds import find_kind

@@ -49,9 +49,7 @@ def atomic_write(path: Path | str, *, parents: bool = False) -> Iterator[Path]:
         TetherError: for any OSError in the block or while renaming: "PATH cannot be written: REASON"; and if `path` is
             the working directory, or a folder above it.
     """
-    given, path = path, Path(os.path.abspath(path))  # "." has no name beside which to write
-    if path.is_dir() and Path.cwd().is_relative_to(path.resolve()):
-        raise TetherError(f"{given} cannot be written: it is the working directory or contains it; give another name")
+    given, path = path, _named(Path(path))
     hidden = f".{path.stem[:40]}.{uuid.uuid4().hex[:8]}"
     part, old = path.with_name(f"{hidden}.part{path.suffix[:20]}"), path.with_name(f"{hidden}.old")
     try:
@@ -64,12 +62,32 @@ def atomic_write(path: Path | str, *, parents: bool = False) -> Iterator[Path]:
         os.replace(part, path)
         _flush(path.parent)
     except OSError as error:
-        raise TetherError(f"{given} cannot be written: {error.strerror or error or type(error).__name__}") from error
+        raise _not_written(given, error) from error
     finally:
         if old.exists() and not path.exists():
             os.replace(old, path)
         _remove(old)
         _remove(part)
+
+
+def _named(path: Path) -> Path:
+    """A target with a name, beside which to write: "." and "link/.." have none.
+
+    Raises:
+        TetherError: if it is the working directory, or a folder above it; or if the working directory was deleted.
+    """
+    try:
+        named = path.resolve() if path.name in ("", "..") else path
+        inside = named.is_dir() and Path.cwd().is_relative_to(named.resolve())
+    except OSError as error:
+        raise _not_written(path, error) from error
+    if inside:
+        raise TetherError(f"{path} cannot be written: it is the working directory or contains it; give another name")
+    return named
+
+
+def _not_written(path: Path | str, error: OSError) -> TetherError:
+    return TetherError(f"{path} cannot be written: {error.strerror or error or type(error).__name__}")
 
 
 def make_folder(path: Path) -> None:

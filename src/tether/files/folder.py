@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,28 @@ from tether.errors import TetherError
 from tether.files.checkpoints import Checkpoint, open_checkpoint, open_shards
 from tether.files.paths import SUFFIXES
 
-__all__ = ["FAMILY", "is_base_folder", "is_control_config", "read_json", "weights_of_folder", "what_opens"]
+__all__ = [
+    "FAMILY",
+    "NOTES",
+    "ORIGINAL_ONLY",
+    "STEMS",
+    "are_settings_of",
+    "is_base_folder",
+    "is_control_config",
+    "read_json",
+    "weights_of_folder",
+    "what_opens",
+]
 
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
+"""What the names of a network's weights begin with."""
+NOTES = "tether.json"
+"""A file of a control's folder: the kind of its condition images, and the recommended sides."""
+ORIGINAL_ONLY = "released_only.safetensors"
+"""A file of a base's folder: tensors that only the original layout has and no network uses, so that converting back
+loses nothing."""
+TRAINER_STATE = re.compile(r"training_args|optimizer.*|scheduler.*|scaler.*|random_states.*|rng_state.*")
+"""Stems of files that trainers write beside the weights."""
 FAMILY = "tether_family"
 """Key of a control's config.json: its family; diffusers' own have none."""
 MAX_JSON = 4 * 2**20
@@ -47,8 +67,24 @@ def is_base_folder(folder: Path) -> bool:
 
 def is_control_config(config: Mapping[str, Any]) -> bool:
     """Whether this is the content of a control's config.json: of a ControlNet, a union, or another family."""
-    name = str(config.get("_class_name"))
-    return name.startswith(("ControlNet", "UnionControlNet")) or isinstance(config.get(FAMILY), str)
+    if isinstance(config.get(FAMILY), str):
+        return True
+    if config.get("_class_name") is None:  # as some write it by hand
+        return "cross_attention_dim" in config or "conditioning_channels" in config
+    return str(config["_class_name"]).startswith(("ControlNet", "UnionControlNet"))
+
+
+def are_settings_of(weights: Path, stems: tuple[str, ...]) -> bool:
+    """Whether the settings in a folder are those of one file of weights in it.
+
+    Args:
+        weights: the file.
+        stems: what its name begins with if they are; a file of another name has to be the only one of weights there.
+    """
+    if weights.name.startswith(stems):
+        return True
+    files = (file for file in weights.parent.iterdir() if file.suffix in SUFFIXES)
+    return all(file.name == weights.name or TRAINER_STATE.fullmatch(file.stem) for file in files)
 
 
 def what_opens(folder: Path) -> str:

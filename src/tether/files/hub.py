@@ -33,7 +33,7 @@ from huggingface_hub.errors import (
 from tether.errors import TetherError
 from tether.files.paths import SUFFIXES, local_path, name_on_hub
 
-__all__ = ["fetch_beside", "find", "only_file"]
+__all__ = ["NotThere", "fetch_beside", "find", "only_file"]
 
 SETTINGS = ["*.json", "*.txt", "*.model"]
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
@@ -54,6 +54,10 @@ REASONS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
 """Errors of huggingface_hub -> the reason in messages; subclasses come before their bases."""
 CONNECT_SECONDS = 5
 NOT_NEEDED = ["safety_checker/*", "feature_extractor/*", "*onnx*", "*openvino*", "*flax*", "*non_ema*", "*.msgpack"]
+
+
+class NotThere(TetherError):
+    """The hub has no such file, or the cache has none and the hub cannot be reached."""
 
 
 def find(
@@ -89,7 +93,8 @@ def find(
         raise
     except Exception as error:  # the HTTP library under huggingface_hub can raise anything
         reason = _reason(error, revision)
-    raise TetherError(f"no {what} at {ref}: there is no such file or folder here, and {reason}")
+        kind = NotThere if isinstance(error, (EntryNotFoundError, OfflineModeIsEnabled)) else TetherError
+    raise kind(f"no {what} at {ref}: there is no such file or folder here, and {reason}")
 
 
 def fetch_beside(ref: str | Path, name: str, what: str, revision: str | None = None) -> bool:
@@ -101,6 +106,9 @@ def fetch_beside(ref: str | Path, name: str, what: str, revision: str | None = N
 
     Returns:
         Whether there is such a file; False for a path, and for a whole repository, which `find` downloads with it.
+
+    Raises:
+        TetherError: if the download fails for another reason than that there is none.
     """
     if local_path(ref) is not None:
         return False
@@ -109,7 +117,7 @@ def fetch_beside(ref: str | Path, name: str, what: str, revision: str | None = N
         return False
     text, (start, end) = str(ref), found.span("file")
     folder = found["file"].rpartition("/")[0]
-    with suppress(TetherError):
+    with suppress(NotThere):
         find(f"{text[:start]}{folder}/{name}{text[end:]}", what, revision)
         return True
     return False

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tether.errors import TetherError
 from tether.files.atomic import atomic_write
-from tether.files.folder import is_base_folder, is_control_config, read_json
+from tether.files.folder import NOTES, ORIGINAL_ONLY, is_base_folder, is_control_config, read_json
 from tether.files.materialize import FilePages, cast
 
 __all__ = ["check_may_replace", "replacing", "write_json", "write_safetensors", "write_tokenizer", "write_torch"]
@@ -30,80 +30,95 @@ CODES = {
 }  # fmt: skip
 
 
-_PAPERS = r"README[^/]*|LICENSE[^/]*|\.gitattributes"
+FolderOf = Literal["control", "base", "model"]
+"""What a folder contains; "model" is either."""
+_PAPERS = r"README[^/]*|LICENSE[^/]*|\.gitattributes|(.*/)?\.DS_Store|\.cache/huggingface/.*"
 _NETWORK = r"config\.json|(diffusion_pytorch_model|pytorch_model|model)[^/]*\.(safetensors|bin|json)"
 _TOKENIZER = r"tokenizer[^/]*\.json|vocab\.json|merges\.txt|special_tokens_map\.json|added_tokens\.json"
 OWN: Mapping[str, re.Pattern[str]] = {
-    "control": re.compile(rf"tether\.json|{_NETWORK}|{_PAPERS}"),
+    "control": re.compile(rf"{re.escape(NOTES)}|{_NETWORK}|{_PAPERS}"),
     "base": re.compile(
-        rf"model_index\.json|released_only\.safetensors|{_PAPERS}"
+        rf"model_index\.json|{re.escape(ORIGINAL_ONLY)}|{_PAPERS}"
         rf"|(unet|vae|text_encoder|text_encoder_2|safety_checker|image_encoder)/({_NETWORK})"
         rf"|(tokenizer|tokenizer_2)/({_TOKENIZER})"
         r"|scheduler/scheduler_config\.json|feature_extractor/preprocessor_config\.json"
     ),
 }
-"""The files that Tether, diffusers and the hub put into the folder of a control or a base."""
+"""The files that Tether, diffusers, the hub and macOS put into the folder of a control or a base."""
 
 
 @contextmanager
-def replacing(target: Path, *, force: bool, folder_of: Literal["control", "base"] | None = None) -> Iterator[Path]:
+def replacing(target: Path, *, force: bool, folder_of: FolderOf | None = None) -> Iterator[Path]:
     """`atomic_write` for the file or folder of a model, which overwrites no folder but that of such a model.
 
     Args:
         target: the file or folder to write; missing parents are created.
         force: replace what exists.
-        folder_of: what a folder has to contain, and nothing else, to be replaced; by default no folder is.
+        folder_of: what a folder has to contain, and nothing else, to be replaced; by default a file is written.
 
     Raises:
-        TetherError: if `target` exists and `force` is false, if it is a folder with anything else in it, or if writing
-            fails.
+        TetherError: as `check_may_replace`, and if writing fails.
     """
-    check_may_replace(target, force=force)
-    if target.is_dir():
-        _check_folder(target, folder_of)
+    check_may_replace(target, force=force, folder_of=folder_of)
     with atomic_write(target, parents=True) as part:
         yield part
 
 
-def check_may_replace(target: Path, *, force: bool) -> None:
-    """Checks that there is nothing at a path, unless it may be replaced.
+def check_may_replace(target: Path, *, force: bool, folder_of: FolderOf | None = None) -> None:
+    """Checks that there is nothing at a path, unless it may be replaced; the arguments are those of `replacing`.
 
     Raises:
-        TetherError: if there is, or no file can have this name.
+        TetherError: if `target` exists and `force` is false, if it is a folder with anything else in it, or if no file
+            can have this name.
     """
     try:
-        exists = target.exists()
+        exists = target.absolute().exists()
     except OSError as error:
         raise TetherError(f"{target} cannot be written: {error.strerror or error}") from None
     if exists and not force:
         raise TetherError(f"{target} already exists: use --force to replace it")
+    if target.is_dir():
+        if folder_of is None:
+            raise TetherError(f"refusing to overwrite {target}: it is a folder, expected a file; give another name")
+        _check_folder(target, folder_of)
 
 
-def _check_folder(folder: Path, folder_of: Literal["control", "base"] | None) -> None:
+def _check_folder(folder: Path, folder_of: FolderOf) -> None:
     """Checks that nothing is lost with a folder but the model that is replaced.
 
     Raises:
         TetherError: naming the first entry that is no part of such a model.
     """
-    entries = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
-    if not entries:
-        return
-    if folder_of == "base":
-        there = is_base_folder(folder)
-    else:
-        config = folder / "config.json"
-        there = folder_of == "control" and config.is_file() and is_control_config(read_json(config))
-    if folder_of is None or not there:
+    there = _model_in(folder)
+    if there is None or folder_of not in (there, "model"):
+        if not any(path.is_symlink() or not path.is_dir() for path in folder.rglob("*")):
+            return
         raise TetherError(
-            f"refusing to overwrite {folder}: it is a folder that contains no {folder_of or 'model'}; give another name"
+            f"refusing to overwrite {folder}: it is a folder that contains no {folder_of}; give another name"
         )
-    names = [path.relative_to(folder).as_posix() for path in entries]
-    foreign = next((name for name in names if not OWN[folder_of].fullmatch(name)), None)
-    if foreign is not None:
-        raise TetherError(
-            f"refusing to overwrite {folder}: it contains {foreign}, which is no part of a {folder_of}; "
-            "give another name, or move that away"
-        )
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if (path.is_symlink() or not path.is_dir()) and not OWN[there].fullmatch(name):
+            reason = "a link" if path.is_symlink() else f"no part of a {there}"
+            raise TetherError(
+                f"refusing to overwrite {folder}: it contains {name}, which is {reason}; give another name, or move "
+                "that away"
+            )
+
+
+def _model_in(folder: Path) -> Literal["control", "base"] | None:
+    """What a folder contains, if it is a model.
+
+    Raises:
+        TetherError: if its config.json is damaged.
+    """
+    if is_base_folder(folder):
+        return "base"
+    config = folder / "config.json"
+    try:
+        return "control" if config.is_file() and is_control_config(read_json(config)) else None
+    except TetherError as error:
+        raise TetherError(f"refusing to overwrite {folder}: {error}; give another name") from None
 
 
 def write_safetensors(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from inspect import Parameter, signature
 from typing import Any
 
 from torch import Tensor
@@ -17,7 +18,14 @@ from torch import Tensor
 from tether.errors import TetherError
 from tether.formats.families import FamilyName
 
-__all__ = ["EncoderShape", "differing_settings", "encoder_of_diffusers", "encoder_of_original", "shape_to_store"]
+__all__ = [
+    "EncoderShape",
+    "default_settings",
+    "differing_settings",
+    "encoder_of_diffusers",
+    "encoder_of_original",
+    "shape_to_store",
+]
 
 MAX_LEVELS = 8
 MAX_LAYERS = 8
@@ -118,6 +126,12 @@ def shape_to_store(tensors: Mapping[str, Tensor], what: str) -> EncoderShape:
     except TetherError as error:
         raise TetherError(f"{what} cannot be stored in the original layout: {error}") from None
     return shape
+
+
+def default_settings(model: type) -> dict[str, Any]:
+    """The settings that a diffusers model is built from, with their defaults."""
+    parameters = signature(model.__init__).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not Parameter.empty}
 
 
 def differing_settings(config: Mapping[str, Any], implied: Mapping[str, Any], levels: int) -> dict[str, Any]:

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from tether.control.store import NOTES
 from tether.errors import TetherError
-from tether.files.folder import read_json
+from tether.files.folder import NOTES, read_json
 from tether.files.paths import SUFFIXES
 from tether.kinds import guess_kind
 from tether.serving.settings import Models

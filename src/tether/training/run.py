@@ -33,6 +33,7 @@ from tether.errors import TetherError
 from tether.evaluation import metric_of
 from tether.files.atomic import write_text
 from tether.files.hashing import hash_modules
+from tether.files.writing import check_may_replace
 from tether.training.auxiliary import use_autoencoder
 from tether.training.checkpoints import list_checkpoints
 from tether.training.config import CONFIG, TrainConfig
@@ -50,6 +51,8 @@ __all__ = ["RESULT", "Result", "dry_run", "prepare_base", "train"]
 
 logger = logging.getLogger(__name__)
 
+CONTROL = "control"
+"""The folder of the result."""
 RESULT = "result.json"
 """The file of how a run ended."""
 FOREVER = timedelta(days=30)
@@ -90,6 +93,7 @@ def train(
     finished = _finished(config)
     if finished is not None:
         return finished
+    check_may_replace(config.out / CONTROL, force=True, folder_of="control")  # not only when it is saved
     # The others wait for as long as the main process needs to make the data.
     main = PartialState(cpu=config.device == "cpu", timeout=FOREVER).is_main_process
     set_seed(config.seed)  # nothing here draws from the global generators; plug-ins may
@@ -137,13 +141,13 @@ def _train(
         return Result(outcome, None)
     with trainer.result() as trained:
         if main:
-            trained.save(config.out / "control")
+            trained.save(config.out / CONTROL)
             if config.unlock_decoder:
                 base.unet.save_pretrained(config.out / "unet")
             _write_result(config, outcome)
     trainer.accelerator.wait_for_everyone()
     trainer.end()
-    return Result(outcome, config.out / "control")
+    return Result(outcome, config.out / CONTROL)
 
 
 def dry_run(config: TrainConfig) -> Plan:
@@ -222,7 +226,7 @@ def _finished(config: TrainConfig) -> Result | None:
         raise TetherError(f"{config.out / RESULT} is damaged ({error}): delete it and run again") from None
     stopped = outcome.reason == "converged" and config.after_convergence == "stop"
     done = stopped or outcome.step >= config.steps
-    return Result(outcome, config.out / "control") if done and (config.out / "control").is_dir() else None
+    return Result(outcome, config.out / CONTROL) if done and (config.out / CONTROL).is_dir() else None
 
 
 def _write_result(config: TrainConfig, outcome: Outcome) -> None:
