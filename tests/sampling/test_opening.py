@@ -112,9 +112,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The dtype of each base that is read from its files."""
     seen: list[str] = []
     load = opening.load_base
-    monkeypatch.setattr(
-        opening, "load_base", lambda ref, **how: seen.append(str(how["dtype"])[6:]) or load(ref, **how)
-    )
+    monkeypatch.setattr(opening, "load_base", lambda ref, **how: seen.append(str(how["dtype"])[6:]) or load(ref, **how))
     return seen
 
 
