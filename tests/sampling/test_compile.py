@@ -5,6 +5,7 @@ Dynamo's backend "eager" traces without compiling, in seconds; a slow test compi
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections.abc import Iterator
 from typing import Any, cast
@@ -122,9 +123,50 @@ def test_what_does_not_compile_is_drawn_by_pytorch_with_one_line(
 
     monkeypatch.setattr(torch, "compile", lambda *_, **__: fails)
     expected, _ = draw(tiny_base, [], "eager")
-    found, lines = draw(tiny_base, [], Compile())
-    assert found.tobytes() == expected.tobytes()
-    assert lines == ["drawn by eager: a network does not compile (no C++ compiler)"]
+    ours = Compile()
+    for _ in range(2):
+        found, lines = draw(tiny_base, [], ours)
+        assert found.tobytes() == expected.tobytes()
+        assert lines == ["drawn by eager: a network does not compile (no C++ compiler)"]
+
+
+def test_what_does_not_compile_for_some_shapes_is_compiled_for_others() -> None:
+    tried: list[int] = []
+
+    def fails(tensor: Tensor) -> dict[str, Tensor]:
+        tried.append(len(tensor))
+        if len(tensor) == 2:
+            raise RuntimeError("too large")
+        return {"": tensor}
+
+    ours = Compile("eager")
+    compiled = _Compiled(ours, fails)
+    line = "drawn by eager: a network does not compile (too large)"
+    for batch, notes in ((2, [line]), (1, []), (2, [line])):
+        assert (compiled([torch.zeros(batch)]) is None) == bool(notes)
+        assert ours.taken_notes() == notes
+    assert tried == [2, 1]
+
+
+@torch.no_grad()
+def test_networks_that_take_turns_are_compiled_once_and_go_with_their_owner(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    monkeypatch.setattr(torch, "compile", lambda module, **_: made.append(1) or module)
+    ours, unets = Compile("eager"), [small_unet(), small_unet()]
+    noise = noise_process(NOISE_SCHEDULE)
+    inputs = make_inputs(unets[0])
+    for unet in unets * 2:
+        denoiser, _ = ours.prepare(UNetDenoiser(unet, noise), [])
+        denoiser.predict(inputs["latents"], inputs["timestep"], inputs["conditioning"])
+    assert len(made) == len(ours._graphs) == 2
+    unets[0].conv_in.weight.mul_(2)  # other weights: a graph of their own
+    plain, (denoiser, _) = UNetDenoiser(unets[0], noise), ours.prepare(UNetDenoiser(unets[0], noise), [])
+    given = (inputs["latents"], inputs["timestep"], inputs["conditioning"])
+    assert error(denoiser.predict(*given), plain.predict(*given)) < 1e-5
+    assert len(made) == 3
+    del unets, unet, denoiser, plain
+    gc.collect()
+    assert len(ours._graphs) == 0
 
 
 def test_memory_that_runs_out_is_told_as_that(monkeypatch: pytest.MonkeyPatch) -> None:

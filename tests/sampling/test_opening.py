@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from tether.base import Base
 from tether.sampling import Request, Session, opening
@@ -106,14 +107,47 @@ def test_a_session_draws_with_a_lora_and_then_without_as_before(tiny_folder: Pat
     assert np.abs(levels[0] - levels[1]).max() <= 1
 
 
-def test_one_base_is_enough_to_adapt_it(tiny_folder: Path, word: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[str] = []
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The dtype of each base that is read from its files."""
+    seen: list[str] = []
     load = opening.load_base
-    monkeypatch.setattr(opening, "load_base", lambda ref, **options: opened.append(ref) or load(ref, **options))
+    monkeypatch.setattr(opening, "load_base", lambda ref, **how: seen.append(str(how["dtype"])[6:]) or load(ref, **how))
+    return seen
+
+
+def test_one_base_is_enough_to_adapt_it_and_keep_it(tiny_folder: Path, word: str, loads: list[str]) -> None:
     opener = Opener(1, lambda line: None)
-    opener.base(key(tiny_folder, embeddings=[word]))
+    first, again = (opener.base(key(tiny_folder, embeddings=[word])) for _ in range(2))
+    assert first is again
     assert len(opener.opened.values) == 1
-    assert len(opened) == 1
+    assert len(loads) == 1
+
+
+def test_an_adapted_base_and_another_that_take_turns_are_read_once(
+    tiny_folder: Path, word: str, loads: list[str]
+) -> None:
+    opener = Opener(2, lambda line: None)
+    for _ in range(3):
+        opener.base(key(tiny_folder, embeddings=[word]))
+        opener.base(key(tiny_folder, dtype="bfloat16"))
+    assert loads == ["float32", "bfloat16"]
+
+
+@pytest.mark.parametrize("what", ["base", "embedding"])
+def test_an_adapted_base_is_made_anew_when_a_file_has_changed(
+    tiny_folder: Path, tmp_path: Path, word: str, what: str
+) -> None:
+    folder = tmp_path / "base"
+    shutil.copytree(tiny_folder, folder)
+    opener = Opener(2, lambda line: None)
+    first = opener.base(key(folder, embeddings=[word]))
+    file = Path(word) if what == "embedding" else next((folder / "unet").glob("*.safetensors"))
+    tensors = load_file(file)
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, file)
+    again = opener.base(key(folder, embeddings=[word]))
+    assert digest(again) != digest(first)
+    assert opener.base(key(folder, embeddings=[word])) is again
 
 
 def test_the_base_of_an_adapted_one_is_not_the_one_that_goes(tiny_folder: Path, word: str) -> None:

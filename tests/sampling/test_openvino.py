@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -43,11 +44,25 @@ def conversions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     seen: list[tuple[str, ...]] = []
     convert = module._Graph._convert
 
-    def counted(self: Any, inputs: list[Tensor]) -> Any:
+    def counted(self: Any, *given: Any) -> Any:
         seen.append(self.names)
-        return convert(self, inputs)
+        return convert(self, *given)
 
     monkeypatch.setattr(module._Graph, "_convert", counted)
+    return seen
+
+
+@pytest.fixture
+def compilations(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shape of the latents of each network that is compiled."""
+    seen: list[tuple[int, ...]] = []
+    compiled = module._Graph._compile
+
+    def counted(self: Any, shapes: Any) -> Any:
+        seen.append(shapes[0])
+        return compiled(self, shapes)
+
+    monkeypatch.setattr(module._Graph, "_compile", counted)
     return seen
 
 
@@ -217,8 +232,57 @@ def test_pytorchs_copy_of_the_weights_is_kept_only_where_the_cache_cannot_be(tmp
     latents, t, conditioning = call(unet)
     found = engine.prepare(denoiser, [])[0].predict(latents, t, conditioning)
     assert error(found, denoiser.predict(latents, t, conditioning)) < CLOSE
-    (graph,) = cast(Any, engine)._graphs.values()
+    ((_, graphs),) = cast(Any, engine)._graphs.values()
+    (graph,) = graphs.values()
     assert (graph.converted is None) == writable
+
+
+def small_unet() -> Any:
+    return make_unet(
+        block_out_channels=(8, 16),
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )
+
+
+@torch.no_grad()
+def test_networks_that_take_turns_are_compiled_once_and_keep_their_last_shape(
+    tmp_path: Path, compilations: list
+) -> None:
+    ours, sizes = OpenVino(Cache("a", tmp_path)), [(8, 8), (16, 8)]
+    denoisers = [UNetDenoiser(small_unet(), noise_process(NOISE_SCHEDULE)) for _ in range(2)]
+    for turn, denoiser in enumerate(denoisers * 2):
+        fast, _ = ours.prepare(denoiser, [])
+        for size in sizes if turn < 2 else sizes[-1:]:
+            latents, t, conditioning = call(denoiser.network, size=size)
+            assert error(fast.predict(latents, t, conditioning), denoiser.predict(latents, t, conditioning)) < CLOSE
+    assert [shape[2:] for shape in compilations] == sizes * 2
+    ours.prepare(denoisers[0], [])
+    kept = [graph.compiled for _, graphs in cast(Any, ours)._graphs.values() for graph in graphs.values()]
+    assert [len(shapes) for shapes in kept] == [1, 1]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("writable", [True, False])
+def test_what_was_compiled_goes_with_its_network(tmp_path: Path, writable: bool) -> None:
+    (tmp_path / "file").write_text("")
+    ours = OpenVino(Cache("a", tmp_path if writable else tmp_path / "file"))
+    unet = small_unet()
+    control, latents_t_conditioning = make_control(unet), call(unet)
+    denoiser = UNetDenoiser(unet, noise_process(NOISE_SCHEDULE))
+    fast, (steered,) = ours.prepare(denoiser, [control])
+    fast.predict(*latents_t_conditioning)
+    hint = torch.zeros(1, 8, *latents_t_conditioning[0].shape[2:])
+    steered(*latents_t_conditioning, hint)
+    assert ours.taken_notes() == []
+    assert set(ours._graphs) == {unet, control}
+    del control, steered
+    gc.collect()
+    assert set(ours._graphs) == {unet}
+    del unet, denoiser, fast
+    gc.collect()
+    assert len(ours._graphs) == 0
 
 
 @pytest.fixture
@@ -268,9 +332,38 @@ def test_what_does_not_convert_is_drawn_by_pytorch_with_one_line(
 
     monkeypatch.setattr(module._Graph, "_convert", fails)
     expected, _ = draw(tiny_base, [], "eager")
-    found, lines = draw(tiny_base, [], OpenVino(Cache("x", tmp_path)))
-    assert found.tobytes() == expected.tobytes()
-    assert lines == ["drawn by eager: a network does not convert to OpenVINO (no such operation)"]
+    ours = OpenVino(Cache("x", tmp_path))
+    for _ in range(2):
+        found, lines = draw(tiny_base, [], ours)
+        assert found.tobytes() == expected.tobytes()
+        assert lines == ["drawn by eager: a network does not convert to OpenVINO (no such operation)"]
+
+
+@torch.no_grad()
+def test_what_does_not_compile_at_a_size_is_drawn_by_pytorch_there_alone_with_one_line_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[tuple[int, ...]] = []
+    compiled = module._Graph._compile
+
+    def fails(self: Any, shapes: Any) -> Any:
+        tried.append(shapes[0][2:])
+        if tried[-1] == (16, 8):
+            raise RuntimeError("out of memory\nand more")
+        return compiled(self, shapes)
+
+    monkeypatch.setattr(module._Graph, "_compile", fails)
+    ours, denoiser = OpenVino(Cache("a", tmp_path)), UNetDenoiser(small_unet(), noise_process(NOISE_SCHEDULE))
+    line = "drawn by eager: OpenVINO does not compile a network at this size (out of memory)"
+    for size, exact in (((16, 8), True), ((8, 8), False), ((16, 8), True)):
+        fast, _ = ours.prepare(denoiser, [])
+        given = call(denoiser.network, size=size)
+        for _ in range(2):
+            found, expected = fast.predict(*given), denoiser.predict(*given)
+            assert torch.equal(found, expected) == exact
+            assert error(found, expected) < CLOSE
+        assert ours.taken_notes() == ([line] if exact else [])
+    assert tried == [(16, 8), (8, 8)]
 
 
 def test_auto_is_openvino_on_the_cpu_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:

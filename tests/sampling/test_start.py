@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from PIL import Image
@@ -9,7 +11,9 @@ from PIL import Image
 from tether.base import Base
 from tether.images import to_pixels
 from tether.sampling import Request, make_scheduler
+from tether.sampling.inpaint import Inpainting
 from tether.sampling.start import initial_noise, skipped_steps, start_of
+from tether.sampling.steps import scheduler_of
 
 
 def generators(*seeds: int) -> list[torch.Generator]:
@@ -71,3 +75,38 @@ def test_a_start_may_be_a_sample_of_the_posterior(tiny_base: Base) -> None:
     alpha = scheduler.alphas_cumprod[scheduler.timesteps[4]] ** 0.5
     expected = tiny_base.encode_images(pixels, torch.Generator().manual_seed(3)) * alpha
     torch.testing.assert_close(started(3)[:1], expected)
+
+
+def levels_put_back(request: Request, base: Base) -> tuple[torch.Tensor, torch.Tensor]:
+    """The share of noise in what inpainting puts back after each step but the last, and that of the next step."""
+    scheduler, noise = scheduler_of(request, base), torch.ones(1, 4, 8, 8)
+    start = start_of(request, base, (64, 64), scheduler, noise)
+    nothing = Inpainting(torch.zeros(1, 1, 8, 8), torch.zeros_like(noise))
+    timesteps = scheduler.timesteps[start.skipped :]
+    after = nothing.keep_known(scheduler, noise, timesteps)
+    assert after is not None
+    found = []
+    for index, timestep in enumerate(timesteps[:-1]):
+        scheduler.step(noise, timestep, noise)
+        found.append(after(noise, index).mean())
+    sigmas = scheduler.sigmas[start.skipped + 1 : -1]
+    return torch.stack(found), sigmas / (1 + sigmas**2).sqrt()
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp-2m", "unipc"])
+@pytest.mark.parametrize(("sigmas", "steps", "former"), [("karras", 50, 0.0357), ("exponential", 20, 0.0292)])
+@pytest.mark.parametrize("strength", [1.0, 0.9])
+def test_what_is_kept_has_the_noise_level_of_its_step_where_timesteps_repeat(
+    tiny_base: Base, sampler: str, sigmas: Any, steps: int, former: float, strength: float
+) -> None:
+    image = Image.new("RGB", (64, 64))
+    request = Request(prompt="", init=image, mask=image, steps=steps, scheduler=sampler, sigmas=sigmas)
+    request = request.model_copy(update={"denoising_strength": strength})
+    found, expected = levels_put_back(request, tiny_base)
+    torch.testing.assert_close(found, expected)
+    found, expected = levels_put_back(request.model_copy(update={"rules": 4}), tiny_base)
+    if strength < 1:
+        torch.testing.assert_close(found, expected)
+    else:  # by the rules before, the level of another step with the same timestep
+        (wrong,) = (found - expected).abs().gt(1e-5).nonzero()[:1, 0]
+        torch.testing.assert_close(found[wrong], torch.tensor(former), atol=1e-4, rtol=0)

@@ -159,7 +159,7 @@ class Opener:
         if key in self.opened.values and self.opened.values[key].mark != mark:
             del self.opened.values[key]
             self.notify(f"{key.ref}: files that it was opened from have changed, it is opened again")
-        if key.adapted and not key.low_memory:
+        if key not in self.opened.values and key.adapted and not key.low_memory:
             plain = self.base(replace(key, loras=(), embeddings=()))
             return self.opened.get(key, lambda: Opened(self._adapted(copy_on_write(plain), key), mark))
         # With low memory the base without adapters is not kept beside the one with them.

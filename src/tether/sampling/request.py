@@ -250,7 +250,9 @@ class Request(_Model):
             `tether.base.prompt_syntax`. Under 1 and 2, windows were compared with steps to the last bit, so that
             0.333333 was less than a third. Under 1 to 3, what a control recommends (`Control.sides`) was not looked at,
             and latents had the dtype of the networks between the steps too. Under 1 to 4, "trailing" spacing made one
-            step more for some numbers of steps (61, 103, 121, ... of 1,000 timesteps).
+            step more for some numbers of steps (61, 103, 121, ... of 1,000 timesteps), and inpainting at a
+            denoising_strength of 1 put what it keeps back at the noise level of another step where rounded timesteps
+            repeat (dpmpp-2m and unipc with `sigmas` and many steps).
 
     Raises:
         TetherError: when a value is out of range, or values do not go together.

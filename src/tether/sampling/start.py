@@ -44,16 +44,18 @@ def initial_noise(generators: Sequence[torch.Generator], size: tuple[int, int], 
     return noise.to(base.device, base.dtype)
 
 
-def skipped_steps(scheduler: Any, steps: int, denoising_strength: float) -> int:
+def skipped_steps(scheduler: Any, steps: int, denoising_strength: float, *, counted: bool = False) -> int:
     """How many of the first steps image-to-image skips: the last `int(steps * denoising_strength)` steps run.
 
     Args:
         scheduler: its timesteps are set; it is given the index of the first one that runs.
         steps: the number of all steps.
         denoising_strength: in (0, 1].
+        counted: whether it is given the index 0 too, so that it finds noise levels by counting its steps. By timesteps
+            it finds others, where timesteps that are rounded repeat.
     """
     skipped = steps - min(int(steps * denoising_strength), steps)
-    if skipped and hasattr(scheduler, "set_begin_index"):
+    if (skipped or counted) and hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(skipped * scheduler.order)
     return skipped
 
@@ -79,7 +81,8 @@ def start_of(
     if request.init is None:
         return Start(noise * scheduler.init_noise_sigma)
     pixels = to_pixels(fit(to_rgb(request.init), *size, request.fit))
-    skipped = skipped_steps(scheduler, request.steps, request.denoising_strength)
+    counted = request.mask is not None and request.rules > 4
+    skipped = skipped_steps(scheduler, request.steps, request.denoising_strength, counted=counted)
     if request.init_latents == "sample":
         known = torch.cat([base.encode_images(pixels, generator) for generator in generators])
     else:

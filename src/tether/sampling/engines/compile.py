@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from tether.sampling.engines.eager import lay_out
 from tether.sampling.engines.engine import register
 from tether.sampling.engines.graph import ControlGraph
-from tether.sampling.engines.graphed import Graph, GraphEngine, MakeGraph
+from tether.sampling.engines.graphed import Graph, GraphEngine, MakeGraph, first_line, sharing_copy
 
 __all__ = ["Compile", "for_any_size"]
 
@@ -55,20 +54,16 @@ class Compile(GraphEngine):
         return None
 
     def graph(self, owner: nn.Module, variant: Any, names: tuple[str, ...], make: MakeGraph) -> Graph:
-        named = _Named(make(names))
-        if not _is_on_cpu(owner):  # its blocks are compiled
-            return _Compiled(self, named)
+        if next(owner.parameters()).device.type != "cpu":
+            return _Compiled(self, _Named(make(self.regional(owner), names)))
+        named = _Named(make(sharing_copy(owner), names))
         options: Any = {"freezing": True} if self.backend == "inductor" else None
         return _Compiled(self, torch.compile(named, **self._how(), options=options))
-
-    def taken(self, network: nn.Module) -> Any:
-        return network if _is_on_cpu(network) else self.regional(network)
 
     def regional(self, network: nn.Module) -> Any:
         """A copy of a network whose blocks are compiled; it shares the weights."""
         lay_out(network)
-        tensors = (*network.parameters(), *network.buffers())
-        copy = deepcopy(network, {id(tensor): tensor for tensor in tensors})
+        copy = sharing_copy(network)
         for module in copy.modules():
             if type(module).__name__ in REGIONS:
                 module.compile(**self._how())
@@ -88,10 +83,6 @@ def for_any_size() -> Iterator[None]:
         yield
 
 
-def _is_on_cpu(network: nn.Module) -> bool:
-    return next(network.parameters()).device.type == "cpu"
-
-
 class _Named(nn.Module):
     """A graph whose outputs have names: the points of a control's signal, "" for a prediction."""
 
@@ -106,22 +97,25 @@ class _Named(nn.Module):
 
 
 class _Compiled:
-    """A network, compiled when it is first called; after a failure it is not tried again."""
+    """A network, compiled when it is first called; after a failure it is not tried again with these shapes."""
 
     def __init__(self, engine: Compile, call: Callable[..., dict[str, Tensor]]) -> None:
-        self.engine, self.call, self.failed = engine, call, False
+        self.engine, self.call = engine, call
+        self.failed: dict[Any, str] = {}
 
     def __call__(self, inputs: list[Tensor], /) -> tuple[list[Tensor], tuple[str, ...]] | None:
-        if self.failed:
-            return None
-        try:
-            with for_any_size():
-                found = self.call(*inputs)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # tracing and compiling raise anything; PyTorch draws on
-            self.failed = True
-            line = (str(error).strip() or type(error).__name__).splitlines()[0]
-            self.engine.notes.append(f"drawn by eager: a network does not compile ({line[:120]})")
-            return None
-        return list(found.values()), tuple(found)
+        shapes = tuple(tensor.shape for tensor in inputs)
+        if shapes not in self.failed:
+            try:
+                with for_any_size():
+                    found = self.call(*inputs)
+                return list(found.values()), tuple(found)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # tracing and compiling raise anything; PyTorch draws on
+                self.failed[shapes] = f"drawn by eager: a network does not compile ({first_line(error)})"
+        self.engine.note(self.failed[shapes])
+        return None
+
+    def rest(self) -> None:
+        """It is compiled for any size."""

@@ -1,13 +1,18 @@
 """What engines share that compute networks as graphs of tensors: the denoiser and the controls around them.
 
-An engine of this kind says what it cannot compute, and makes graphs; a graph that fails once is drawn by PyTorch.
+An engine of this kind says what it cannot compute, and makes graphs; what fails once is drawn by PyTorch.
+
+Graphs are kept as long as their network is: for the next run, also where others come between. A graph therefore does
+not hold its network, but a copy of the modules that shares the weights (`sharing_copy`), or what was converted.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
@@ -30,16 +35,23 @@ from tether.sampling.engines.graph import (
     times,
 )
 
-__all__ = ["Graph", "GraphEngine", "MakeGraph"]
+__all__ = ["Graph", "GraphEngine", "MakeGraph", "first_line", "sharing_copy"]
 
-MakeGraph = Callable[[Sequence[str]], nn.Module]
-"""Names of tensors -> a `ControlGraph` or `DenoiserGraph` that takes them in this order."""
+MakeGraph = Callable[[Any, Sequence[str]], nn.Module]
+"""(a copy of a network, names of tensors) -> a `ControlGraph` or `DenoiserGraph` that takes them in this order. It does
+not hold the network itself."""
 
 
 class Graph(Protocol):
-    """One network as an engine computes it: tensors -> its outputs and the points of its signal; None if it fails."""
+    """One network as an engine computes it: tensors -> its outputs and the points of its signal; None if it fails.
+
+    It does not hold the network.
+    """
 
     def __call__(self, inputs: list[Tensor], /) -> tuple[list[Tensor], tuple[str, ...]] | None: ...
+
+    def rest(self) -> None:
+        """Keeps what it was last called with alone: a run without its network begins."""
 
 
 class GraphEngine(Engine):
@@ -53,7 +65,7 @@ class GraphEngine(Engine):
 
     def __init__(self) -> None:
         super().__init__()
-        self._graphs: dict[Any, Graph] = {}
+        self._graphs: WeakKeyDictionary[nn.Module, tuple[int, dict[Any, Graph]]] = WeakKeyDictionary()
 
     @abstractmethod
     def why_not(self, network: nn.Module) -> str | None:
@@ -67,19 +79,23 @@ class GraphEngine(Engine):
             owner: the network whose weights it has.
             variant: what tells graphs of the network with the same inputs apart.
             names: of its inputs.
-            make: what is to be compiled or converted.
+            make: makes what is to be compiled or converted.
         """
 
-    def taken(self, network: nn.Module) -> Any:
-        """The network that graphs are made of: itself, or a copy of another dtype."""
-        return network
+    def note(self, line: str) -> None:
+        """Adds a line to the notes of this run, once."""
+        if line not in self.notes:
+            self.notes.append(line)
 
     def inputs(self, network: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """The inputs of a graph of a network, made of those of the network."""
         return tensors
 
     def prepare(self, denoiser: Denoiser, controls: Sequence[Control]) -> tuple[Denoiser, Sequence[Control]]:
-        self._forget(denoiser, controls)
+        used = {id(network) for network in (denoiser.network, *controls)}
+        for owner, (_, graphs) in self._graphs.items():
+            for graph in graphs.values() if id(owner) not in used else ():
+                graph.rest()
         prepared = [self._control(control) for control in controls]
         why = self._why_not(denoiser, UNetDenoiser, denoiser.network)
         if why is not None:
@@ -101,22 +117,29 @@ class GraphEngine(Engine):
             return f"engine {self.name} does not know {type(given).__name__}"
         return self.why_not(network)
 
-    def _forget(self, denoiser: Denoiser, controls: Sequence[Control]) -> None:
-        """Lets go of the graphs of other networks, and of other weights."""
-        kept = {(id(network), weights_mark(network)) for network in (denoiser.network, *controls)}
-        for key in [key for key in self._graphs if (key[0], key[-1]) not in kept]:
-            del self._graphs[key]
-
     def compute(
         self, owner: nn.Module, variant: Any, tensors: dict[str, Tensor], make: MakeGraph
     ) -> tuple[list[Tensor], tuple[str, ...]] | None:
         """The outputs of a graph and the points of its signal; None where it is drawn by PyTorch. See `graph`."""
         tensors = self.inputs(owner, tensors)
         names = tuple(tensors)
-        key = (id(owner), variant, names, weights_mark(owner))
-        if key not in self._graphs:
-            self._graphs[key] = self.graph(owner, variant, names, make)
-        return self._graphs[key](list(tensors.values()))
+        mark = weights_mark(owner)
+        if self._graphs.get(owner, (None, {}))[0] != mark:
+            self._graphs[owner] = mark, {}
+        graphs = self._graphs[owner][1]
+        if (variant, names) not in graphs:
+            graphs[variant, names] = self.graph(owner, variant, names, make)
+        return graphs[variant, names](list(tensors.values()))
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, for a note."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+
+
+def sharing_copy(network: nn.Module) -> Any:
+    """A copy of a network's modules that shares its weights."""
+    return deepcopy(network, {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())})
 
 
 class GraphedDenoiser(Denoiser):
@@ -175,12 +198,12 @@ class GraphedDenoiser(Denoiser):
             tensors: inputs, "latents" among them.
             arguments: of the class.
         """
+        spec = self.spec
 
-        def make(names: Sequence[str]) -> Any:
-            network = self.engine.taken(self.network)
-            return graph(UNetDenoiser(network, self.spec.noise, self.spec.latent_factor), names, *arguments)
+        def make(network: Any, names: Sequence[str]) -> Any:
+            return graph(UNetDenoiser(network, spec.noise, spec.latent_factor), names, *arguments)
 
-        variant = ("odd" if is_odd(self.spec, tensors["latents"]) else "even", what)
+        variant = ("odd" if is_odd(spec, tensors["latents"]) else "even", what)
         found = self.engine.compute(self.network, variant, tensors, make)
         return None if found is None else found[0]
 
@@ -229,10 +252,6 @@ class GraphedControl:
         """See `Control.shallow`."""
         return GraphedControl(self.inner, self.engine, skips)
 
-    def _part(self, control: Control) -> Control:
-        """What of a control is computed."""
-        return control if self.skips is None else control.shallow(self.skips)
-
     def __call__(
         self,
         latents: Tensor,
@@ -243,15 +262,19 @@ class GraphedControl:
     ) -> Signal:
         tensors = {"latents": latents, "timestep": times(timestep, latents), "hint": hint}
         tensors |= conditioning_tensors(conditioning)
-        variant = (*sorted(arguments.items()), *([] if self.skips is None else [("shallow", self.skips)]))
-        found = self.engine.compute(
-            self.inner,
-            variant,
-            tensors,
-            lambda names: ControlGraph(self._part(self.engine.taken(self.inner)), names, arguments),
-        )
+        skips = self.skips
+
+        def part(control: Control) -> Any:
+            """What of it is computed."""
+            return control if skips is None else control.shallow(skips)
+
+        def make(control: Control, names: Sequence[str]) -> ControlGraph:
+            return ControlGraph(part(control), names, arguments)
+
+        variant = (*sorted(arguments.items()), *([] if skips is None else [("shallow", skips)]))
+        found = self.engine.compute(self.inner, variant, tensors, make)
         if found is None:
-            return self._part(self.inner)(latents, timestep, conditioning, hint, **arguments)
+            return part(self.inner)(latents, timestep, conditioning, hint, **arguments)
         outputs, points = found
         return Signal({point: tensor.to(latents.dtype) for point, tensor in zip(points, outputs, strict=True)})
 

@@ -5,7 +5,7 @@ run: another size, batch or length of prompt is compiled anew from what was conv
 request's dtype and nothing else: float32 is exact to rounding, bfloat16 is about as far from it as PyTorch's.
 
 What it cannot compute (another device, float16, a denoiser or control that is not of this package, a graph that does
-not convert) is computed by PyTorch, with one line about it.
+not convert, a size that does not compile) is computed by PyTorch, with one line about it in each run.
 
 The cache is `TETHER_CACHE`, or `tether` in `XDG_CACHE_HOME` or `~/.cache`; it takes 4 bytes a weight. Its names are
 hashes of the weights, the settings, and the versions of everything that converts.
@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from functools import cache
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -28,13 +29,14 @@ from tether.errors import TetherError
 from tether.sampling.engines.cache import Cache
 from tether.sampling.engines.engine import register
 from tether.sampling.engines.graph import with_sinusoids
-from tether.sampling.engines.graphed import Graph, GraphEngine, MakeGraph
+from tether.sampling.engines.graphed import Graph, GraphEngine, MakeGraph, first_line, sharing_copy
 
 __all__ = ["OpenVino"]
 
 PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 KEPT_SHAPES = 4
-"""Compiled networks that are kept of each graph, those used last: each holds a copy of the weights."""
+"""Compiled networks that are kept of each graph, those used last: each holds a copy of the weights. Of a graph that a
+run does not use, one is kept."""
 
 
 def _openvino() -> Any:
@@ -95,10 +97,6 @@ class OpenVino(GraphEngine):
         """With sinusoids in float32, which OpenVINO would compute in bfloat16 too."""
         return with_sinusoids(network, tensors)
 
-    def taken(self, network: nn.Module) -> Any:
-        """The network, or a float32 copy of it: what is converted is float32."""
-        return network if owner_dtype(network) == torch.float32 else deepcopy(network).float()
-
     def why_not(self, network: nn.Module) -> str | None:
         parameter = next(network.parameters())
         if parameter.device.type != "cpu":
@@ -115,7 +113,10 @@ def owner_dtype(owner: nn.Module) -> torch.dtype:
 
 
 class _Graph:
-    """One graph: converted or read from the cache when it is first called, compiled for each shape."""
+    """One graph: converted or read from the cache when it is first called, compiled for each shape.
+
+    A conversion that fails is not tried again, and a compilation not for the same shapes.
+    """
 
     def __init__(
         self,
@@ -125,46 +126,63 @@ class _Graph:
         names: tuple[str, ...],
         make: MakeGraph,
     ) -> None:
-        self.engine, self.owner, self.variant, self.names, self.make = engine, owner, variant, names, make
+        self.engine, self.owner, self.variant, self.names, self.make = engine, ref(owner), variant, names, make
         self.precision = PRECISIONS[owner_dtype(owner)]
         self.model: Any = None
         self.converted: tuple[Any, Any] | None = None
         self.points: tuple[str, ...] = ()
-        self.failed = False
+        self.unconverted: str | None = None
+        self.uncompiled: dict[Any, str] = {}
         self.compiled: OrderedDict[Any, Any] = OrderedDict()
 
     def __call__(self, inputs: list[Tensor]) -> tuple[list[Tensor], tuple[str, ...]] | None:
         inputs = [tensor.float() if tensor.is_floating_point() else tensor for tensor in inputs]
         shapes = tuple(tuple(tensor.shape) for tensor in inputs)
-        if not self._is_ready(inputs, shapes):
-            return None
+        if shapes not in self.compiled:
+            why = self._why_not(inputs, shapes)
+            if why is not None:
+                self.engine.note(f"drawn by eager: {why}")
+                return None
         self.compiled.move_to_end(shapes)
         arrays = {k: tensor.detach().contiguous().numpy() for k, tensor in enumerate(inputs)}
         found = self.compiled[shapes](arrays, share_inputs=True, share_outputs=False)
         return [torch.from_numpy(found[k]) for k in range(len(found))], self.points
 
-    def _is_ready(self, inputs: list[Tensor], shapes: tuple[tuple[int, ...], ...]) -> bool:
-        """Reads the graph from the cache or converts it, and compiles it; False where that fails."""
-        if self.failed or shapes in self.compiled:
-            return not self.failed
-        try:
-            if self.model is None:
-                self.model, self.points = self.engine.cache.get(
-                    self.engine.core, self.owner, self._settings(inputs), lambda: self._convert(inputs)
-                )
-                if self.converted is not None and self.model is not self.converted[0]:
-                    self.converted = None  # what was read from the cache serves, and needs no copy of PyTorch's weights
-            while len(self.compiled) >= KEPT_SHAPES:
-                self.compiled.popitem(last=False)
-            self.compiled[shapes] = self._compile(shapes)
-        except Exception as error:  # tracing and converting raise anything; PyTorch draws on
-            self.failed = True
-            line = (str(error).strip() or type(error).__name__).splitlines()[0]
-            self.engine.notes.append(f"drawn by eager: a network does not convert to OpenVINO ({line[:120]})")
-        return not self.failed
+    def rest(self) -> None:
+        self._keep(1)
 
-    def _settings(self, inputs: list[Tensor]) -> dict[str, Any]:
-        config = getattr(self.owner, "config", {})
+    def _keep(self, most: int) -> None:
+        """Lets go of the compiled networks that were used longest ago."""
+        while len(self.compiled) > most:
+            self.compiled.popitem(last=False)
+
+    def _why_not(self, inputs: list[Tensor], shapes: tuple[tuple[int, ...], ...]) -> str | None:
+        """Reads the graph from the cache or converts it, and compiles it; why that fails, None where it does not."""
+        if self.model is None and self.unconverted is None:
+            try:
+                self._open(inputs)
+            except Exception as error:  # tracing and converting raise anything; PyTorch draws on
+                self.unconverted = f"a network does not convert to OpenVINO ({first_line(error)})"
+        if self.unconverted is None and shapes not in self.uncompiled:
+            self._keep(KEPT_SHAPES - 1)
+            try:
+                self.compiled[shapes] = self._compile(shapes)
+                return None
+            except Exception as error:
+                self.uncompiled[shapes] = f"OpenVINO does not compile a network at this size ({first_line(error)})"
+        return self.unconverted or self.uncompiled[shapes]
+
+    def _open(self, inputs: list[Tensor]) -> None:
+        owner = self.owner()
+        assert owner is not None  # whoever calls the graph holds it
+        self.model, self.points = self.engine.cache.get(
+            self.engine.core, owner, self._settings(owner, inputs), lambda: self._convert(owner, inputs)
+        )
+        if self.converted is not None and self.model is not self.converted[0]:
+            self.converted = None  # what was read from the cache serves, and needs no copy of PyTorch's weights
+
+    def _settings(self, owner: nn.Module, inputs: list[Tensor]) -> dict[str, Any]:
+        config = getattr(owner, "config", {})
         return {
             "names": self.names,
             "kinds": [f"{tensor.dtype} {tensor.ndim}" for tensor in inputs],
@@ -173,14 +191,15 @@ class _Graph:
         }
 
     @torch.no_grad()
-    def _convert(self, inputs: list[Tensor]) -> tuple[Any, tuple[str, ...]]:
+    def _convert(self, owner: nn.Module, inputs: list[Tensor]) -> tuple[Any, tuple[str, ...]]:
         """The OpenVINO model of the graph in float32, and the points of its signal."""
         from openvino.frontend import FrontEndManager  # pyright: ignore[reportMissingImports]
         from openvino.frontend.pytorch.ts_decoder import (  # pyright: ignore[reportMissingImports]
             TorchScriptPythonDecoder,
         )
 
-        graph = self.make(self.names).eval()
+        network = sharing_copy(owner) if owner_dtype(owner) == torch.float32 else deepcopy(owner).float()
+        graph = self.make(network, self.names).eval()
         frontend = FrontEndManager().load_by_framework("pytorch")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about checks in Python that hold for every input of these shapes
