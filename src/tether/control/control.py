@@ -246,7 +246,7 @@ class Control(nn.Module, ABC):
         Raises:
             TetherError: when its class has no family name.
         """
-        from tether.files.folder import FAMILY
+        from tether.control.store import FAMILY
 
         if not self.family:
             raise TetherError(f"{type(self).__name__} has no family name: register it with tether.control.register")
