@@ -31,6 +31,7 @@ def serve(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["--replica-gpus", "0"], "--replica-gpus is for --ray"),
         (["--keep-gb", "inf"], "invalid value for '--keep-gb'"),
         (["--keep-gb", "nan"], "invalid value for '--keep-gb'"),
+        (["--keep-days", "nan"], "invalid value for '--keep-days'"),
         (["--token-file", "."], ". is a folder: expected a file with the token alone"),
         (["--data", __file__], "is a file: give a folder"),
     ],

@@ -39,6 +39,8 @@ INVALID = (
     StrictDataclassError,
 )
 """What diffusers and transformers raise for an invalid config."""
+TEXT_MODEL = "text_model."
+"""What the names of CLIP's text tensors begin with in files, and in some versions of transformers in networks."""
 
 
 def make_network(config: Mapping[str, Any], what: str, *, light: bool = False) -> nn.Module:
@@ -105,20 +107,18 @@ class Part:
 
     def named_for(self, network: nn.Module) -> dict[str, Tensor]:
         """The tensors under the network's own names."""
-        if any(name.startswith("text_model.") for name in self.tensors):
+        if any(name.startswith(TEXT_MODEL) for name in self.tensors):
             own = network.state_dict()
-            if not any(name.startswith("text_model.") for name in own):
-                return {name.removeprefix("text_model."): tensor for name, tensor in self.tensors.items()}
+            if not any(name.startswith(TEXT_MODEL) for name in own):
+                return _bare(self.tensors)
         return self.tensors
 
     def leave_out_strays(self) -> list[str]:
         """Removes tensors outside of the network's modules, and returns their names."""
-        strays, _ = split_strays(self.named_for(self.network), self.network.state_dict())
-        stray = set(strays)  # under the network's names, which may be without "text_model."
+        strays, _ = split_strays(_bare(self.tensors), _bare(self.network.state_dict()))
+        stray = set(strays)
         self.tensors = {
-            name: tensor
-            for name, tensor in self.tensors.items()
-            if name not in stray and name.removeprefix("text_model.") not in stray
+            name: tensor for name, tensor in self.tensors.items() if name.removeprefix(TEXT_MODEL) not in stray
         }
         return strays
 
@@ -201,3 +201,8 @@ class Parts:
             zero_empty_negative=bool(self.index.get("force_zeros_for_empty_prompt", False)),
             source=source,
         )
+
+
+def _bare(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same without `TEXT_MODEL`."""
+    return {name.removeprefix(TEXT_MODEL): tensor for name, tensor in tensors.items()}

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable
 from importlib.util import find_spec
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -81,6 +82,9 @@ def serve(
     for name in ("replicas", "replica_jobs", "replica_cpus", "replica_gpus"):
         if not ray and is_given(context, name):
             raise TetherError(f"--{name.replace('_', '-')} is for --ray: give it too, or leave it out")
+    for name, value in (("--keep-days", keep_days), ("--keep-gb", keep_gb)):
+        if isnan(value):  # older versions of typer let it through
+            raise TetherError(f"invalid value for '{name}': it is no number")
     check_folder(data, "--data")
     token = _token(token_file)
     folders = {"bases": bases, "controls": controls, "vaes": vaes, "loras": loras, "embeddings": embeddings}
