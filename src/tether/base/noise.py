@@ -182,7 +182,7 @@ class FlowMatching(NoiseProcess):
     """
 
     prediction_type = "flow_prediction"
-    first = 1  # at 0 there is no noise, and the noise is not to be told
+    first = 1  # at 0 there is no noise to predict
 
     def scales(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         sigmas = timesteps.float() / self.steps

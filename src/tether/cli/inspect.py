@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from tether.cli.arguments import ControlArgument
-    from tether.sampling import Session
 
 __all__ = ["inspect"]
 
@@ -71,45 +69,32 @@ def _inspected(
     if nothing := nothing_in(kind, pixels):
         found["says_nothing"] = f"it is {nothing} everywhere"
     elif kind in LIMITS:
-        limits = LIMITS[kind]
         found["structure"] = round(structure(pixels), 4)
-        compare = _comparison(kind, fitted, size)
-        for name, limit, words, drawn in (
-            ("without_prompt", limits.without_prompt, "", draw),
-            ("with_prompt", limits.with_prompt, prompt, draw and prompt),
-        ):
-            found[name] = _judged(found["structure"], limit, (lambda words=words: compare(words)) if drawn else None)
+        limits = {"without_prompt": LIMITS[kind].without_prompt, "with_prompt": LIMITS[kind].with_prompt}
+        for name, limit in limits.items():
+            may_be = found["structure"] < limit
+            found[name] = {"limit": limit, "may_be_open": may_be, "open": None if may_be else False}
+        if draw:
+            prompts = {"without_prompt": ""} | ({"with_prompt": prompt} if prompt else {})
+            _compare(found, {name: text for name, text in prompts.items() if found[name]["may_be_open"]}, fitted, size)
+        for name in limits:
             if found[name]["open"] is not False:
                 found[name]["settles_it"] = remedy(prompted=name == "with_prompt")
     return found
 
 
-def _comparison(kind: str, fitted: Image.Image, size: tuple[int, int]) -> Callable[[str], float]:
-    """Prompt -> how well quick pictures of a map agree."""
-    sessions: list[Session] = []  # opened where something is drawn
-
-    def compare(prompt: str) -> float:
-        from tether.sampling import Session
-        from tether.sampling.openness import quick_agreement
-
-        if not sessions:
-            sessions.append(Session())
-        return round(quick_agreement(sessions[0], kind, fitted, prompt, size), 4)
-
-    return compare
-
-
-def _judged(structure: float, limit: float, compare: Callable[[], float] | None) -> dict[str, Any]:
-    """What a map's structure says, and where it may be open what quick pictures do; without any "open" is None."""
+def _compare(found: dict[str, Any], prompts: dict[str, str], fitted: Image.Image, size: tuple[int, int]) -> None:
+    """Adds how well quick pictures agree with each of some prompts; models are opened where there is one."""
+    if not prompts:
+        return
     from tether.kinds.openness import AGREEMENT
+    from tether.sampling import Session
+    from tether.sampling.openness import quick_agreement
 
-    found: dict[str, Any] = {"limit": limit, "may_be_open": structure < limit, "open": None}
-    if not found["may_be_open"]:
-        found["open"] = False
-    elif compare is not None:
-        found["agreement"] = compare()
-        found["open"] = found["agreement"] < AGREEMENT
-    return found
+    session = Session()
+    for name, prompt in prompts.items():
+        agreement = round(quick_agreement(session, found["kind"], fitted, prompt, size), 4)
+        found[name] |= {"agreement": agreement, "open": agreement < AGREEMENT}
 
 
 def _map(argument: ControlArgument, kind: str, photo: bool, size: tuple[int, int]) -> Image.Image:

@@ -84,7 +84,7 @@ def serve(
             raise TetherError(f"--{name.replace('_', '-')} is for --ray: give it too, or leave it out")
     for name, value in (("--keep-days", keep_days), ("--keep-gb", keep_gb)):
         if isnan(value):  # older versions of typer let it through
-            raise TetherError(f"invalid value for '{name}': it is no number")
+            raise TetherError(f"invalid value for '{name}': it is not a number")
     check_folder(data, "--data")
     token = _token(token_file)
     folders = {"bases": bases, "controls": controls, "vaes": vaes, "loras": loras, "embeddings": embeddings}

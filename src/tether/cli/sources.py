@@ -46,7 +46,7 @@ def is_image_file(path: Path) -> bool:
 
 
 def check_input(path: Path, expected: str = "an image file") -> None:
-    """Raises a TetherError, which says what is expected, when there is no such file."""
+    """Raises a TetherError that says what was expected, unless the path is a file."""
     try:
         if path.is_dir():
             raise TetherError(f"{path} is a folder: expected {expected}")

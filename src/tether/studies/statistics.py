@@ -14,7 +14,7 @@ import numpy as np
 from tether.evaluation.intervals import RESAMPLES, SEED, Score, tabulate
 from tether.kinds.measures import Measure, Numbers, Table
 
-__all__ = ["difference_of_seeds", "not_learned", "ratio_of_seeds", "score_of_seeds", "signed"]
+__all__ = ["difference_of_seeds", "not_learned", "ratio_of_seeds", "score_of_seeds", "shown", "signed"]
 
 Rows = Sequence[Sequence[Numbers]]
 """Numbers of I images for each of C conditions."""
@@ -47,8 +47,13 @@ def ratio_of_seeds(measure: Measure, seeds: Sequence[Rows], reference: Sequence[
 
 def signed(score: Score, digits: int = 3) -> str:
     """A difference for people: "+0.051 [-0.010, +0.112]", or "+0.051" where only one was measured."""
-    found = f"{score.value:+.{digits}f}"
-    return found if score.low == score.high else f"{found} [{score.low:+.{digits}f}, {score.high:+.{digits}f}]"
+    return shown(score, f"+.{digits}f")
+
+
+def shown(score: Score, form: str) -> str:
+    """A score for people, in a format such as ".2f": with its interval, where more than one was measured."""
+    found = f"{score.value:{form}}"
+    return found if score.low == score.high else f"{found} [{score.low:{form}}, {score.high:{form}}]"
 
 
 def not_learned(steps: int, gain: Score) -> str:

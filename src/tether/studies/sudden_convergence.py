@@ -23,7 +23,7 @@ import numpy as np
 from tether.evaluation.intervals import Score
 from tether.kinds.measures import Measure
 from tether.studies.bench import Bench
-from tether.studies.statistics import score_of_seeds, signed
+from tether.studies.statistics import score_of_seeds, shown, signed
 from tether.studies.study import Budget, Curve, Figure, Findings, Row, Study, Verdict
 from tether.training.convergence import find_convergence
 
@@ -136,10 +136,6 @@ def _over_settings(measure: Measure, values: Sequence[Sequence[float]]) -> Score
     return score_of_seeds(measure, [[[{"value": value} for value in of_seed]] for of_seed in zip(*values, strict=True)])
 
 
-def _plain(score: Score) -> str:
-    return f"{score.value:.2f}" + (f" [{score.low:.2f}, {score.high:.2f}]" if score.low < score.high else "")
-
-
 def _judged(bench: Bench, found: Mapping[tuple[float, int], Sequence[Learned]]) -> tuple[Verdict, str]:
     """The claim: fidelity does not grow gradually, it jumps."""
     if bench.quick:
@@ -165,7 +161,7 @@ def _judged(bench: Bench, found: Mapping[tuple[float, int], Sequence[Learned]]) 
     helped = _over_settings(SAME, gains)
     return verdict, (
         f"Of {len(runs)} runs the monitor calls {counted}; the largest rise between two of {len(runs[0].steps)} "
-        f"validations is {_plain(sharp)} of the whole rise. At equal samples "
+        f"validations is {shown(sharp, '.2f')} of the whole rise. At equal samples "
         f"batches of {largest} end {signed(helped)} of fidelity "
         f"against batches of {smallest}."
     )
