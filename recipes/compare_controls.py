@@ -76,7 +76,7 @@ def trained(arguments: argparse.Namespace, name: str, **settings: object) -> tup
         "out": arguments.out / name,
         "data": str(arguments.data),
         "batch_size": arguments.batch_size,
-        "precision": "auto" if arguments.device == "auto" else "bf16",
+        "precision": "auto",
         "device": arguments.device,
         "attention": "auto" if arguments.device == "auto" else "math",
         "optimizer": "muon",

@@ -9,12 +9,13 @@ stop those after it that do not need it. Seconds are those of one H200 with torc
 | autoencoder | trains the shipped one further, on whole images; `--autoencoder 0`: it stays as it is | 138 | |
 | latents | standardizes a new autoencoder; encodes | 45 | vae |
 | denoiser | it and the text encoder are trained further, in the time that is left | 0.13 a step | unet, text_encoder |
-| controls | the shipped canny control and union, on the new base, side by side | 0.2 and 0.6 a step | control, union |
+| controls | canny control and union, on the new base, and what measures; side by side | 0.2 and 0.6 a step | control, union, judge, contrast |
 | samples | a sheet of everyday prompts with four seeds each | 20 | samples.png |
 
 The controls' latents, edges and images are made while the denoiser trains. The denoiser is compiled only if it has 5
 minutes or more; the controls never are: their compilation alone took longer than all of their training. A step of the
-union waits for its conditions, which the CPU makes.
+union waited for its conditions, which the CPU made; they are made before now. `--denoiser 0 --control 0 --stages prepare denoiser controls` trains the union alone, on the shipped base, and what measures: the judge of
+scenes and the contrastive model.
 
 Weights are written in pieces: vae.0 and so on. $OUT/log.txt has the output of all, at the end of each stage.
 recipes/gpu_results.py makes folders of the files.
@@ -39,6 +40,8 @@ from tether.training.checkpoints import latest_checkpoint
 STAGES = ("prepare", "autoencoder", "latents", "denoiser", "controls", "samples")
 SHIPPED = Path("src/tether/weights")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+ANNOTATED = ("canny", "softedge", "scribble", "lineart", "seg", "mlsd")
+"""Kinds whose conditions take the processor long."""
 VAE, BASE = Path("runs/autoencoder/vae"), Path("runs/base")
 LOGS = Path("logs")
 WORTH_COMPILING = 5.0
@@ -119,9 +122,17 @@ def trained(arguments: argparse.Namespace, minutes: float, batch: int, lr: float
     return [*options, "--device", arguments.device, "--save-every", 400]
 
 
+def base_folder() -> Path:
+    """The new base, where one was trained."""
+    return BASE if (BASE / "unet").exists() else SHIPPED / "base"
+
+
 def prepare(run: Run) -> bool:
     """Everything that the CPU makes; what is needed later in the background."""
     a = run.arguments
+    if a.denoiser == 0:
+        run.background = list(scenes_for_controls(run).items())
+        return run.run("unpack", "recipes/gpu_unpack.py") and run.run("bank", "recipes/bank.py")
     render, held_out = "recipes/render_scenes.py", max(1, round(160 * a.scale))
     plan, wide = ("recipes/mixture.py", "--scale", a.scale), ("--centred", 0.15, "--seed", 2)
     needed = []
@@ -176,6 +187,8 @@ def latents(run: Run) -> bool:
 
 def denoiser(run: Run) -> bool:
     a = run.arguments
+    if a.denoiser == 0:
+        return all([run.end(name, process, 300) for name, process in control_data(run).items()])
     later = 60 * (max(a.control, a.union) + a.samples) + 45 * bool(a.control or a.union)
     minutes = a.denoiser or (run.left() - later - 32) / 60
     options = [*trained(a, minutes, a.batch, a.rate, 150), "--seed", a.seed]
@@ -191,24 +204,46 @@ def denoiser(run: Run) -> bool:
     return all(ended) and well
 
 
-def control_data(run: Run) -> dict[str, subprocess.Popen]:
-    """Begins to make what the controls are trained on; returns the processes that do, by name."""
-    a, begun = run.arguments, {}
-    command = ("recipes/latents.py", "--vae", BASE / "vae", "--mixture", "data/mixture-wide.npz", "--device", a.device)
-    if a.control:
-        edges = ("--out", "data/latents-wide.npz", "--edges", "--scenes", 20000)
-        begun["latents-wide"] = run.begin("latents-wide", *command, *edges, background=True)
+def scenes_for_controls(run: Run) -> dict[str, subprocess.Popen]:
+    """Begins to render the scenes of the union and of the judge."""
+    a, render, begun = run.arguments, "recipes/render_scenes.py", {}
     if a.union:
-        scenes = ("--count", round(8000 * a.scale), "--held-out", 0, "--maps", "--out", "data/scenes-maps.npz")
-        run.run("scenes-maps", "recipes/render_scenes.py", *scenes)
-        images = ("--out", "data/latents-union.npz", "--images", "--scene-file", "data/scenes-maps.npz")
-        begun["latents-union"] = run.begin("latents-union", *command, *images, background=True)
+        options = ("--held-out", 0, "--maps", "--mannequins", "--out", "data/scenes-maps.npz")
+        begun["scenes-maps"] = run.begin("scenes-maps", render, "--count", round(a.union_scenes * a.scale), *options)
+    if a.judge:
+        count = ("--count", round(a.judge_scenes * a.scale))
+        begun["judge-scenes"] = run.begin("judge-scenes", "recipes/judges.py", "render", *count, background=True)
+    return begun
+
+
+def control_data(run: Run) -> dict[str, subprocess.Popen]:
+    """Begins to make what the controls and the judge are trained on; returns the processes that do, by name."""
+    a = run.arguments
+    begun = dict(run.background) if a.denoiser == 0 else scenes_for_controls(run)
+    command = ("recipes/latents.py", "--vae", base_folder() / "vae", "--device", a.device)
+    if a.control:
+        wide = ("--mixture", "data/mixture-wide.npz", "--out", "data/latents-wide.npz", "--edges", "--scenes", 20000)
+        begun["latents-wide"] = run.begin("latents-wide", *command, *wide, background=True)
+    if a.union:
+        plan = ("--scale", a.union_scale * a.scale, "--centred", 0.4, "--seed", a.seed)
+        run.run("plan-union", "recipes/mixture.py", *plan, "--out", "data/mixture-union.npz")
+        run.end("scenes-maps", begun.pop("scenes-maps"), 200)
+        images = ("--mixture", "data/mixture-union.npz", "--scene-file", "data/scenes-maps.npz")
+        kept = ("--out", "data/latents-union.npz", "--images", "--annotate", *ANNOTATED)
+        begun["latents-union"] = run.begin("latents-union", *command, *images, *kept)
     return begun
 
 
 def controls(run: Run) -> bool:
-    """The canny control and the union, side by side: alone, neither keeps the GPU busy."""
+    """The canny control and the union, side by side: alone, neither keeps the GPU busy. What measures beside them."""
     a, union = run.arguments, SHIPPED / "control-union"
+    measuring = {}
+    if a.judge:
+        options = ("--minutes", a.judge, "--batch", 128, "--widths", *a.judge_widths, "--vae", base_folder() / "vae")
+        measuring["judge"] = run.begin("judge", "recipes/judges.py", "train", "--device", a.device, *options)
+    if a.contrast:
+        options = ("--steps", a.contrast, "--device", a.device)
+        measuring["contrast"] = run.begin("contrast", "recipes/contrast.py", "train", *options, background=True)
     plans = {
         "control": (a.control, a.control_step, a.batch_control, SHIPPED / "control-canny"),
         "union": (a.union, a.union_step, a.batch_union, union if union.exists() else SHIPPED / "control-canny"),
@@ -217,6 +252,9 @@ def controls(run: Run) -> bool:
     wanted = [name for name in plans if minutes[name] > 0.1 * plans[name][0]]
     begun = {name: begin_control(run, name, minutes[name], *plans[name][1:]) for name in wanted}
     well = [end_control(run, name, process, minutes[name]) for name, process in begun.items()]
+    well += [run.end(name, process, 60) for name, process in measuring.items()]
+    run.give("judge", Path("runs/judges/judge/model.safetensors"))
+    run.give("contrast", Path("runs/contrast/model/model.safetensors"))
     return bool(well) and all(well)
 
 
@@ -224,7 +262,7 @@ def begin_control(run: Run, name: str, minutes: float, step: float, batch: int, 
     """Moves a shipped control to the new base and trains it further, in `minutes` of steps of `step` seconds."""
     a = run.arguments
     recipe = "recipes/control-canny.yaml" if name == "control" else "recipes/control-union.yaml"
-    command = ["-m", "tether", "train", "--config", recipe, "--out", Path("runs") / name, "--base", BASE]
+    command = ["-m", "tether", "train", "--config", recipe, "--out", Path("runs") / name, "--base", base_folder()]
     command += ["--steps", max(1, round(60 * minutes / step)), "--batch-size", batch]
     command += ["--learning-rate", 1e-3, "--seed", 14, "--checkpoint-every", 100]
     settings = {
@@ -234,8 +272,7 @@ def begin_control(run: Run, name: str, minutes: float, step: float, batch: int, 
         "start_base": SHIPPED / "base",
         "warmup_steps": 60,
         "ema_warmup": "true",  # a short round has to forget what it started from
-        # Conditions of several kinds are made while it trains.
-        "workers": 1 if name == "control" else max(1, min(12, (os.cpu_count() or 1) - 3)),
+        "workers": 1 if name == "control" else 4,
         "trackers": "[]",
     }
     command += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
@@ -266,7 +303,7 @@ def unfinished(out: Path) -> Path:
 def samples(run: Run) -> bool:
     if run.left() < 15:
         return False
-    command = ("recipes/gpu_samples.py", "--base", BASE, "--out", run.out, "--device", run.arguments.device)
+    command = ("recipes/gpu_samples.py", "--base", base_folder(), "--out", run.out, "--device", run.arguments.device)
     return run.run("samples", *command)
 
 
@@ -278,14 +315,20 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--control", type=float, default=3.0, help="minutes of its steps; 0: no control")
     parser.add_argument("--control-step", type=float, default=0.21, help="seconds of a step, to know their number")
     parser.add_argument("--union", type=float, default=3.0, help="minutes of its steps; 0: no union")
-    parser.add_argument("--union-step", type=float, default=0.58, help="seconds of a step, to know their number")
+    parser.add_argument("--union-step", type=float, default=0.25, help="seconds of a step, to know their number")
+    parser.add_argument("--union-scenes", type=int, default=8000)
+    parser.add_argument("--union-scale", type=float, default=0.06, help="of its mixture")
+    parser.add_argument("--judge", type=float, default=3.0, help="minutes; 0: none")
+    parser.add_argument("--judge-scenes", type=int, default=8000)
+    parser.add_argument("--judge-widths", type=int, nargs="+", default=(48, 64, 80, 96, 96))
+    parser.add_argument("--contrast", type=int, default=3000, help="steps; 0: none")
     parser.add_argument("--samples", type=float, default=0.4, help="minutes that are kept for them")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--batch", type=int, default=1024, help="of the denoiser")
     parser.add_argument("--rate", type=float, default=1.5e-3, help="learning rate of the denoiser")
     parser.add_argument("--seed", type=int, default=15, help="of the denoiser; another for every round")
     parser.add_argument("--batch-control", type=int, default=384)
-    parser.add_argument("--batch-union", type=int, default=208, help="a multiple of how many kinds the recipe lists")
+    parser.add_argument("--batch-union", type=int, default=390, help="a multiple of how many kinds the recipe lists")
     parser.add_argument("--batch-autoencoder", type=int, default=96)
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of images, for a trial")
     parser.add_argument("--scenes", type=int, default=30_000)
@@ -299,7 +342,7 @@ def main() -> None:
     run, needed = Run(arguments), {"prepare", "latents"}
     for stage in arguments.stages:
         done = Path(f"done-{stage}")
-        if done.exists() or getattr(arguments, stage, True) == 0:
+        if done.exists() or stage in ("autoencoder", "samples") and not getattr(arguments, stage):
             continue
         run.say(f"== {stage}, {run.left():.0f} s left")
         try:

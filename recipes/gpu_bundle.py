@@ -28,8 +28,8 @@ from tether.datasets.synthetic.emoji import is_held_out
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = Path("src/tether/weights")
-NOT_TRAINED = ("detectors", "judges")
-"""Folders of weights that stay here."""
+TRAINED = ("base", "control-canny", "control-union")
+"""Folders of weights that travel."""
 LEFT_OUT = ("*.pyc", "__pycache__", "*.png", "*.safetensors", "*.egg-info")
 
 
@@ -48,14 +48,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--wheels", type=Path, default=Path("build/wheels"))
     parser.add_argument("--out", type=Path, default=Path("build/gpu"))
+    parser.add_argument("--start", nargs="+", default=TRAINED, help="of the shipped weights, which travel")
     arguments = parser.parse_args()
     out = arguments.out
     shutil.rmtree(out, ignore_errors=True)
     for folder in ("src/tether", "recipes"):
         shutil.copytree(ROOT / folder, out / folder, ignore=shutil.ignore_patterns(*LEFT_OUT))
-    trained = [path for path in sorted((ROOT / WEIGHTS).rglob("*.safetensors")) if path.parts[-2] not in NOT_TRAINED]
-    for weights in trained:
-        quantize(weights, out / "start" / weights.relative_to(ROOT / WEIGHTS))
+    for name in arguments.start:
+        for weights in sorted((ROOT / WEIGHTS / name).rglob("*.safetensors")):
+            quantize(weights, out / "start" / weights.relative_to(ROOT / WEIGHTS))
     (out / "data").mkdir()
     shutil.copy(arguments.data / "emoji-flat.npz", out / "data")
     with lzma.open(out / "data/vectors.json.xz", "wt") as file:

@@ -23,6 +23,8 @@ PARTS = {
     "text_encoder": "base/text_encoder/model.safetensors",
     "control": "control-canny/diffusion_pytorch_model.safetensors",
     "union": "control-union/diffusion_pytorch_model.safetensors",
+    "judge": "judges/model.safetensors",
+    "contrast": "contrast/model.safetensors",
 }
 
 
@@ -31,7 +33,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"))
     arguments = parser.parse_args()
-    for name in ("base", "control-canny", "control-union"):
+    for name in ("base", "control-canny", "control-union", "judges"):
         ignored = shutil.ignore_patterns("*.png", "README.md")
         if (SHIPPED / name).exists():
             shutil.copytree(SHIPPED / name, arguments.out / name, ignore=ignored, dirs_exist_ok=True)

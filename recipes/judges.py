@@ -6,8 +6,9 @@
     python recipes/ship.py judges runs/judges/judge
 
 It sees rendered scenes and their exact maps alone, never a drawn picture. Its seeds are those of no other training, and
-none is held out. Every other scene has a mannequin. Colors, sharpness and noise vary, so that it does not depend on
-what the pictures of a diffusion model lack. A moving average of the weights is what is kept.
+none is held out. Every other scene has a mannequin. Colors, sharpness and noise vary, and half of the pictures went
+through the base's autoencoder, so that it does not depend on what the pictures of a diffusion model lack. A moving
+average of the weights is what is kept. With a GPU: --device cuda --minutes 3 --batch 128 --widths 48 64 80 96 96.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
@@ -95,15 +97,29 @@ def mirrored(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 def varied(pixels: Tensor) -> Tensor:
     """Pixels `(B, 3, H, W)` in [-1, 1] with other colors, blurred, and with noise."""
     batch = len(pixels)
-    pixels = pixels * (1 + 0.15 * (2 * torch.rand(batch, 3, 1, 1) - 1)) + 0.1 * (2 * torch.rand(batch, 3, 1, 1) - 1)
+
+    def rand(*shape: int) -> Tensor:
+        return torch.rand(batch, *shape, 1, 1, device=pixels.device)
+
+    pixels = pixels * (1 + 0.15 * (2 * rand(3) - 1)) + 0.1 * (2 * rand(3) - 1)
     blurred = torch.nn.functional.avg_pool2d(pixels, 3, stride=1, padding=1, count_include_pad=False)
-    pixels = torch.lerp(pixels, blurred, torch.rand(batch, 1, 1, 1))
-    return pixels + 0.08 * torch.rand(batch, 1, 1, 1) * torch.randn_like(pixels)
+    pixels = torch.lerp(pixels, blurred, rand(1))
+    return pixels + 0.08 * rand(1) * torch.randn_like(pixels)
+
+
+@torch.no_grad()
+def coded(vae: AutoencoderKL, pixels: Tensor, loss: float = 0.3) -> Tensor:
+    """Pixels `(B, 3, H, W)` in [-1, 1], the first half of them through the autoencoder, with noise of up to `loss` in
+    the latents, of which each channel has variance 1."""
+    half = pixels[: len(pixels) // 2]
+    latents = vae.encode(half).latent_dist.mode()
+    latents = latents + loss * torch.rand(len(half), 1, 1, 1, device=half.device) * torch.randn_like(latents)
+    return torch.cat([vae.decode(latents, return_dict=False)[0].float().clamp(-1, 1), pixels[len(half) :]])
 
 
 def heat(joints: Tensor, side: int) -> Tensor:
     """Heat maps `(B, 18, side, side)` of joints `(B, 4, 18, 3)`: the highest of the visible joints' peaks."""
-    along = torch.arange(side) + 0.5
+    along = torch.arange(side, device=joints.device) + 0.5
     places = joints[..., :2] * side / SIZE
     x = (along - places[..., :1]).square()
     y = (along - places[..., 1:2]).square()
@@ -111,9 +127,9 @@ def heat(joints: Tensor, side: int) -> Tensor:
     return peaks.amax(dim=1)
 
 
-def losses(network: JudgeNetwork, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def losses(network: JudgeNetwork, vae: AutoencoderKL, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Of depth (L1 and L2), normals (1 - cosine), classes (cross-entropy) and joints (cross-entropy)."""
-    pixels = varied(batch["pixels"].permute(0, 3, 1, 2).float() / 127.5 - 1)
+    pixels = varied(coded(vae, batch["pixels"].permute(0, 3, 1, 2).float() / 127.5 - 1))
     found = network(pixels.contiguous(memory_format=torch.channels_last))
     error = found.depth[:, 0] - batch["depth"].float() / 255
     normals = batch["normal"].permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -128,9 +144,10 @@ def losses(network: JudgeNetwork, batch: dict[str, Tensor]) -> dict[str, Tensor]
 
 def train(arguments: argparse.Namespace) -> None:
     with np.load(arguments.data) as pack:
-        data = {name: torch.from_numpy(pack[name]) for name in pack.files}
+        data = {name: torch.from_numpy(pack[name]).to(arguments.device) for name in pack.files}
     torch.manual_seed(arguments.seed)
-    network = JudgeNetwork().to(memory_format=torch.channels_last)
+    network = JudgeNetwork(tuple(arguments.widths)).to(arguments.device, memory_format=torch.channels_last)
+    vae = AutoencoderKL.from_pretrained(arguments.vae, torch_dtype=torch.float32).to(arguments.device)
 
     def keep(average: JudgeNetwork) -> None:
         folder = arguments.out / "judge"
@@ -140,9 +157,9 @@ def train(arguments: argparse.Namespace) -> None:
 
     for step in (run := Round(network, arguments, keep, log_every=50)):
         torch.manual_seed(arguments.seed * 10**6 + step)
-        rows = torch.randint(len(data["pixels"]), (arguments.batch,))
+        rows = torch.randint(len(data["pixels"]), (arguments.batch,)).to(arguments.device)
         batch = {name: tensor[rows] for name, tensor in data.items()}
-        parts = losses(network, mirrored(batch) if step % 2 else batch)
+        parts = losses(network, vae, mirrored(batch) if step % 2 else batch)
         run.learn(torch.stack(list(parts.values())).sum(), **parts)
 
 
@@ -172,6 +189,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, help="scenes: 4000 to train on, 500 to measure on")
     parser.add_argument("--processes", type=int, help="of render; all cores by default")
     parser.add_argument("--data", type=Path, default=DATA / "judges.npz")
+    parser.add_argument("--widths", type=int, nargs="+", default=(24, 32, 40, 48, 48), help="see JudgeNetwork")
+    parser.add_argument("--vae", type=Path, default=Path("src/tether/weights/base/vae"))
     parser.add_argument("--judge", type=Path, help="of measure; by default the shipped one")
     arguments = parser.parse_args()
     if arguments.what == "render":

@@ -20,7 +20,8 @@ The result is a packed latents file, which `tether train` reads too (`tether.tra
 With `--edges`, for a control, Canny edges of random thresholds are found once too, `EDGES` of each image. Some are
 made as a person would draw: of the blurred image, so that fine lines are missing, or with lines that waver. With
 `--images`, for a control of several kinds, the images are kept, and the exact maps of the scenes where their file has
-them.
+them. `--annotate KIND ...` makes conditions of these kinds of all images once, one of each: a GPU learns faster than the
+processor annotates.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ from grounding import scene_spans
 from mixture import TOKENIZER
 from samples import CAPTIONS, GROUNDED, tokenize
 from tether.kinds.canny import edge_map, random_canny
+from tether.training.packed_kinds import PackedConditions
 
 EDGES = 3
 """Edge maps of each image."""
@@ -103,6 +105,19 @@ def wavering(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     y, x = np.mgrid[:side, :side]
     places = [(at + by).astype(np.float32) for at, by in ((x, moved[0]), (y, moved[1]))]
     return cv2.remap(image, *places, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def annotated(pool: Workers, images: np.ndarray, kind: str) -> np.ndarray:
+    """Conditions of a kind, one of each image and varied at random, uint8 `(N, H, W, 3)`."""
+    jobs = ((kind, number, image) for number, image in enumerate(images))
+    return np.stack(pool.map(annotate, jobs, chunksize=64))
+
+
+def annotate(job: tuple[str, int, np.ndarray]) -> np.ndarray:
+    cv2.setNumThreads(1)
+    kind, number, image = job
+    made = PackedConditions(image[None], {}, [kind], "images").condition(0, kind, number)
+    return made.permute(1, 2, 0).numpy()
 
 
 @dataclass
@@ -187,6 +202,7 @@ def main() -> None:
     parser.add_argument("--scene-file", type=Path, help="data/scenes.npz by default")
     parser.add_argument("--edges", action="store_true")
     parser.add_argument("--images", action="store_true")
+    parser.add_argument("--annotate", nargs="+", default=[], metavar="KIND", help="with --images")
     parser.add_argument("--again", action="store_true", help="standardize although it was done")
     parser.add_argument("--base", type=Path, help="folder to write the standardized autoencoder to, as vae/")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
@@ -207,8 +223,13 @@ def main() -> None:
             vae.save_pretrained(arguments.base / "vae")
         arrays = encode_all(vae, compositor, scenes, pool if arguments.edges else None, arguments.images)
         tokens, words = (np.concatenate(parts) for parts in zip(*asked.get(), strict=True))
+        arrays |= scenes.maps if arguments.images else {}
+        for kind in arguments.annotate:
+            exact = arrays.get(f"maps_{kind}", np.empty((0, *arrays["images"].shape[1:]), np.uint8))
+            made = annotated(pool, arrays["images"][: len(arrays["images"]) - len(exact)], kind)
+            arrays[f"maps_{kind}"] = np.concatenate([made, exact])
+            print(f"{len(made)} conditions {kind}", flush=True)
     counts = compositor.counts | {GROUNDED[-1]: len(scenes.pixels)}
-    arrays |= scenes.maps if arguments.images else {}
     arrays |= {
         "tokens": np.concatenate([compositor.tokens, tokens]),
         "words": np.concatenate([compositor.words[compositor.first(GROUNDED[0]) :], words]),

@@ -6,7 +6,7 @@
 #   DEVICE=cpu STUDIES=comparison OPTIONS=--quick bash recipes/studies_gpu.sh       # a trial here
 #
 # The budget is ten times the samples of the studies' own: as many steps of ten times the batch, which costs a GPU little
-# more. Everything is kept in $WORK: what is not finished after $MINUTES goes on in a second call, from its checkpoints.
+# more, and four parts of each at once. Everything is kept in $WORK: what is not finished after $MINUTES goes on in a second call, from its checkpoints.
 # $OUT gets one archive for each study that finished (report, figures, numbers), and the log of each. Of the project it
 # needs src, without weights/detectors and weights/control-union, and recipes. Packages that the machine lacks are taken
 # from build/wheels, see recipes/gpu_bundle.py; figures need matplotlib.
@@ -16,7 +16,7 @@ export OUT=$(realpath -m "${OUT:-results}") WORK=$(realpath -m "${WORK:-${TMPDIR
 export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-4} HF_HUB_OFFLINE=1
 export PYTHONPATH=$PWD/src:$WORK/site OPENCV_FOR_THREADS_NUM=1
 STUDIES=${STUDIES:-zero-convolution sudden-convergence comparison}
-MINUTES=${MINUTES:-9} DEVICE=${DEVICE:-cuda} OPTIONS=${OPTIONS:---batch-size 160} PYTHON=${PYTHON:-python3}
+MINUTES=${MINUTES:-9} DEVICE=${DEVICE:-cuda} OPTIONS=${OPTIONS:---batch-size 160 --jobs 4} PYTHON=${PYTHON:-python3}
 mkdir -p "$OUT" "$WORK/site"
 for wheel in build/wheels/*.whl; do
     [ -e "$wheel" ] || continue
