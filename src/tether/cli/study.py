@@ -39,6 +39,7 @@ def study(
     ] = None,
     base: Annotated[str, typer.Option(help="As in tether generate.")] = "tether",
     device: Annotated[str, typer.Option(help="Where to train and draw.")] = "cpu",
+    jobs: Annotated[int, typer.Option(help="Variants and seeds that are trained and drawn at once.", min=1)] = 1,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Its folder; out/study/NAME by default.", show_default=False)
     ] = None,
@@ -79,10 +80,15 @@ def study(
 
     from tether.cli.progress import loading
     from tether.studies.bench import Bench
+    from tether.studies.side_by_side import run_parts
 
     started = time.monotonic()
     with loading():
         bench = Bench(out, wanted, quick=quick, base=base, device=device, on_progress=_Lines())
+    if jobs > 1 and found.parts is None:
+        print(f"{found.name} has no parts that could run side by side: --jobs changes nothing", file=sys.stderr)
+    elif jobs > 1:
+        run_parts(name, bench, jobs)
     findings = found.run(bench)
     command = " ".join(["tether", "study", *_arguments(sys.argv)])
     write(found, wanted, findings, out, command, time.monotonic() - started)

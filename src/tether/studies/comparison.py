@@ -12,8 +12,10 @@ Every way is trained on the same base, the same samples in the same order, and t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,13 +89,9 @@ def run(bench: Bench) -> Findings:
     cases = bench.cases([SET], [KIND])
     found = _Found({}, {}, {}, {}, [])
     measures: dict[str, Measure] = {}
-    for arm, settings in ARMS.items():
+    for arm in ARMS:
         for seed in range(bench.budget.seeds):
-            control = bench.train(arm, seed, bench.budget.steps, {"data": SET, "condition": KIND, **settings})
-            stage = f"{arm}, seed {seed}"
-            on = bench.measure(cases, [steered(arm, control, KIND)], [KIND], stage=stage)
-            arms = [Arm(STRENGTH_0), steered(f"{arm}, off", control, KIND, strength=0.0)]
-            off = bench.measure(cases, arms, [KIND], stage=f"{stage}, off")
+            on, off = _measured(bench, cases, arm, seed)
             measures |= on.measures
             if arm == CONTROLNET:
                 found.unsteered.append(off.numbers[STRENGTH_0][FIDELITY])
@@ -142,6 +140,43 @@ def run(bench: Bench) -> Findings:
     return Findings(columns, rows, verdict, summary, sheet=sheet, heads=shown, raw=raw)
 
 
+def _parts(bench: Bench) -> Sequence[Callable[[], object]]:
+    cases = bench.cases([SET], [KIND])
+    learned = cache(lambda: _learned_by(bench))  # made where a part needs it, once in a process
+
+    def part(arm: str, seed: int) -> None:
+        _measured(bench, cases, arm, seed)
+        if seed == 0:
+            _sampled(bench, cases, learned(), arm)
+
+    return [partial(part, arm, seed) for arm in ARMS for seed in range(bench.budget.seeds)]
+
+
+def _trained(bench: Bench, arm: str, seed: int) -> Path:
+    return bench.train(arm, seed, bench.budget.steps, {"data": SET, "condition": KIND, **ARMS[arm]})
+
+
+def _measured(bench: Bench, cases: Sequence[Case], arm: str, seed: int) -> tuple[Evaluation, Evaluation]:
+    """Trains an arm and measures it with its control on, and off, beside the base alone."""
+    control, stage = _trained(bench, arm, seed), f"{arm}, seed {seed}"
+    on = bench.measure(cases, [steered(arm, control, KIND)], [KIND], stage=stage)
+    arms = [Arm(STRENGTH_0), steered(f"{arm}, off", control, KIND, strength=0.0)]
+    return on, bench.measure(cases, arms, [KIND], stage=f"{stage}, off")
+
+
+def _learned_by(bench: Bench) -> list[Case]:
+    """What the judges learn by."""
+    return bench.training_cases(SET, [KIND], 8 if bench.quick else 480)
+
+
+def _sampled(bench: Bench, cases: Sequence[Case], learned: Sequence[Case], arm: str) -> Tensor:
+    """Pictures of an arm, of conditions that the judges learn by: as many as are measured."""
+    few = 1 if bench.quick else len(cases)
+    some = learned[:: max(1, len(learned) // few)][:few]
+    name = f"{arm}, for the judge"
+    return _pixels(bench.measure(some, [steered(name, _trained(bench, arm, 0), KIND)], [], stage=name), name)
+
+
 def _exactly(value: float) -> Score:
     """A number without an interval."""
     return Score(value, value, value)
@@ -170,18 +205,11 @@ def _ranked(
     bench: Bench, cases: Sequence[Case], found: _Found
 ) -> tuple[dict[str, Seeds], dict[str, Seeds], dict[str, float]]:
     """Ranks of quality and of fidelity of each arm, and the judges' accuracy on what they were not trained on."""
-    few, steps = (1, 2) if bench.quick else (len(cases), 400)
-    learned = bench.training_cases(SET, [KIND], 8 if bench.quick else 480)
+    steps = 2 if bench.quick else 400
+    learned = _learned_by(bench)
     real = pixels_of([_decoded(bench, case) for case in learned])
     maps = _maps(learned)
-    sampled = []
-    for arm, settings in ARMS.items():
-        control = bench.train(arm, 0, bench.budget.steps, {"data": SET, "condition": KIND, **settings})
-        some = learned[:: max(1, len(learned) // few)][:few]
-        drawn = bench.measure(
-            some, [steered(f"{arm}, for the judge", control, KIND)], [], stage=f"{arm}, for the judge"
-        )
-        sampled.append(_pixels(drawn, f"{arm}, for the judge"))
+    sampled = [_sampled(bench, cases, learned, arm) for arm in ARMS]
     options: dict[str, Any] = {
         "device": bench.device,
         "on_step": lambda done, total: bench.on_progress("training the judge", done, total),
@@ -284,4 +312,5 @@ STUDY = Study(
     "sketch-guided diffusion and ControlNet-lite, in quality and in fidelity (section 4.2, table 1).",
     run,
     Budget(steps=1000, batch_size=16, seeds=1, cases=24),
+    _parts,
 )

@@ -9,10 +9,13 @@ lines are found anew: what a control gains more there than on held-out ones is w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tether.evaluation import Case, Evaluation
 from tether.evaluation.drawing import Arm
 from tether.evaluation.run import STRENGTH_0
 from tether.kinds.measures import Measure
@@ -30,21 +33,26 @@ JUDGED = 1_000
 HELD_OUT, SEEN, AGREEMENT = "F1, held-out scenes", "F1, seen in training", "prompt agreement"
 
 
+@dataclass(frozen=True)
+class _Scenes:
+    """The training sets by their size, held-out scenes, and scenes that every set contains."""
+
+    sets: Mapping[int, Path]
+    cases: Sequence[Case]
+    seen: Sequence[Case]
+
+
 def run(bench: Bench) -> Findings:
     """The study."""
-    sizes = (4, 8) if bench.quick else sizes_of(bench.budget.steps * bench.budget.batch_size)
-    cases, seen = bench.cases([SET], [KIND]), bench.first_cases(SET, [KIND], min(bench.budget.cases, sizes[0]))
+    scenes = _scenes(bench)
+    sizes, cases, seen = tuple(scenes.sets), scenes.cases, scenes.seen
     numbers: dict[str, dict[str, list[Any]]] = {}
     measures: dict[str, Measure] = {}
     sheet: list[tuple[str, Sequence[Path]]] = []
     for size in sizes:
         name = _named(size)
-        data = bench.subset(SET, KIND, size)
         for seed in range(bench.budget.seeds):
-            control = bench.train(name, seed, bench.budget.steps, {"data": str(data), "condition": KIND})
-            arms = [Arm(STRENGTH_0), steered(name, control, KIND)]
-            held = bench.measure(cases, arms, [KIND], stage=f"{name}, seed {seed}")
-            known = bench.measure(seen, arms, [KIND], stage=f"{name}, seed {seed}, on what was seen")
+            held, known = _measured(bench, scenes, size, seed)
             measures |= held.measures
             for arm in (STRENGTH_0, name):
                 of = numbers.setdefault(arm, {HELD_OUT: [], SEEN: [], AGREEMENT: []})
@@ -73,6 +81,26 @@ def run(bench: Bench) -> Findings:
         [case.prompt for case in cases[:8]],
         {"numbers": numbers, "cases": [case.key for case in cases], "seen": [case.key for case in seen]},
     )
+
+
+def _parts(bench: Bench) -> Sequence[Callable[[], object]]:
+    scenes = _scenes(bench)
+    return [partial(_measured, bench, scenes, size, seed) for size in scenes.sets for seed in range(bench.budget.seeds)]
+
+
+def _scenes(bench: Bench) -> _Scenes:
+    sizes = (4, 8) if bench.quick else sizes_of(bench.budget.steps * bench.budget.batch_size)
+    cases, seen = bench.cases([SET], [KIND]), bench.first_cases(SET, [KIND], min(bench.budget.cases, sizes[0]))
+    return _Scenes({size: bench.subset(SET, KIND, size) for size in sizes}, cases, seen)
+
+
+def _measured(bench: Bench, scenes: _Scenes, size: int, seed: int) -> tuple[Evaluation, Evaluation]:
+    """Trains on a set and measures on held-out scenes, and on seen ones."""
+    name, data = _named(size), str(scenes.sets[size])
+    control = bench.train(name, seed, bench.budget.steps, {"data": data, "condition": KIND})
+    arms = [Arm(STRENGTH_0), steered(name, control, KIND)]
+    held = bench.measure(scenes.cases, arms, [KIND], stage=f"{name}, seed {seed}")
+    return held, bench.measure(scenes.seen, arms, [KIND], stage=f"{name}, seed {seed}, on what was seen")
 
 
 def sizes_of(samples: int) -> tuple[int, ...]:
@@ -120,4 +148,5 @@ STUDY = Study(
     "Training does not collapse on 1,000 images, and learns more from more data (section 4.4, figure 10).",
     run,
     Budget(steps=1000, batch_size=16, seeds=1, cases=24),
+    _parts,
 )

@@ -11,9 +11,11 @@ it is a soft F1 of thin edges at t < 400 with weight 0.5.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from tether.evaluation import Case, Evaluation
 from tether.evaluation.intervals import Score
 from tether.evaluation.run import SOURCE
 from tether.kinds.measures import Measure, Numbers
@@ -43,7 +45,8 @@ SHARPNESS_SHARE = Measure(SHARPNESS, "sharpness", digits=2)
 def run(bench: Bench) -> Findings:
     """The study."""
     cases = bench.cases([SET], [KIND])
-    before = bench.measure(cases, [steered(BEFORE, _start(bench), KIND, sides=SIDES)], [KIND], stage=BEFORE)
+    start = _start(bench)
+    before = bench.measure(cases, [steered(BEFORE, start, KIND, sides=SIDES)], [KIND], stage=BEFORE)
     own = [row[0]["value"] for row in before.numbers[SOURCE][SHARPNESS]]
     measures = {**before.measures, SHARPNESS: SHARPNESS_SHARE}
     columns = {"F1": FIDELITY, "F1, exact": EXACT, "prompt agreement": PROMPT, "sharpness": SHARPNESS}
@@ -52,11 +55,9 @@ def run(bench: Bench) -> Findings:
         key: [_shared(key, before.numbers[BEFORE][key], own)] * bench.budget.seeds for key in columns.values()
     }
     sheet = [(BEFORE, [files[0] for files in before.pictures[BEFORE][:8]])]
-    for way, settings in WAYS.items():
+    for way in WAYS:
         for seed in range(bench.budget.seeds):
-            control = bench.train(way, seed, bench.budget.steps, {**settings, "start_from": str(_start(bench))})
-            arm = steered(way, control, KIND, sides=SIDES)
-            found = bench.measure(cases, [arm], [KIND], stage=f"{way}, seed {seed}")
+            found = _measured(bench, cases, start, way, seed)
             for key in columns.values():
                 numbers.setdefault(way, {}).setdefault(key, []).append(_shared(key, found.numbers[way][key], own))
             if seed == 0:
@@ -75,6 +76,18 @@ def run(bench: Bench) -> Findings:
         heads=[case.prompt for case in cases[:8]],
         raw={"numbers": numbers, "cases": [case.key for case in cases]},
     )
+
+
+def _parts(bench: Bench) -> Sequence[Callable[[], object]]:
+    cases, start = bench.cases([SET], [KIND]), _start(bench)
+    return [partial(_measured, bench, cases, start, way, seed) for way in WAYS for seed in range(bench.budget.seeds)]
+
+
+def _measured(bench: Bench, cases: Sequence[Case], start: str, way: str, seed: int) -> Evaluation:
+    """Trains on in one way and measures."""
+    control = bench.train(way, seed, bench.budget.steps, {**WAYS[way], "start_from": start})
+    arm = steered(way, control, KIND, sides=SIDES)
+    return bench.measure(cases, [arm], [KIND], stage=f"{way}, seed {seed}")
 
 
 def _shared(key: str, rows: Sequence[Sequence[Numbers]], own: Sequence[float]) -> Sequence[Sequence[Numbers]]:
@@ -128,4 +141,5 @@ STUDY = Study(
     "pictures, by finding the condition again in the one-step clean estimate while it is trained.",
     run,
     Budget(steps=300, batch_size=16, seeds=2, cases=32),
+    _parts,
 )

@@ -121,6 +121,10 @@ class Study:
         claim: what the paper claims, and where.
         run: the study.
         budget: of the full study.
+        parts: lists pieces of what `run` trains and draws, each with a (variant, seed) of its own, so that they may run
+            in any order, and side by side (`tether.studies.side_by_side`); `run` then finds what they made. What
+            several of them need is made when they are listed, which one process does before the others. None if there
+            are no such pieces.
     """
 
     name: str
@@ -128,3 +132,4 @@ class Study:
     claim: str
     run: Callable[[Bench], Findings]
     budget: Budget = field(default_factory=Budget)
+    parts: Callable[[Bench], Sequence[Callable[[], object]]] | None = None

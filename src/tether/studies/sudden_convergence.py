@@ -14,8 +14,9 @@ four times the steps, so that both end after the same number of samples.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -60,15 +61,9 @@ def sharpness(fidelity: Sequence[float]) -> float:
 
 def run(bench: Bench) -> Findings:
     """The study."""
-    rates, validations = (QUICK_RATES, QUICK_VALIDATIONS) if bench.quick else (RATES, VALIDATIONS)
-    largest = bench.budget.batch_size
-    # Rounded up, so that the last validation is at the last step.
-    steps = -(-bench.budget.steps // validations) * validations
-    batches = sorted({max(1, largest // SMALLER), largest})
-    settings = {(rate, batch): steps * largest // batch for rate in rates for batch in batches}
     found = {
         (rate, batch): [_learned(bench, rate, batch, steps, seed) for seed in range(bench.budget.seeds)]
-        for (rate, batch), steps in settings.items()
+        for (rate, batch), steps in _settings(bench).items()
     }
     columns = {"fidelity": FIDELITY, "sharpness": SHARPNESS, "appeared at step": APPEARED}
     rows = [Row(_name(*setting), _scores(seeds)) for setting, seeds in found.items()]
@@ -88,6 +83,24 @@ def run(bench: Bench) -> Findings:
     verdict, summary = _judged(bench, found)
     raw = {_name(*setting): [vars(one) for one in seeds] for setting, seeds in found.items()}
     return Findings(columns, rows, verdict, summary, figures, raw=raw, intervals="over training runs")
+
+
+def _parts(bench: Bench) -> Sequence[Callable[[], object]]:
+    return [
+        partial(_learned, bench, rate, batch, steps, seed)
+        for (rate, batch), steps in _settings(bench).items()
+        for seed in range(bench.budget.seeds)
+    ]
+
+
+def _settings(bench: Bench) -> dict[tuple[float, int], int]:
+    """Learning rate and batch size -> steps."""
+    rates, validations = (QUICK_RATES, QUICK_VALIDATIONS) if bench.quick else (RATES, VALIDATIONS)
+    largest = bench.budget.batch_size
+    # Rounded up, so that the last validation is at the last step.
+    steps = -(-bench.budget.steps // validations) * validations
+    batches = sorted({max(1, largest // SMALLER), largest})
+    return {(rate, batch): steps * largest // batch for rate in rates for batch in batches}
 
 
 def _name(rate: float, batch: int) -> str:
@@ -175,4 +188,5 @@ STUDY = Study(
     "are usually better than more steps (the authors' guide to training).",
     run,
     Budget(steps=304, batch_size=16, seeds=3, cases=12, sampling_steps=10),
+    _parts,
 )

@@ -10,8 +10,9 @@ same with Gaussian weights in place of the zero convolutions, and ControlNet-lit
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,26 +47,29 @@ MARGIN = 0.05
 HARM = Measure("harm", "harm", higher=False, unit="of 255", digits=2)
 
 
+@dataclass(frozen=True)
+class _Learned:
+    """What was measured of one training: at each moment, and at its end with each kind of prompt."""
+
+    moments: Mapping[int, Evaluation]
+    prompts: Mapping[str, Evaluation]
+
+
 def run(bench: Bench) -> Findings:
     """The study."""
     cases = bench.cases([SET], [KIND])
-    moments = [0, bench.budget.steps] if bench.quick else _moments(bench.budget.steps)
     harm: dict[str, dict[int, list[list[list[Numbers]]]]] = {}
     fidelity: dict[str, dict[str, list[Any]]] = {}
     measures: dict[str, Measure] = {}
     sheet: list[tuple[str, Sequence[Path]]] = []
-    for variant, settings in VARIANTS.items():
+    for variant in VARIANTS:
         for seed in range(bench.budget.seeds):
-            for at in moments:
-                control = bench.train(variant, seed, at, {"data": SET, "condition": KIND, **settings})
-                stage = f"{variant}, seed {seed}, step {at}"
-                arms = [Arm(STRENGTH_0), steered(variant, control, KIND)]
-                found = bench.measure(cases, arms, [KIND], stage=stage)
+            learned = _learned(bench, cases, variant, seed)
+            for at, found in learned.moments.items():
                 harm.setdefault(variant, {}).setdefault(at, []).append(harm_of(found, variant))
                 if seed == 0:
                     sheet.append((f"{variant}\nstep {at}", _first(found, variant)))
-            for prompt in PROMPTS:
-                found = bench.measure(prompted(cases, prompt), arms, [KIND], stage=f"{variant}, prompt {prompt}")
+            for prompt, found in learned.prompts.items():
                 measures.update(found.measures)
                 fidelity.setdefault(STRENGTH_0, {}).setdefault(prompt, []).append(found.numbers[STRENGTH_0][FIDELITY])
                 fidelity.setdefault(variant, {}).setdefault(prompt, []).append(found.numbers[variant][FIDELITY])
@@ -80,7 +84,7 @@ def run(bench: Bench) -> Findings:
         )
         for variant in VARIANTS
     ]
-    columns = {f"harm, step {at}": HARM for at in moments} | {f"F1, {prompt}": measure for prompt in PROMPTS}
+    columns = {f"harm, step {at}": HARM for at in _moments(bench)} | {f"F1, {prompt}": measure for prompt in PROMPTS}
     curves = [
         Curve(variant, list(found), [score_of_seeds(HARM, seeds) for seeds in found.values()])
         for variant, found in harm.items()
@@ -90,6 +94,28 @@ def run(bench: Bench) -> Findings:
     heads = [case.prompt for case in cases[:8]]
     raw = {"harm": harm, "fidelity": fidelity, "cases": [case.key for case in cases]}
     return Findings(columns, rows, verdict, summary, [figure], sheet, heads, raw)
+
+
+def _parts(bench: Bench) -> Sequence[Callable[[], object]]:
+    cases = bench.cases([SET], [KIND])
+    return [
+        partial(_learned, bench, cases, variant, seed) for variant in VARIANTS for seed in range(bench.budget.seeds)
+    ]
+
+
+def _learned(bench: Bench, cases: Sequence[Case], variant: str, seed: int) -> _Learned:
+    """Trains a variant and measures it."""
+    moments: dict[int, Evaluation] = {}
+    arms: list[Arm] = []
+    for at in _moments(bench):
+        control = bench.train(variant, seed, at, {"data": SET, "condition": KIND, **VARIANTS[variant]})
+        arms = [Arm(STRENGTH_0), steered(variant, control, KIND)]
+        moments[at] = bench.measure(cases, arms, [KIND], stage=f"{variant}, seed {seed}, step {at}")
+    prompts = {
+        prompt: bench.measure(prompted(cases, prompt), arms, [KIND], stage=f"{variant}, prompt {prompt}")
+        for prompt in PROMPTS
+    }
+    return _Learned(moments, prompts)
 
 
 def harm_of(found: Evaluation, arm: str) -> list[list[Numbers]]:
@@ -110,9 +136,10 @@ def prompted(cases: Sequence[Case], prompt: str) -> list[Case]:
     return list(cases)
 
 
-def _moments(steps: int) -> list[int]:
+def _moments(bench: Bench) -> list[int]:
     """0, the powers of ten from 10 on, and the last step."""
-    return sorted({0, *(10**k for k in range(1, 6) if 10**k < steps), steps})
+    steps = bench.budget.steps
+    return [0, steps] if bench.quick else sorted({0, *(10**k for k in range(1, 6) if 10**k < steps), steps})
 
 
 def _distance(ours: Path, theirs: Path) -> Numbers:
@@ -171,4 +198,5 @@ STUDY = Study(
     "condition with every kind of prompt (section 4.2, figure 8).",
     run,
     Budget(steps=1000, batch_size=16, seeds=3, cases=24),
+    _parts,
 )

@@ -22,6 +22,16 @@ def test_what_was_put_comes_back_in_another_process(tmp_path: Path) -> None:
         assert torch.equal(found["y"], torch.zeros(2, 2))
 
 
+def test_what_another_process_puts_meanwhile_is_found(tmp_path: Path) -> None:
+    one, other = Store(tmp_path / "store"), Store(tmp_path / "store")
+    for name in "ab":
+        assert other.get(name) is None
+        one.put(name, {"x": torch.full((3,), ord(name))})
+        found = other.get(name)
+        assert found is not None
+        assert torch.equal(found["x"], torch.full((3,), ord(name)))
+
+
 def test_a_record_that_was_cut_off_is_missing_and_the_others_are_whole(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for name in "abc":

@@ -2,7 +2,8 @@
 
     FOLDER/part-PROCESS.bin ...     records: key (16 bytes), length, CRC-32, and a safetensors file
 
-A process appends to a file of its own, so any number of processes may share a folder. A record that a killed process
+A process appends to a file of its own, so any number of processes may share a folder, and each finds what the others
+put there meanwhile. A record that a killed process
 left incomplete ends its file. What cannot be written is only computed again.
 """
 
@@ -33,18 +34,22 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._places: dict[bytes, tuple[Path, int]] = {}
+        self._scanned: dict[Path, int] = {}
         self._lock = Lock()
         self._own = folder / f"part-{os.getpid()}-{time.time_ns()}.bin"
         self._writable = True
-        for path in sorted(folder.glob("part-*.bin")):
-            self._scan(path)
+        self._scan()
 
     def __len__(self) -> int:
         return len(self._places)
 
     def get(self, name: str) -> dict[str, Tensor] | None:
         """What was put under a name; None if nothing was, or it is damaged."""
-        place = self._places.get(_key(name))
+        key = _key(name)
+        if key not in self._places:
+            with self._lock:
+                self._scan()  # another process may have put it there meanwhile
+        place = self._places.get(key)
         if place is None:
             return None
         path, start = place
@@ -75,19 +80,27 @@ class Store:
                 return
             self._places[key] = (self._own, start)
 
-    def _scan(self, path: Path) -> None:
-        """Finds the whole records of a file."""
+    def _scan(self) -> None:
+        """Finds the whole records of all files but its own that were not there before."""
+        for path in sorted(self.folder.glob("part-*.bin")):
+            if path != self._own:
+                self._scan_file(path)
+
+    def _scan_file(self, path: Path) -> None:
+        start = self._scanned.get(path, 0)
         try:
             size = path.stat().st_size
+            if size <= start:
+                return
             with path.open("rb") as file:
-                start = 0
+                file.seek(start)
                 while len(header := file.read(_HEADER.size)) == _HEADER.size:
                     key, length, _ = _HEADER.unpack(header)
                     end = start + _HEADER.size + length
                     if end > size:
                         return
                     self._places[key] = (path, start)
-                    start = end
+                    self._scanned[path] = start = end
                     file.seek(start)
         except OSError:
             return
