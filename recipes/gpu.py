@@ -9,13 +9,14 @@ stop those after it that do not need it. Seconds are those of one H200 with torc
 | autoencoder | trains the shipped one further, on whole images; `--autoencoder 0`: it stays as it is | 138 | |
 | latents | standardizes a new autoencoder; encodes | 45 | vae |
 | denoiser | it and the text encoder are trained further, in the time that is left | 0.13 a step | unet, text_encoder |
-| controls | canny control and union, on the new base, and what measures; side by side | 0.2 and 0.6 a step | control, union, judge, contrast |
+| controls | the canny control and the union, on the new base, side by side | 0.2 and 0.3 a step | control, union |
+| | and what measures: the judge of scenes and the contrastive model | 150 | judge, contrast |
 | samples | a sheet of everyday prompts with four seeds each | 20 | samples.png |
 
 The controls' latents, edges and images are made while the denoiser trains. The denoiser is compiled only if it has 5
 minutes or more; the controls never are: their compilation alone took longer than all of their training. A step of the
-union waited for its conditions, which the CPU made; they are made before now. `--denoiser 0 --control 0 --stages prepare denoiser controls` trains the union alone, on the shipped base, and what measures: the judge of
-scenes and the contrastive model.
+union does not wait for its conditions: they are made before. `--denoiser 0 --control 0 --stages prepare denoiser
+controls` trains the union alone, on the shipped base, and what measures.
 
 Weights are written in pieces: vae.0 and so on. $OUT/log.txt has the output of all, at the end of each stage.
 recipes/gpu_results.py makes folders of the files.
@@ -188,7 +189,8 @@ def latents(run: Run) -> bool:
 def denoiser(run: Run) -> bool:
     a = run.arguments
     if a.denoiser == 0:
-        return all([run.end(name, process, 300) for name, process in control_data(run).items()])
+        ended = [run.end(name, process, 300) for name, process in control_data(run).items()]  # each of them
+        return all(ended)
     later = 60 * (max(a.control, a.union) + a.samples) + 45 * bool(a.control or a.union)
     minutes = a.denoiser or (run.left() - later - 32) / 60
     options = [*trained(a, minutes, a.batch, a.rate, 150), "--seed", a.seed]
@@ -342,7 +344,7 @@ def main() -> None:
     run, needed = Run(arguments), {"prepare", "latents"}
     for stage in arguments.stages:
         done = Path(f"done-{stage}")
-        if done.exists() or stage in ("autoencoder", "samples") and not getattr(arguments, stage):
+        if done.exists() or (stage in ("autoencoder", "samples") and not getattr(arguments, stage)):
             continue
         run.say(f"== {stage}, {run.left():.0f} s left")
         try:

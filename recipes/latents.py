@@ -20,8 +20,8 @@ The result is a packed latents file, which `tether train` reads too (`tether.tra
 With `--edges`, for a control, Canny edges of random thresholds are found once too, `EDGES` of each image. Some are
 made as a person would draw: of the blurred image, so that fine lines are missing, or with lines that waver. With
 `--images`, for a control of several kinds, the images are kept, and the exact maps of the scenes where their file has
-them. `--annotate KIND ...` makes conditions of these kinds of all images once, one of each: a GPU learns faster than the
-processor annotates.
+them. `--annotate KIND ...` makes conditions of these kinds of all images once, one of each: a GPU learns faster than
+the processor annotates.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@
 #   DEVICE=cpu STUDIES=comparison OPTIONS=--quick bash recipes/studies_gpu.sh       # a trial here
 #
 # The budget is ten times the samples of the studies' own: as many steps of ten times the batch, which costs a GPU little
-# more, and four parts of each at once. Everything is kept in $WORK: what is not finished after $MINUTES goes on in a second call, from its checkpoints.
+# more; four parts of each run at once. Everything is kept in $WORK: what is not finished after $MINUTES goes on in a
+# second call, from its checkpoints.
 # $OUT gets one archive for each study that finished (report, figures, numbers), and the log of each. Of the project it
 # needs src, without weights/detectors and weights/control-union, and recipes. Packages that the machine lacks are taken
 # from build/wheels, see recipes/gpu_bundle.py; figures need matplotlib.

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from tether.cli import app, info
+from tether.cli import app
 from tether.errors import TetherError
+from tether.files import versions
 from tether.images import save_png
 from tether.sampling import ControlRequest, Request
 from tether.weights import shipped, shipped_controls
@@ -37,7 +38,7 @@ def test_a_package_that_is_missing_is_shown_as_missing(monkeypatch: pytest.Monke
     def absent(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(info, "version", absent)
+    monkeypatch.setattr(versions, "version", absent)
     assert rows()["torch"] == "not installed"
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tether.cli.sources import check_input
+from tether.files.versions import version_of
 
 __all__ = ["info"]
 
@@ -38,7 +38,7 @@ def info(
     from tether.weights import shipped, shipped_control, shipped_controls
 
     for name in PACKAGES:
-        _print(name, _version(name))
+        _print(name, version_of(name))
     _print("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     _print("device", _device())
     _print("shipped base", _size(shipped("base")))
@@ -70,13 +70,6 @@ def _show_image(file: Path) -> None:
 
 def _print(name: str, text: str) -> None:
     print(f"{name:24} {text}")
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _device() -> str:

@@ -7,13 +7,13 @@ import os
 import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 import torch
 
 from tether.evaluation.intervals import Score
 from tether.evaluation.run import AUTOENCODER, EXCHANGED, SOURCE, STRENGTH_0, Evaluation
+from tether.files.versions import version_of
 from tether.kinds.measures import Measure
 
 __all__ = ["machine", "notes", "report", "table"]
@@ -101,7 +101,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        **{name: version(name) for name in PACKAGES},
+        **{name: version_of(name) for name in PACKAGES},
     }
 
 

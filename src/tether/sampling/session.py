@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from threading import RLock
 from typing import Any
 
 from PIL import Image
 
 from tether.errors import TetherError
+from tether.files.versions import version_of
 from tether.images import fit, to_rgb
 from tether.images.read import MAX_TEXT
 from tether.kinds import annotatable, fit_map, prepare
@@ -110,7 +110,7 @@ class Session:
         fitted = {name: image and fit(image, *size, request.fit) for name, image in images.items()}
         controls = [self._with_condition(entry, request, size) for entry in request.controls]
         drawn_with = {
-            "versions": request.versions or {name: version(name) for name in PACKAGES},
+            "versions": request.versions or {name: version_of(name) for name in PACKAGES},
             "fingerprints": request.fingerprints or fingerprints(request, self._opener.locate),
             "spacing": spacing_of(request, base),
             "engine": resolved(request.engine, request.device),

@@ -12,7 +12,6 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -22,6 +21,7 @@ from torch import nn
 from tether.errors import TetherError
 from tether.files.atomic import atomic_write
 from tether.files.hashing import hash_modules
+from tether.files.versions import version_of
 
 __all__ = ["Cache", "cache_folder", "weights_mark"]
 
@@ -93,7 +93,7 @@ class Cache:
             "format": FORMAT,
             "weights": self._hashes[owner][1],
             "settings": dict(settings),
-            "versions": {name: _version(name) for name in PACKAGES},
+            "versions": {name: version_of(name) for name in PACKAGES},
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -107,10 +107,3 @@ def weights_mark(network: nn.Module) -> int:
 def _save(model: Any, path: Path) -> None:
     openvino: Any = import_module("openvino")
     openvino.save_model(model, str(path), compress_to_fp16=False)
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
