@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from tether.datasets.synthetic.emoji3d import Emoji3D
 from tether.errors import TetherError
-from tether.evaluation.contrast import Contrast, frechet_distance, load_contrast, pieces
+from tether.evaluation.contrast import SIDE, Contrast, frechet_distance, load_contrast, pieces
 
 COLORS = {"red": (1.0, 0.1, 0.1), "green": (0.1, 1.0, 0.1), "blue": (0.1, 0.1, 1.0), "white": (1.0, 1.0, 1.0)}
 TEXTS = [f"a {name} square" for name in COLORS]
@@ -63,3 +64,22 @@ def test_the_distance_of_gaussians_is_that_of_their_means_and_deviations() -> No
     assert frechet_distance(ours, ours) == pytest.approx(0, abs=1e-6)
     with pytest.raises(TetherError, match="two pictures or more"):
         frechet_distance(ours[:1], theirs)
+
+
+def test_the_distance_of_pictures_is_smaller_to_their_like(trained: Contrast) -> None:
+    def some(color: tuple[int, int, int]) -> list[Image.Image]:
+        return [Image.new("RGB", (64, 64), tuple(level + k for level in color)) for k in range(4)]
+
+    red, blue = some((240, 20, 20)), some((20, 20, 240))
+    assert trained.distance(red, red) == pytest.approx(0, abs=1e-6)
+    assert trained.distance(red, some((230, 30, 30))) < trained.distance(red, blue)
+
+
+def test_the_shipped_model_finds_captions_of_held_out_drawings_more_often_than_chance() -> None:
+    source = Emoji3D(SIDE, 63, held_out=True)
+    samples = [source.sample(index) for index in range(63)]
+    model = load_contrast()
+    pixels = torch.stack([torch.from_numpy(np.array(sample.image)).permute(2, 0, 1) for sample in samples]) / 255
+    similar = model.see(pixels) @ model.read([sample.caption for sample in samples]).t()
+    place = (similar > similar.diagonal()[:, None]).sum(dim=1)
+    assert (place < 5).float().mean() > 0.5  # by chance 0.08

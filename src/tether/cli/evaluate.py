@@ -16,6 +16,7 @@ from tether.files.atomic import atomic_write, make_folder
 
 if TYPE_CHECKING:
     from tether.evaluation.cases import HeldOut
+    from tether.evaluation.contrast import Contrast
     from tether.evaluation.drawing import Arm
     from tether.evaluation.run import Evaluation
     from tether.sampling import Pipeline, Request
@@ -75,8 +76,12 @@ def evaluate(
         typer.Option(help="A CLIP model, folder or hub: adds the CLIP score.", show_default=False),
     ] = None,
     contrast: Annotated[
-        Path | None,
-        typer.Option(help="A model of recipes/contrast.py: adds picture-text agreement.", show_default=False),
+        str | None,
+        typer.Option(
+            help="tether, the shipped contrastive model, or the folder of one of recipes/contrast.py: adds "
+            "picture-text agreement and the Frechet distance to the held-out pictures.",
+            show_default=False,
+        ),
     ] = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of the pictures; those that are there are not drawn again.")
@@ -114,6 +119,7 @@ def evaluate(
     from tether.cli.progress import count_bar, loading
     from tether.datasets.names import Reading
     from tether.evaluation.cases import held_out_cases, open_held_out
+    from tether.evaluation.contrast import load_contrast
     from tether.evaluation.drawing import Artist
     from tether.evaluation.run import evaluate as run
     from tether.sampling import Request, Session
@@ -131,7 +137,8 @@ def evaluate(
     steered = _steered(template, controls, steering)
     session = Session(notify=lambda line: print(line, file=sys.stderr))
     with loading():
-        words = _words(clip, contrast)
+        model = None if contrast is None else load_contrast(contrast)
+        words = _words(clip, model)
         pipeline = session.open(steered)
     kinds = _kinds(controls, pipeline, kind)
     side = pipeline.base.sample_size
@@ -158,7 +165,16 @@ def evaluate(
         **{name: value for name, value in template.model_dump(mode="json").items() if name in _DRAWN},
         **steering,
     }
-    _write(found, arms, kinds, settings, as_json, sheet)
+    distances = {} if model is None else {arm.name: _distance(model, found, arm.name) for arm in arms}
+    _write(found, arms, kinds, settings, distances, as_json, sheet)
+
+
+def _distance(model: Contrast, found: Evaluation, arm: str) -> float:
+    """The Frechet distance of an arm's pictures to the held-out ones."""
+    from tether.images import open_image
+
+    drawn = (open_image(path) for paths in found.pictures[arm] for path in paths)
+    return model.distance(drawn, (case.image for case in found.cases))
 
 
 _DRAWN = ("base", "dtype", "device", "steps", "guidance_scale", "scheduler")
@@ -247,13 +263,13 @@ def _arms(controls: list[str], kinds: list[str], steering: dict[str, Any], alone
     return arms
 
 
-def _words(clip: str | None, contrast: Path | None) -> list[Any]:
+def _words(clip: str | None, contrast: Contrast | None) -> list[Any]:
     """Further measures of a picture and its prompt."""
     from tether.evaluation.clip import CLIP, ClipScore
-    from tether.evaluation.contrast import CONTRAST, load_contrast
+    from tether.evaluation.contrast import CONTRAST
 
     found: list[Any] = [] if clip is None else [(CLIP, ClipScore(clip))]
-    return found if contrast is None else [*found, (CONTRAST, load_contrast(contrast).agreement)]
+    return found if contrast is None else [*found, (CONTRAST, contrast.agreement)]
 
 
 def _say_what(sets: list[HeldOut], found: int, asked: int) -> None:
@@ -268,6 +284,7 @@ def _write(
     arms: list[Arm],
     kinds: list[str],
     settings: dict[str, Any],
+    distances: dict[str, float],
     as_json: Path | None,
     sheet: Path | None,
 ) -> None:
@@ -276,6 +293,7 @@ def _write(
 
     if as_json is not None:
         numbers = {"made_by": MADE_BY} | report(found, settings)
+        numbers |= {"frechet_distances": distances} if distances else {}
         with atomic_write(as_json, parents=True) as part:
             part.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
     if sheet is not None:
@@ -291,6 +309,11 @@ def _write(
     print()
     for line in notes(found):
         print(line)
+    if distances:
+        said = ", ".join(f"{arm} {distance:.3g}" for arm, distance in distances.items())
+        print(
+            f"Frechet distance to the held-out pictures, by the contrastive model: {said}; compare it at the same count alone"
+        )
     for path in (as_json, sheet):
         if path is not None:
             print(path)

@@ -3,9 +3,9 @@
     s(picture, text) = cos(f(picture), g(text)),     trained so that the right pairs of a batch are told from all others
 
 f is a convolutional network on 64 x 64 pixels, g the mean of the embeddings of a text's words and of their pieces of
-three letters, then two layers. It knows the drawings' names, styles and colors, and nothing of other pictures. None
-ships: `python recipes/contrast.py train` makes one in minutes, and `recipes/contrast.py measure` says how often it
-finds the right one of held-out captions. With it come two measures:
+three letters, then two layers. It knows the drawings' names, styles and colors, and nothing of other pictures. One
+ships; its card says how often it finds the right one of held-out captions. `python recipes/contrast.py train` makes
+another. With it come two measures:
 
 - *picture-text agreement*, 100 max(0, s), of a picture and its prompt, as CLIP score;
 - *Frechet distance* of the pictures' features to those of real ones (arXiv:1706.08500), with this model's features
@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from torch.nn.functional import interpolate, normalize
 
 from tether.errors import TetherError
 from tether.kinds.measures import Measure, Numbers
+from tether.weights import SHIPPED_BASE, shipped
 
 __all__ = ["CONTRAST", "Contrast", "frechet_distance", "load_contrast", "pieces"]
 
@@ -87,8 +88,13 @@ class Contrast(nn.Module):
     @torch.no_grad()
     def agreement(self, image: Image.Image, prompt: str) -> Numbers:
         """100 max(0, s) of a picture and its prompt; a measure of `tether.evaluation.run`."""
-        pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None].float() / 255
-        return {"value": 100 * max(0.0, float((self.see(pixels) * self.read([prompt])).sum()))}
+        return {"value": 100 * max(0.0, float((self.see(_pixels(image)) * self.read([prompt])).sum()))}
+
+    @torch.no_grad()
+    def distance(self, ours: Iterable[Image.Image], theirs: Iterable[Image.Image]) -> float:
+        """`frechet_distance` of the features of two sets of pictures."""
+        found = [torch.cat([self.features(_pixels(image)) for image in images]) for images in (ours, theirs)]
+        return frechet_distance(*(one.double().numpy() for one in found))
 
     def save(self, folder: Path) -> None:
         """Writes the model in float16."""
@@ -96,6 +102,11 @@ class Contrast(nn.Module):
         tensors = {name: tensor.half().contiguous() for name, tensor in self.state_dict().items()}
         save_file(tensors, folder / "model.safetensors")
         (folder / "config.json").write_text(json.dumps(self.config, indent=1) + "\n")
+
+
+def _pixels(image: Image.Image) -> Tensor:
+    """`(1, 3, H, W)` in [0, 1]."""
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None].float() / 255
 
 
 def pieces(text: str) -> list[int]:
@@ -107,13 +118,13 @@ def pieces(text: str) -> list[int]:
     return [zlib.crc32(piece.encode()) % ROWS for piece in found or ["<>"]]
 
 
-def load_contrast(folder: Path | str) -> Contrast:
-    """A model that `Contrast.save` wrote.
+def load_contrast(folder: Path | str = SHIPPED_BASE) -> Contrast:
+    """A model that `Contrast.save` wrote, by default the one that ships, "tether".
 
     Raises:
         TetherError: if there is none, or its files are damaged.
     """
-    path = Path(folder)
+    path = shipped("contrast") if folder == SHIPPED_BASE else Path(folder)
     try:
         config = json.loads((path / "config.json").read_text())
         model = Contrast(**config)

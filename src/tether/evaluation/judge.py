@@ -1,8 +1,9 @@
 """The judge of scenes: a small network that sees a picture and says its depth, normals, classes and joints.
 
-It was trained on rendered scenes with their exact maps alone (`recipes/judges.py`), never on a drawn picture, so it can
-say whether a drawn picture has the depth that was asked for. What it says of the sources of the conditions, the
-pictures that the exact maps belong to, is its own error, and stands beside every score.
+It was trained on rendered scenes with their exact maps alone (`recipes/judges.py`), half of them after a round trip
+through the autoencoder, never on a picture that a diffusion model drew. So it can say whether a drawn picture has the
+depth that was asked for. What it says of the sources of the conditions, the pictures that the exact maps belong to, is
+its own error, and stands beside every score.
 
     pixels, 2 x 2 of them as channels -> U-Net from 64 x 64 down to 4 x 4 -> heads at 64 x 64
 
