@@ -57,3 +57,20 @@ def test_the_settings_are_chosen_and_only_trainings_are_resampled(
     found = STUDY.run(Bench(tmp_path, STUDY.budget))
     # Rates gain 0.01, 0.04 and 0.16, each the same with every seed: the mean of these three is known exactly.
     assert "end +0.070 of fidelity" in found.summary
+
+
+def test_a_curve_that_is_flat_has_no_sharpness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its largest rise is noise, and so is its whole rise."""
+
+    def learned(bench: Bench, rate: float, batch: int, steps: int, seed: int) -> Learned:
+        rises = batch == STUDY.budget.batch_size
+        return Learned(
+            [0, steps], [0.2, 0.7 if rises else 0.21], "sudden" if rises else "flat", steps if rises else None
+        )
+
+    monkeypatch.setattr(sudden_convergence, "_learned", learned)
+    found = STUDY.run(Bench(tmp_path, STUDY.budget))
+    assert [row.scores["sharpness"].value for row in found.rows if "sharpness" in row.scores] == [1.0] * 3
+    assert [row.name.endswith("batch 16") for row in found.rows if "sharpness" in row.scores] == [True] * 3
+    assert "is 1.00 [1.00, 1.00] of the whole rise" in found.summary or "is 1.00 of the whole rise" in found.summary
+    assert found.verdict == "holds partly"

@@ -311,9 +311,7 @@ def _write(
         print(line)
     if distances:
         said = ", ".join(f"{arm} {distance:.3g}" for arm, distance in distances.items())
-        print(
-            f"Frechet distance to the held-out pictures, by the contrastive model: {said}; compare it at the same count alone"
-        )
+        print(f"Frechet distance to the held-out pictures, by the contrastive model, at this count alone: {said}")
     for path in (as_json, sheet):
         if path is not None:
             print(path)

@@ -6,7 +6,8 @@ gradual (with a beginning or without) or sudden. How sharp a curve is says
 
     sharpness = largest rise between two validations / rise from the first to the best one
 
-which is 1 for a jump, and 1 / (their number - 1) for a line; noise makes it larger. Weights are not averaged, as an
+which is 1 for a jump, and 1 / (their number - 1) for a line; noise makes it larger, and a curve that the monitor calls
+flat has none. Weights are not averaged, as an
 average would smooth a jump. Curves are compared over steps, and over samples: batches of a quarter of the budget's make
 four times the steps, so that both end after the same number of samples.
 """
@@ -39,6 +40,7 @@ FIDELITY = Measure("fidelity", "fidelity at the end")
 SHARPNESS = Measure("sharpness", "sharpness", digits=2)
 APPEARED = Measure("appeared", "control appeared at step", higher=False, digits=0)
 SAME = Measure("same", "fidelity at equal samples")
+UNJUDGED: tuple[Verdict, str] = ("not judged", "Nothing is judged on a budget this small.")
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,10 @@ def run(bench: Bench) -> Findings:
         (rate, batch): [_learned(bench, rate, batch, steps, seed) for seed in range(bench.budget.seeds)]
         for (rate, batch), steps in _settings(bench).items()
     }
+    return _findings(found, judged=not bench.quick)
+
+
+def _findings(found: Mapping[tuple[float, int], Sequence[Learned]], *, judged: bool) -> Findings:
     columns = {"fidelity": FIDELITY, "sharpness": SHARPNESS, "appeared at step": APPEARED}
     rows = [Row(_name(*setting), _scores(seeds)) for setting, seeds in found.items()]
     figures = [
@@ -80,7 +86,7 @@ def run(bench: Bench) -> Findings:
         )
         for what in ("steps", "samples")
     ]
-    verdict, summary = _judged(bench, found)
+    verdict, summary = _judged(found) if judged else UNJUDGED
     raw = {_name(*setting): [vars(one) for one in seeds] for setting, seeds in found.items()}
     return Findings(columns, rows, verdict, summary, figures, raw=raw, intervals="over training runs")
 
@@ -134,10 +140,16 @@ def _scored(seeds: Sequence[Learned]) -> list[Score]:
 def _scores(seeds: Sequence[Learned]) -> dict[str, Score]:
     scores = {
         "fidelity": _over_seeds(FIDELITY, [one.fidelity[-1] for one in seeds]),
-        "sharpness": _over_seeds(SHARPNESS, [sharpness(one.fidelity) for one in seeds]),
     }
+    if rises := _rises(seeds):
+        scores["sharpness"] = _over_seeds(SHARPNESS, rises)
     appeared = [float(one.appeared_at) for one in seeds if one.appeared_at is not None]
     return scores | ({"appeared at step": _over_seeds(APPEARED, appeared)} if appeared else {})
+
+
+def _rises(runs: Sequence[Learned]) -> list[float]:
+    """The sharpness of those that are not flat."""
+    return [sharpness(one.fidelity) for one in runs if one.kind != "flat"]
 
 
 def _over_seeds(measure: Measure, values: Sequence[float]) -> Score:
@@ -149,16 +161,15 @@ def _over_settings(measure: Measure, values: Sequence[Sequence[float]]) -> Score
     return score_of_seeds(measure, [[[{"value": value} for value in of_seed]] for of_seed in zip(*values, strict=True)])
 
 
-def _judged(bench: Bench, found: Mapping[tuple[float, int], Sequence[Learned]]) -> tuple[Verdict, str]:
+def _judged(found: Mapping[tuple[float, int], Sequence[Learned]]) -> tuple[Verdict, str]:
     """The claim: fidelity does not grow gradually, it jumps."""
-    if bench.quick:
-        return "not judged", "Nothing is judged on a budget this small."
     runs = [one for seeds in found.values() for one in seeds]
     kinds = Counter(
         "gradual, with a beginning" if one.kind == "gradual" and one.appeared_at else one.kind for one in runs
     )
     counted = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-    sharp = _over_settings(SHARPNESS, [[sharpness(one.fidelity) for one in seeds] for seeds in found.values()])
+    rises = _rises(runs)
+    sharp = shown(_over_seeds(SHARPNESS, rises), ".2f") if rises else "no part"
     verdict: Verdict = "does not hold at this scale"
     if kinds["sudden"]:
         verdict = "holds" if kinds["sudden"] == len(runs) else "holds partly"
@@ -173,8 +184,8 @@ def _judged(bench: Bench, found: Mapping[tuple[float, int], Sequence[Learned]]) 
     ]
     helped = _over_settings(SAME, gains)
     return verdict, (
-        f"Of {len(runs)} runs the monitor calls {counted}; the largest rise between two of {len(runs[0].steps)} "
-        f"validations is {shown(sharp, '.2f')} of the whole rise. At equal samples "
+        f"Of {len(runs)} runs the monitor calls {counted}; where control appears, the largest rise between two of "
+        f"{len(runs[0].steps)} validations is {sharp} of the whole rise. At equal samples "
         f"batches of {largest} end {signed(helped)} of fidelity "
         f"against batches of {smallest}."
     )
