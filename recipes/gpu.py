@@ -15,8 +15,8 @@ stop those after it that do not need it. Seconds are those of one H200 with torc
 
 The controls' latents, edges and images are made while the denoiser trains. The denoiser is compiled only if it has 5
 minutes or more; the controls never are: their compilation alone took longer than all of their training. A step of the
-union does not wait for its conditions: they are made before. `--denoiser 0 --control 0 --stages prepare denoiser
-controls` trains the union alone, on the shipped base, and what measures.
+union does not wait for its conditions: they are made before. `--denoiser 0 --control 0` trains the union alone, on the
+shipped base, and what measures.
 
 Weights are written in pieces: vae.0 and so on. $OUT/log.txt has the output of all, at the end of each stage.
 recipes/gpu_results.py makes folders of the files.
@@ -41,7 +41,8 @@ from tether.training.checkpoints import latest_checkpoint
 STAGES = ("prepare", "autoencoder", "latents", "denoiser", "controls", "samples")
 SHIPPED = Path("src/tether/weights")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-ANNOTATED = ("canny", "softedge", "scribble", "lineart", "seg", "mlsd")
+SCENES = Path("data/scenes-maps.npz")
+ANNOTATED = ("softedge", "scribble", "lineart", "seg", "mlsd")
 """Kinds whose conditions take the processor long."""
 VAE, BASE = Path("runs/autoencoder/vae"), Path("runs/base")
 LOGS = Path("logs")
@@ -128,6 +129,11 @@ def base_folder() -> Path:
     return BASE if (BASE / "unet").exists() else SHIPPED / "base"
 
 
+def vae_folder() -> Path:
+    """The new base's autoencoder, which is there before its denoiser is."""
+    return BASE / "vae" if (BASE / "vae").exists() else SHIPPED / "base/vae"
+
+
 def prepare(run: Run) -> bool:
     """Everything that the CPU makes; what is needed later in the background."""
     a = run.arguments
@@ -191,7 +197,7 @@ def denoiser(run: Run) -> bool:
     if a.denoiser == 0:
         ended = [run.end(name, process, 300) for name, process in control_data(run).items()]  # each of them
         return all(ended)
-    later = 60 * (max(a.control, a.union) + a.samples) + 45 * bool(a.control or a.union)
+    later = 60 * (max(a.control, a.union, a.judge) + a.samples) + 45 * bool(a.control or a.union or a.judge)
     minutes = a.denoiser or (run.left() - later - 32) / 60
     options = [*trained(a, minutes, a.batch, a.rate, 150), "--seed", a.seed]
     if a.compile and minutes >= WORTH_COMPILING:
@@ -202,17 +208,17 @@ def denoiser(run: Run) -> bool:
     well = run.end("denoiser", process, 60 * minutes + 40 - (time.time() - begun))
     run.give("unet", BASE / "unet" / WEIGHTS)
     run.give("text_encoder", BASE / "text_encoder/model.safetensors")
-    ended = [run.end(name, process, 40) for name, process in prepared.items()]  # each of them, also after a failure
+    ended = [run.end(name, process, 150) for name, process in prepared.items()]  # each of them, also after a failure
     return all(ended) and well
 
 
 def scenes_for_controls(run: Run) -> dict[str, subprocess.Popen]:
     """Begins to render the scenes of the union and of the judge."""
     a, render, begun = run.arguments, "recipes/render_scenes.py", {}
-    if a.union:
-        options = ("--held-out", 0, "--maps", "--mannequins", "--out", "data/scenes-maps.npz")
+    if a.union and not SCENES.exists():
+        options = ("--held-out", 0, "--maps", "--mannequins", "--out", SCENES)
         begun["scenes-maps"] = run.begin("scenes-maps", render, "--count", round(a.union_scenes * a.scale), *options)
-    if a.judge:
+    if a.judge and not Path("data/judges.npz").exists():
         count = ("--count", round(a.judge_scenes * a.scale))
         begun["judge-scenes"] = run.begin("judge-scenes", "recipes/judges.py", "render", *count, background=True)
     return begun
@@ -221,42 +227,51 @@ def scenes_for_controls(run: Run) -> dict[str, subprocess.Popen]:
 def control_data(run: Run) -> dict[str, subprocess.Popen]:
     """Begins to make what the controls and the judge are trained on; returns the processes that do, by name."""
     a = run.arguments
-    begun = dict(run.background) if a.denoiser == 0 else scenes_for_controls(run)
-    command = ("recipes/latents.py", "--vae", base_folder() / "vae", "--device", a.device)
+    begun = dict(run.background) if a.denoiser == 0 and run.background else scenes_for_controls(run)
+    command = ("recipes/latents.py", "--vae", vae_folder(), "--device", a.device)
     if a.control:
         wide = ("--mixture", "data/mixture-wide.npz", "--out", "data/latents-wide.npz", "--edges", "--scenes", 20000)
         begun["latents-wide"] = run.begin("latents-wide", *command, *wide, background=True)
     if a.union:
         plan = ("--scale", a.union_scale * a.scale, "--centred", 0.4, "--seed", a.seed)
         run.run("plan-union", "recipes/mixture.py", *plan, "--out", "data/mixture-union.npz")
-        run.end("scenes-maps", begun.pop("scenes-maps"), 200)
-        images = ("--mixture", "data/mixture-union.npz", "--scene-file", "data/scenes-maps.npz")
+        if "scenes-maps" in begun:
+            run.end("scenes-maps", begun.pop("scenes-maps"), 400)
+        images = ("--mixture", "data/mixture-union.npz", "--scene-file", SCENES)
         kept = ("--out", "data/latents-union.npz", "--images", "--annotate", *ANNOTATED)
-        begun["latents-union"] = run.begin("latents-union", *command, *images, *kept)
+        begun["latents-union"] = run.begin("latents-union", *command, *images, *kept, background=a.denoiser != 0)
     return begun
 
 
 def controls(run: Run) -> bool:
     """The canny control and the union, side by side: alone, neither keeps the GPU busy. What measures beside them."""
     a, union = run.arguments, SHIPPED / "control-union"
-    measuring = {}
+    begun_at, measuring = time.time(), {}
     if a.judge:
-        options = ("--minutes", a.judge, "--batch", 128, "--widths", *a.judge_widths, "--vae", base_folder() / "vae")
+        options = ("--minutes", a.judge, "--batch", 128, "--widths", *a.judge_widths, "--vae", vae_folder())
         measuring["judge"] = run.begin("judge", "recipes/judges.py", "train", "--device", a.device, *options)
     if a.contrast:
         options = ("--steps", a.contrast, "--device", a.device)
         measuring["contrast"] = run.begin("contrast", "recipes/contrast.py", "train", *options, background=True)
     plans = {
         "control": (a.control, a.control_step, a.batch_control, SHIPPED / "control-canny"),
-        "union": (a.union, a.union_step, a.batch_union, union if union.exists() else SHIPPED / "control-canny"),
+        "union": (
+            a.union,
+            a.union_step,
+            a.batch_union,
+            union if (union / WEIGHTS).exists() else SHIPPED / "control-canny",
+        ),
     }
     minutes = {name: min(plan[0], (run.left() - 45) / 60) for name, plan in plans.items()}
     wanted = [name for name in plans if minutes[name] > 0.1 * plans[name][0]]
     begun = {name: begin_control(run, name, minutes[name], *plans[name][1:]) for name in wanted}
     well = [end_control(run, name, process, minutes[name]) for name, process in begun.items()]
-    well += [run.end(name, process, 60) for name, process in measuring.items()]
-    run.give("judge", Path("runs/judges/judge/model.safetensors"))
-    run.give("contrast", Path("runs/contrast/model/model.safetensors"))
+    for name, process in measuring.items():
+        well.append(run.end(name, process, 60 * a.judge + 120 - (time.time() - begun_at)))
+    for name, folder in (("judge", Path("runs/judges/judge")), ("contrast", Path("runs/contrast/model"))):
+        run.give(name, folder / "model.safetensors")
+        if (folder / "config.json").exists():
+            shutil.copy(folder / "config.json", run.out / f"{name}-config.json")
     return bool(well) and all(well)
 
 
@@ -317,7 +332,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--control", type=float, default=3.0, help="minutes of its steps; 0: no control")
     parser.add_argument("--control-step", type=float, default=0.21, help="seconds of a step, to know their number")
     parser.add_argument("--union", type=float, default=3.0, help="minutes of its steps; 0: no union")
-    parser.add_argument("--union-step", type=float, default=0.25, help="seconds of a step, to know their number")
+    parser.add_argument("--union-step", type=float, default=0.5, help="seconds of a step, to know their number")
     parser.add_argument("--union-scenes", type=int, default=8000)
     parser.add_argument("--union-scale", type=float, default=0.06, help="of its mixture")
     parser.add_argument("--judge", type=float, default=3.0, help="minutes; 0: none")
@@ -336,7 +351,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--scenes", type=int, default=30_000)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="not even a long denoiser")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.denoiser == 0 and arguments.control:
+        parser.error("--denoiser 0 keeps the base, and its canny control with it: give --control 0 too")
+    return arguments
 
 
 def main() -> None:
@@ -345,6 +363,8 @@ def main() -> None:
     for stage in arguments.stages:
         done = Path(f"done-{stage}")
         if done.exists() or (stage in ("autoencoder", "samples") and not getattr(arguments, stage)):
+            continue
+        if arguments.denoiser == 0 and stage in ("autoencoder", "latents", "samples"):  # the base stays
             continue
         run.say(f"== {stage}, {run.left():.0f} s left")
         try:

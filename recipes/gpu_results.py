@@ -1,9 +1,11 @@
-"""Makes folders of what recipes/gpu.sh gave back: runs/gpu/base, runs/gpu/control-canny and runs/gpu/control-union.
+"""Makes folders of what recipes/gpu.sh gave back: runs/gpu/base, runs/gpu/control-canny and so on.
 
     python recipes/gpu_results.py FOLDER
     python recipes/ship.py base runs/gpu/base
     python recipes/ship.py control-canny runs/gpu/control-canny
     python recipes/ship.py control-union runs/gpu/control-union
+    python recipes/ship.py judges runs/gpu/judges
+    python recipes/ship.py contrast runs/gpu/contrast
 
 Configurations, tokenizer and schedule are those of the shipped weights, and so are tensors that did not come back.
 """
@@ -33,13 +35,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"))
     arguments = parser.parse_args()
-    for name in ("base", "control-canny", "control-union", "judges"):
+    for name in ("base", "control-canny", "control-union", "judges", "contrast"):
         ignored = shutil.ignore_patterns("*.png", "README.md")
         if (SHIPPED / name).exists():
             shutil.copytree(SHIPPED / name, arguments.out / name, ignore=ignored, dirs_exist_ok=True)
         (arguments.out / name).mkdir(parents=True, exist_ok=True)
-    if (arguments.folder / "union-config.json").exists():
-        shutil.copy(arguments.folder / "union-config.json", arguments.out / "control-union/config.json")
+    for name, folder in (("union", "control-union"), ("judge", "judges"), ("contrast", "contrast")):
+        if (arguments.folder / f"{name}-config.json").exists():
+            shutil.copy(arguments.folder / f"{name}-config.json", arguments.out / folder / "config.json")
     for part, path in PARTS.items():
         if list(arguments.folder.glob(f"{part}.*")):
             join(arguments.folder / part, arguments.out / path)

@@ -207,6 +207,8 @@ def main() -> None:
     parser.add_argument("--base", type=Path, help="folder to write the standardized autoencoder to, as vae/")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     arguments = parser.parse_args()
+    if arguments.annotate and not arguments.images:
+        parser.error("--annotate needs --images")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes below are parallel enough
 
     scenes = Scenes.read(arguments.scene_file or arguments.data / "scenes.npz", arguments.scenes)

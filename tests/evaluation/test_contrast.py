@@ -47,6 +47,9 @@ def test_a_saved_model_comes_back_to_half_precision(trained: Contrast, tmp_path:
     assert torch.allclose(again.see(SQUARES), trained.see(SQUARES), atol=2e-2)
     with pytest.raises(TetherError, match="no contrastive model can be opened at"):
         load_contrast(tmp_path / "other")
+    (tmp_path / "model.safetensors").write_bytes(b"no weights at all")
+    with pytest.raises(TetherError, match="no contrastive model can be opened at"):
+        load_contrast(tmp_path)
 
 
 def test_words_that_share_letters_share_pieces_and_a_text_without_words_has_one() -> None:

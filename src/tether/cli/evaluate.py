@@ -150,6 +150,8 @@ def evaluate(
     with count_bar("preparing conditions") as on_progress:
         cases = held_out_cases(sets, kinds, drawn_size, count, use_given=not annotate, on_progress=on_progress)
     _say_what(sets, len(cases), count)
+    if model is not None and len(cases) < 2:
+        raise TetherError("--contrast needs two conditions or more, for a Frechet distance")
     arms = _arms(controls, kinds, steering, alone)
     artist = Artist(session, template, out)
     with count_bar("drawing and measuring") as on_progress:

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
@@ -129,7 +130,7 @@ def load_contrast(folder: Path | str = SHIPPED_BASE) -> Contrast:
         config = json.loads((path / "config.json").read_text())
         model = Contrast(**config)
         model.load_state_dict({k: v.float() for k, v in load_file(path / "model.safetensors").items()})
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         line = (str(error).splitlines() or ["no message"])[0]
         raise TetherError(f"no contrastive model can be opened at {path}: {line}") from None
     return model.eval().requires_grad_(False)
