@@ -245,7 +245,8 @@ def control_data(run: Run) -> dict[str, subprocess.Popen]:
 
 def controls(run: Run) -> bool:
     """The canny control and the union, side by side: alone, neither keeps the GPU busy. What measures beside them."""
-    a, union = run.arguments, SHIPPED / "control-union"
+    a, canny, union = run.arguments, SHIPPED / "control-canny", SHIPPED / "control-union"
+    union = union if (union / WEIGHTS).exists() else canny
     begun_at, measuring = time.time(), {}
     if a.judge:
         options = ("--minutes", a.judge, "--batch", 128, "--widths", *a.judge_widths, "--vae", vae_folder())
@@ -254,7 +255,7 @@ def controls(run: Run) -> bool:
         options = ("--steps", a.contrast, "--device", a.device)
         measuring["contrast"] = run.begin("contrast", "recipes/contrast.py", "train", *options, background=True)
     plans = {
-        "control": (a.control, a.control_step, a.batch_control, SHIPPED / "control-canny"),
+        "control": (a.control, a.control_step, a.batch_control, canny),
         "union": (
             a.union,
             a.union_step,
