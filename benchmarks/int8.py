@@ -1,7 +1,7 @@
 """What int8 would gain: a controlled step of the shipped base quantized by NNCF, beside bfloat16 and float32.
 
-    pip install --target /tmp/nncf nncf          brings SciPy and scikit-learn; Tether does not use it
-    PYTHONPATH=/tmp/nncf python benchmarks/int8.py
+    pip install --target out/nncf nncf           brings SciPy and scikit-learn; Tether does not use it
+    PYTHONPATH=out/nncf python benchmarks/int8.py
 
 Weights and activations are quantized after training, with the inputs of four pictures of ten steps as calibration.
 What is reported is the processor time of base and control, one thread, the ways in turn, and the relative error to
