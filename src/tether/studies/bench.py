@@ -25,7 +25,7 @@ from tether.datasets.synthetic.builtin import builtin_source
 from tether.errors import TetherError
 from tether.evaluation import Arm, Artist, Case, Evaluation, evaluate, held_out_cases, open_held_out
 from tether.evaluation.cases import HeldOut
-from tether.evaluation.drawing import Steering
+from tether.evaluation.drawing import Steering, seeds_of
 from tether.files.atomic import make_folder, write_text
 from tether.files.hashing import hash_file, hash_modules
 from tether.sampling import Request, Session
@@ -227,6 +227,13 @@ class Bench:
             self.budget.cases,
             on_progress=lambda done, total: self.on_progress("preparing conditions", done, total),
         )
+
+    def draw(self, cases: Sequence[Case], arm: Arm) -> None:
+        """Draws what `measure` measures of an arm, with one image a condition, so that it is there."""
+        for done, case in enumerate(cases, 1):
+            (seed,) = seeds_of(0, case.number, 1)
+            self.artist.picture(case, arm, seed)
+            self.on_progress(f"drawing {arm.name}", done, len(cases))
 
     def measure(
         self,

@@ -142,6 +142,7 @@ def run(bench: Bench) -> Findings:
 
 def _parts(bench: Bench) -> Sequence[Callable[[], object]]:
     cases = bench.cases([SET], [KIND])
+    bench.draw(cases, Arm(STRENGTH_0))
     learned = cache(lambda: _learned_by(bench))  # made where a part needs it, once in a process
 
     def part(arm: str, seed: int) -> None:

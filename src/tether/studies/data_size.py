@@ -85,6 +85,8 @@ def run(bench: Bench) -> Findings:
 
 def _parts(bench: Bench) -> Sequence[Callable[[], object]]:
     scenes = _scenes(bench)
+    for cases in (scenes.cases, scenes.seen):
+        bench.draw(cases, Arm(STRENGTH_0))
     return [partial(_measured, bench, scenes, size, seed) for size in scenes.sets for seed in range(bench.budget.seeds)]
 
 

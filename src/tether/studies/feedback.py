@@ -46,7 +46,7 @@ def run(bench: Bench) -> Findings:
     """The study."""
     cases = bench.cases([SET], [KIND])
     start = _start(bench)
-    before = bench.measure(cases, [steered(BEFORE, start, KIND, sides=SIDES)], [KIND], stage=BEFORE)
+    before = _before(bench, cases, start)
     own = [row[0]["value"] for row in before.numbers[SOURCE][SHARPNESS]]
     measures = {**before.measures, SHARPNESS: SHARPNESS_SHARE}
     columns = {"F1": FIDELITY, "F1, exact": EXACT, "prompt agreement": PROMPT, "sharpness": SHARPNESS}
@@ -80,7 +80,13 @@ def run(bench: Bench) -> Findings:
 
 def _parts(bench: Bench) -> Sequence[Callable[[], object]]:
     cases, start = bench.cases([SET], [KIND]), _start(bench)
-    return [partial(_measured, bench, cases, start, way, seed) for way in WAYS for seed in range(bench.budget.seeds)]
+    ways = [partial(_measured, bench, cases, start, way, seed) for way in WAYS for seed in range(bench.budget.seeds)]
+    return [partial(_before, bench, cases, start), *ways]
+
+
+def _before(bench: Bench, cases: Sequence[Case], start: str) -> Evaluation:
+    """Measures what is trained on."""
+    return bench.measure(cases, [steered(BEFORE, start, KIND, sides=SIDES)], [KIND], stage=BEFORE)
 
 
 def _measured(bench: Bench, cases: Sequence[Case], start: str, way: str, seed: int) -> Evaluation:

@@ -19,8 +19,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -67,15 +69,17 @@ def run_parts(name: str, bench: Bench, jobs: int) -> None:
 
     Raises:
         TetherError: when the study has no parts, or a process died; and as a part that failed, as any other error.
-        KeyboardInterrupt: after SIGINT or SIGTERM, when all checkpoints are written.
+        KeyboardInterrupt: after SIGINT or SIGTERM, when all checkpoints are written. On Windows processes end at once,
+            and what they trained goes on from the checkpoints before.
     """
     parts = find_study(name).parts
     if parts is None:
         raise TetherError(f"study {name!r} has no parts that could run side by side")
     count = len(parts(bench))
+    jobs = max(1, min(jobs, count))
     threads = max(1, torch.get_num_threads() // jobs)
     order = _Order(name, bench.out, bench.budget, bench.quick, bench.base, bench.device, threads)
-    with interruption() as leave, _workers(order, min(jobs, count)) as workers:
+    with interruption() as leave, _workers(order, jobs) as workers:
         _hand_out(workers, count, leave, lambda done: bench.on_progress("parts", done, count))
     if leave.is_set():  # a signal while the last part ended
         raise KeyboardInterrupt
@@ -85,11 +89,14 @@ def run_parts(name: str, bench: Bench, jobs: int) -> None:
 def _workers(order: _Order, count: int) -> Iterator[list[_Worker]]:
     """Some processes. If the block raises, they are asked to stop; a second Ctrl-C kills them."""
     workers: list[_Worker] = []
+    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    asked = context.Event()
     try:
         for _ in range(count):
-            workers.append(_start(order))
+            workers.append(_start(context, order, asked))
         yield workers
     except BaseException:
+        asked.set()
         for worker in workers:
             worker.process.terminate()
         raise
@@ -105,10 +112,9 @@ def _workers(order: _Order, count: int) -> Iterator[list[_Worker]]:
             raise
 
 
-def _start(order: _Order) -> _Worker:
-    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+def _start(context: SpawnContext, order: _Order, asked: Event) -> _Worker:
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(order, theirs))
+    process = context.Process(target=_work, args=(order, theirs, asked))
     with _ignoring_ctrl_c():  # which the process inherits: it would print a traceback while it imports
         process.start()
     theirs.close()  # so that ours ends with the process
@@ -130,40 +136,49 @@ def _ignoring_ctrl_c() -> Iterator[None]:
 def _hand_out(workers: list[_Worker], count: int, leave: threading.Event, report: Callable[[int], None]) -> None:
     """Gives each process another part when it is done with one, until all are done."""
     numbers, done = iter(range(count)), 0
-    busy = {worker.pipe: worker for worker in workers}
+    busy: dict[Any, _Worker] = {worker.pipe: worker for worker in workers}
+    for worker in workers:
+        with _living(leave):
+            worker.pipe.send(next(numbers))
+    while done < count:
+        report(done)
+        for pipe in wait(list(busy), SECONDS):
+            worker = busy[pipe]
+            with _living(leave):
+                error = worker.pipe.recv()
+            if error is not None:
+                raise error
+            done += 1
+            number = next(numbers, None)
+            if number is None:
+                del busy[pipe]
+                continue
+            with _living(leave):
+                worker.pipe.send(number)
+        if leave.is_set():
+            raise KeyboardInterrupt
+    report(done)
+
+
+@contextmanager
+def _living(leave: threading.Event) -> Iterator[None]:
+    """For a word with a process: says what it means if it has died."""
     try:
-        for pipe in busy:
-            pipe.send(next(numbers))
-        while done < count:
-            report(done)
-            for pipe in wait(list(busy), SECONDS):
-                assert isinstance(pipe, Connection)
-                error = pipe.recv()
-                if error is not None:
-                    raise error
-                done += 1
-                number = next(numbers, None)
-                if number is None:
-                    del busy[pipe]
-                else:
-                    pipe.send(number)
-            if leave.is_set():
-                raise KeyboardInterrupt
+        yield
     except (EOFError, BrokenPipeError, ConnectionResetError):
         if leave.wait(SECONDS):  # a signal that all processes got
             raise KeyboardInterrupt from None
         raise TetherError(
             "a process of the study died, most likely out of memory: give fewer jobs; the same command continues"
         ) from None
-    report(done)
 
 
-def _work(order: _Order, pipe: Connection) -> None:
+def _work(order: _Order, pipe: Connection, asked: Event) -> None:
     """A process: does the parts whose numbers it gets, until there is no more or one fails."""
     if hasattr(os, "setpgid"):  # not on Windows
         os.setpgid(0, 0)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a training leaves with its checkpoint, all else here
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    threading.Thread(target=_leave_with_parent, args=(asked,), daemon=True).start()
     torch.set_num_threads(order.threads)
     try:
         bench = Bench(order.out, order.budget, quick=order.quick, base=order.base, device=order.device)
@@ -186,12 +201,14 @@ def _next(pipe: Connection) -> int | None:
         return None
 
 
-def _leave_with_parent() -> None:
-    """A killed parent cannot stop its processes."""
+def _leave_with_parent(asked: Event) -> None:
+    """A killed parent cannot stop its processes. If it has asked them before, a second signal would cut off what the
+    first one lets them write."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
+        if not asked.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _portable(error: BaseException) -> BaseException:

@@ -121,10 +121,11 @@ class Study:
         claim: what the paper claims, and where.
         run: the study.
         budget: of the full study.
-        parts: lists pieces of what `run` trains and draws, each with a (variant, seed) of its own, so that they may run
-            in any order, and side by side (`tether.studies.side_by_side`); `run` then finds what they made. What
-            several of them need is made when they are listed, which one process does before the others. None if there
-            are no such pieces.
+        parts: lists pieces of what `run` trains and draws, no two of the same (variant, seed), so that they may run in
+            any order, and side by side (`tether.studies.side_by_side`); `run` then finds what they made. Files that
+            several of them need are made when they are listed: one process does it before the others, which list them
+            too, and find the files. What is only in memory, each process makes for itself. None if there are no such
+            pieces.
     """
 
     name: str

@@ -98,6 +98,8 @@ def run(bench: Bench) -> Findings:
 
 def _parts(bench: Bench) -> Sequence[Callable[[], object]]:
     cases = bench.cases([SET], [KIND])
+    for prompt in PROMPTS:
+        bench.draw(prompted(cases, prompt), Arm(STRENGTH_0))
     return [
         partial(_learned, bench, cases, variant, seed) for variant in VARIANTS for seed in range(bench.budget.seeds)
     ]

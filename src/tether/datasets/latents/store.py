@@ -3,8 +3,8 @@
     FOLDER/part-PROCESS.bin ...     records: key (16 bytes), length, CRC-32, and a safetensors file
 
 A process appends to a file of its own, so any number of processes may share a folder, and each finds what the others
-put there meanwhile. A record that a killed process
-left incomplete ends its file. What cannot be written is only computed again.
+put there meanwhile, within a second. A record that a killed process left incomplete ends its file. What cannot be
+written is only computed again.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import secrets
 import struct
-import time
 import zlib
 from pathlib import Path
 from threading import Lock
+from time import monotonic
 
 from safetensors.torch import load, save
 from torch import Tensor
@@ -26,6 +27,8 @@ __all__ = ["Store"]
 logger = logging.getLogger(__name__)
 
 _HEADER = struct.Struct("<16sQI")
+_SECONDS = 1.0
+"""The least time between two looks for what other processes wrote: each reads the folder."""
 
 
 class Store:
@@ -35,8 +38,10 @@ class Store:
         self.folder = folder
         self._places: dict[bytes, tuple[Path, int]] = {}
         self._scanned: dict[Path, int] = {}
+        self._sizes: dict[Path, int] = {}
+        self._next_scan = 0.0
         self._lock = Lock()
-        self._own = folder / f"part-{os.getpid()}-{time.time_ns()}.bin"
+        self._own = folder / f"part-{os.getpid()}-{secrets.token_hex(8)}.bin"
         self._writable = True
         self._scan()
 
@@ -48,7 +53,8 @@ class Store:
         key = _key(name)
         if key not in self._places:
             with self._lock:
-                self._scan()  # another process may have put it there meanwhile
+                if monotonic() >= self._next_scan:
+                    self._scan()  # another process may have put it there meanwhile
         place = self._places.get(key)
         if place is None:
             return None
@@ -85,12 +91,13 @@ class Store:
         for path in sorted(self.folder.glob("part-*.bin")):
             if path != self._own:
                 self._scan_file(path)
+        self._next_scan = monotonic() + _SECONDS
 
     def _scan_file(self, path: Path) -> None:
         start = self._scanned.get(path, 0)
         try:
             size = path.stat().st_size
-            if size <= start:
+            if size == self._sizes.get(path, 0):
                 return
             with path.open("rb") as file:
                 file.seek(start)
@@ -98,10 +105,11 @@ class Store:
                     key, length, _ = _HEADER.unpack(header)
                     end = start + _HEADER.size + length
                     if end > size:
-                        return
+                        break
                     self._places[key] = (path, start)
                     self._scanned[path] = start = end
                     file.seek(start)
+            self._sizes[path] = size
         except OSError:
             return
 
