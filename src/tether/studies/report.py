@@ -120,8 +120,11 @@ def _plot(figure: Figure, path: Path) -> None:
     try:
         if figure.log_x:
             axes.set_xscale("symlog", linthresh=min((x for x in _numbers(figure.curves) if x > 0), default=1))
+        colors: dict[str, Any] = {}
         for curve in figure.curves:
-            (line,) = axes.plot(curve.x, [score.value for score in curve.scores], marker="o", ms=3, label=curve.name)
+            shown = {"color": colors[curve.name]} if curve.name in colors else {"label": curve.name}
+            (line,) = axes.plot(curve.x, [score.value for score in curve.scores], marker="o", ms=3, **shown)
+            colors[curve.name] = line.get_color()
             low, high = ([getattr(score, end) for score in curve.scores] for end in ("low", "high"))
             axes.fill_between(curve.x, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
         axes.set_xlabel(figure.x_label)

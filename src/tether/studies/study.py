@@ -59,7 +59,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Curve:
-    """A line in a figure: scores over numbers."""
+    """A line in a figure: scores over numbers. Curves of one name have one color."""
 
     name: str
     x: Sequence[float]

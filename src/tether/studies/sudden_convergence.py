@@ -73,18 +73,28 @@ def run(bench: Bench) -> Findings:
 def _findings(found: Mapping[tuple[float, int], Sequence[Learned]], *, judged: bool) -> Findings:
     columns = {"fidelity": FIDELITY, "sharpness": SHARPNESS, "appeared at step": APPEARED}
     rows = [Row(_name(*setting), _scores(seeds)) for setting, seeds in found.items()]
+    fidelity = "condition fidelity (edge F1)"
     figures = [
+        # Each training by itself: the mean of jumps at different steps is a slope.
         Figure(
-            f"fidelity-over-{what}",
-            what,
-            "condition fidelity (edge F1)",
+            "fidelity-over-steps",
+            "steps",
+            fidelity,
             [
-                Curve(_name(rate, batch), [by * step for step in seeds[0].steps], _scored(seeds))
-                for (rate, batch), seeds in found.items()
-                for by in (1 if what == "steps" else batch,)
+                Curve(_name(*setting), one.steps, [Score(value, value, value) for value in one.fidelity])
+                for setting, seeds in found.items()
+                for one in seeds
             ],
-        )
-        for what in ("steps", "samples")
+        ),
+        Figure(
+            "fidelity-over-samples",
+            "samples",
+            fidelity,
+            [
+                Curve(_name(rate, batch), [batch * step for step in seeds[0].steps], _scored(seeds))
+                for (rate, batch), seeds in found.items()
+            ],
+        ),
     ]
     verdict, summary = _judged(found) if judged else UNJUDGED
     raw = {_name(*setting): [vars(one) for one in seeds] for setting, seeds in found.items()}
