@@ -120,13 +120,14 @@ def _plot(figure: Figure, path: Path) -> None:
     try:
         if figure.log_x:
             axes.set_xscale("symlog", linthresh=min((x for x in _numbers(figure.curves) if x > 0), default=1))
-        colors: dict[str, Any] = {}
+        colors: dict[str, str] = {}
         for curve in figure.curves:
-            shown = {"color": colors[curve.name]} if curve.name in colors else {"label": curve.name}
-            (line,) = axes.plot(curve.x, [score.value for score in curve.scores], marker="o", ms=3, **shown)
-            colors[curve.name] = line.get_color()
+            label = "_" if curve.name in colors else curve.name  # the legend has each name once
+            color = colors.setdefault(curve.name, f"C{len(colors)}")
+            values = [score.value for score in curve.scores]
+            axes.plot(curve.x, values, marker="o", ms=3, color=color, label=label)
             low, high = ([getattr(score, end) for score in curve.scores] for end in ("low", "high"))
-            axes.fill_between(curve.x, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
+            axes.fill_between(curve.x, low, high, color=color, alpha=0.12, linewidth=0)
         axes.set_xlabel(figure.x_label)
         axes.set_ylabel(figure.y_label)
         axes.grid(alpha=0.3)
