@@ -19,7 +19,7 @@ import torch
 
 from tether.errors import TetherError
 
-SECONDS = 5.0
+SECONDS = 15.0
 MEMORY = 200 * 2**20
 
 Builder = Callable[[Path], Path]

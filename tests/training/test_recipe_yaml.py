@@ -52,6 +52,8 @@ def scalars(logs: Path) -> dict[str, list[float]]:
     "name", ["shipped-float32", "fresh-float32", pytest.param("plain-float32", marks=pytest.mark.slow)]
 )
 def test_the_command_takes_the_recorded_steps(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == "fresh-float32" and torch.backends.cpu.get_cpu_capability() != "AVX512":
+        pytest.skip("recorded with AVX-512: a fresh control's steps, orthogonalized in bfloat16, part from others'")
     monkeypatch.chdir(ROOT)  # the YAML names recipes/grounding.py
     recorded, out = RECORDED[name], tmp_path / "run"
     count = len(recorded["steps"])
