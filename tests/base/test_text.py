@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -68,7 +67,7 @@ def test_a_weight_of_one_changes_no_bit(tiny_base: Base) -> None:
 
 
 def test_the_simple_syntax_keeps_the_mean_as_older_versions_did(tiny_base: Base) -> None:
-    text = deepcopy(tiny_base.text)
+    text = copy.deepcopy(tiny_base.text)
     for part in text.parts:  # away from a mean of 0, where there is nothing to keep
         getattr(part.encoder, "text_model", part.encoder).final_layer_norm.bias.data += 0.5
     plain = text.encode(["a red cube"], syntax="simple").tokens
