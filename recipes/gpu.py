@@ -256,12 +256,7 @@ def controls(run: Run) -> bool:
         measuring["contrast"] = run.begin("contrast", "recipes/contrast.py", "train", *options, background=True)
     plans = {
         "control": (a.control, a.control_step, a.batch_control, canny),
-        "union": (
-            a.union,
-            a.union_step,
-            a.batch_union,
-            union if (union / WEIGHTS).exists() else SHIPPED / "control-canny",
-        ),
+        "union": (a.union, a.union_step, a.batch_union, union),
     }
     minutes = {name: min(plan[0], (run.left() - 45) / 60) for name, plan in plans.items()}
     wanted = [name for name in plans if minutes[name] > 0.1 * plans[name][0]]

@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cosine_similarity, cross_entropy
 
 from common import DATA, SIZE
+from render_scenes import posed_scene
 from rounds import Round, add_options
 from tether.datasets.synthetic.scenes import MAPS, Scene, SceneSpec, render, sample_scene
 from tether.datasets.synthetic.scenes.source import HELD_OUT_SCENES
@@ -45,12 +46,8 @@ SPREAD = 1.5
 
 def spec_of(number: int) -> SceneSpec:
     """Scene `number`: every other one has a mannequin."""
-    seed = FIRST + 100 * number
-    spec = sample_scene(seed)
-    while number % 2 and not spec.mannequins:
-        seed += 1
-        spec = sample_scene(seed)
-    return spec
+    first = FIRST + 100 * number
+    return posed_scene(first) if number % 2 else sample_scene(first)
 
 
 def truth(scene: Scene) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ import argparse
 import json
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from multiprocessing import Pool
 from pathlib import Path
 
@@ -47,17 +48,16 @@ def training_scene(seed: int) -> SceneSpec:
     return replace(spec, mannequins=posed)
 
 
-def posed_scene(seed: int) -> SceneSpec:
-    """A random scene with a mannequin in any pose."""
-    seeds = range(POSED + 100 * seed, POSED + 100 * seed + 100)
-    return next(spec for spec in map(sample_scene, seeds) if spec.mannequins)
+def posed_scene(first: int) -> SceneSpec:
+    """The first scene with a mannequin, in any pose, of the seeds from `first` on."""
+    return next(spec for spec in map(sample_scene, count(first)) if spec.mannequins)
 
 
 def spec_of(seed: int, mannequins: bool) -> SceneSpec:
     """The scene of a seed: as it is where it is held out, else for training."""
     if seed in HELD_OUT_SCENES:
         return sample_scene(seed)
-    return posed_scene(seed) if mannequins and seed % 2 else training_scene(seed)
+    return posed_scene(POSED + 100 * seed) if mannequins and seed % 2 else training_scene(seed)
 
 
 def draw(seed: int, maps: bool, mannequins: bool) -> tuple[np.ndarray, np.ndarray, list[str], dict[str, np.ndarray]]:

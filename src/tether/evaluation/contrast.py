@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
 from tether.errors import TetherError
+from tether.images.tensors import to_condition
 from tether.kinds.measures import Measure, Numbers
 from tether.weights import SHIPPED_BASE, shipped
 
@@ -89,12 +90,17 @@ class Contrast(nn.Module):
     @torch.no_grad()
     def agreement(self, image: Image.Image, prompt: str) -> Numbers:
         """100 max(0, s) of a picture and its prompt; a measure of `tether.evaluation.run`."""
-        return {"value": 100 * max(0.0, float((self.see(_pixels(image)) * self.read([prompt])).sum()))}
+        return {
+            "value": 100 * max(0.0, float((self.see(to_condition(image.convert("RGB"))) * self.read([prompt])).sum()))
+        }
 
     @torch.no_grad()
     def distance(self, ours: Iterable[Image.Image], theirs: Iterable[Image.Image]) -> float:
         """`frechet_distance` of the features of two sets of pictures."""
-        found = [torch.cat([self.features(_pixels(image)) for image in images]) for images in (ours, theirs)]
+        found = [
+            torch.cat([self.features(to_condition(image.convert("RGB"))) for image in images])
+            for images in (ours, theirs)
+        ]
         return frechet_distance(*(one.double().numpy() for one in found))
 
     def save(self, folder: Path) -> None:
@@ -103,11 +109,6 @@ class Contrast(nn.Module):
         tensors = {name: tensor.half().contiguous() for name, tensor in self.state_dict().items()}
         save_file(tensors, folder / "model.safetensors")
         (folder / "config.json").write_text(json.dumps(self.config, indent=1) + "\n")
-
-
-def _pixels(image: Image.Image) -> Tensor:
-    """`(1, 3, H, W)` in [0, 1]."""
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None].float() / 255
 
 
 def pieces(text: str) -> list[int]:

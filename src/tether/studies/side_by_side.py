@@ -174,7 +174,7 @@ def _living(leave: threading.Event) -> Iterator[None]:
 
 
 def _work(order: _Order, pipe: Connection, asked: Event) -> None:
-    """A process: does the parts whose numbers it gets, until there is no more or one fails."""
+    """What a process runs: the parts whose numbers it receives, until there are no more or one fails."""
     if hasattr(os, "setpgid"):  # not on Windows
         os.setpgid(0, 0)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a training leaves with its checkpoint, all else here

@@ -7,9 +7,9 @@ gradual (with a beginning or without) or sudden. How sharp a curve is says
     sharpness = largest rise between two validations / rise from the first to the best one
 
 which is 1 for a jump, and 1 / (their number - 1) for a line; noise makes it larger, and a curve that the monitor calls
-flat has none. Weights are not averaged, as an
-average would smooth a jump. Curves are compared over steps, and over samples: batches of a quarter of the budget's make
-four times the steps, so that both end after the same number of samples.
+flat has none. Weights are not averaged, as an average would smooth a jump. Curves are compared over steps, and over
+samples: batches of a quarter of the budget's make four times the steps, so that both end after the same number of
+samples.
 """
 
 from __future__ import annotations
