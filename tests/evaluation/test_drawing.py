@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
@@ -12,7 +14,7 @@ from tether.evaluation import Arm, Artist, Case, Steering
 from tether.evaluation.drawing import seeds_of
 from tether.images import open_image
 from tether.kinds import annotate
-from tether.sampling import Request, Session
+from tether.sampling import Drawn, Request, Session
 
 SIDE = 64
 
@@ -81,6 +83,41 @@ def test_a_case_with_a_mask_is_inpainted_whole(session: Session, case: Case, tmp
     right = (32, 0, 64, 64)
     assert drawn.crop(right).tobytes() == case.image.crop(right).tobytes()
     assert drawn.tobytes() != case.image.tobytes()
+
+
+def test_a_batch_is_drawn_at_once_under_the_names_of_one_by_one(
+    session: Session, case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Case("set/another", "a blue square", case.image, {"canny": Image.new("RGB", (SIDE, SIDE))})
+    wanted = [(case, 7), (other, 8), (case, 9)]
+    alone = list(Artist(session, TEMPLATE, tmp_path / "alone").pictures(wanted, canny()))
+    batches: list[int] = []
+    together = session.draw_together
+
+    def counted(requests: Sequence[Request]) -> list[list[Drawn]] | None:
+        batches.append(len(requests))
+        return together(requests)
+
+    monkeypatch.setattr(session, "draw_together", counted)
+    artist = Artist(session, TEMPLATE, tmp_path / "batches", batch=3)
+    artist.picture(other, canny(), 8)
+    drawn = list(artist.pictures(wanted, canny()))
+    assert batches == [2]  # one of three was there
+    assert [one.name for one in drawn] == [one.name for one in alone]
+    for one, path in zip(alone, drawn, strict=True):
+        pixels = [np.asarray(open_image(file)).astype(int) for file in (one, path)]
+        assert np.abs(pixels[0] - pixels[1]).max() <= 1
+
+
+def test_pictures_that_cannot_be_drawn_at_once_are_drawn_one_by_one(
+    session: Session, case: Case, tmp_path: Path
+) -> None:
+    mask = Image.new("L", (SIDE, SIDE))
+    ImageDraw.Draw(mask).rectangle((0, 0, 31, 63), fill=255)
+    masked = Case(case.key, case.prompt, case.image, case.maps, mask=mask)
+    alone = Artist(session, TEMPLATE, tmp_path / "alone").picture(masked, Arm("strength 0"), 1)
+    _, drawn = Artist(session, TEMPLATE, tmp_path, batch=2).pictures([(masked, 0), (masked, 1)], Arm("strength 0"))
+    assert open_image(drawn).tobytes() == open_image(alone).tobytes()
 
 
 def test_more_pictures_or_cases_begin_with_the_same_seeds() -> None:

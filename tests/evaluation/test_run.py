@@ -86,6 +86,17 @@ def test_an_interrupted_run_draws_only_the_rest(session: Session, cases: list[Ca
     assert second.drawn == 2
 
 
+def test_batches_measure_the_same_of_every_case(session: Session, cases: list[Case], tmp_path: Path) -> None:
+    one_by_one = evaluate(cases, ARMS, Artist(session, TEMPLATE, tmp_path), ["canny"], images=2)
+    again = Artist(session, TEMPLATE, tmp_path, batch=4)  # two cases at once, then the third
+    heard: list[int] = []
+    batched = evaluate(cases, ARMS, again, ["canny"], images=2, on_progress=lambda done, total: heard.append(done))
+    assert again.drawn == 0
+    assert heard == list(range(1, 13))
+    assert batched.pictures == one_by_one.pictures
+    assert batched.numbers == one_by_one.numbers
+
+
 def test_the_table_has_a_row_a_measure(found: Evaluation) -> None:
     rows = table(found, [arm.name for arm in ARMS])
     assert rows[0] == ["", STRENGTH_0, "canny", "canny, x better", SOURCE, AUTOENCODER]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from tether.errors import TetherError
 from tether.evaluation.cases import Case
 from tether.files.hashing import hash_modules
 from tether.images import open_image, save_png
-from tether.sampling import ControlRequest, Request, Session
+from tether.sampling import ControlRequest, Drawn, Request, Session
+from tether.sampling.together import alike
 
 __all__ = ["Arm", "Artist", "Steering", "seeds_of"]
 
@@ -63,10 +64,12 @@ class Artist:
         session: what draws.
         template: the request of every picture, without prompt, seed and controls.
         folder: where the pictures are kept.
+        batch: how many are drawn at once. More is faster, and a picture may differ by a level of 255 from the one that
+            is drawn alone.
     """
 
-    def __init__(self, session: Session, template: Request, folder: Path) -> None:
-        self.session, self.template, self.folder = session, template, folder
+    def __init__(self, session: Session, template: Request, folder: Path, batch: int = 1) -> None:
+        self.session, self.template, self.folder, self.batch = session, template, folder, batch
         self._weights: dict[tuple[str, ...], str] = {}
         self.drawn = 0
 
@@ -75,37 +78,41 @@ class Artist:
         """The base that draws."""
         return self.session.open(self.template).base
 
-    def picture(self, case: Case, arm: Arm, seed: int, on_step: Callable[[Any], None] | None = None) -> Path:
+    def picture(self, case: Case, arm: Arm, seed: int) -> Path:
         """The file of the picture of a case, drawn if it is not there.
 
         Raises:
             TetherError: when it cannot be drawn or written.
         """
-        request = self.session.prepare(self.request(case, arm, seed))
-        path = self._path(case, arm, seed, request)
-        if not _is_whole(path):
-            (one,) = self.session.draw(request, on_step=on_step)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_png(one.image, path, one.metadata)
-            self.drawn += 1
-        return path
+        return next(self.pictures([(case, seed)], arm))
 
-    def pictures(self, case: Case, arm: Arm, seeds: Sequence[int]) -> list[Path]:
-        """The files of the pictures of a case with several seeds, drawn as one batch if one of them is not there:
-        faster than one by one, and not to the same bytes.
+    def pictures(self, wanted: Sequence[tuple[Case, int]], arm: Arm) -> Iterator[Path]:
+        """The files of the pictures of cases with seeds, in their order; those of a batch that are not there are drawn
+        at once, where they can be (`tether.sampling.together.alike`).
 
         Raises:
             TetherError: as `picture`.
         """
-        request = self.request(case, arm, seeds[0]).model_copy(update={"seed": list(seeds), "count": len(seeds)})
-        request = self.session.prepare(request)
-        paths = [self._path(case, arm, seed, request) for seed in seeds]
-        if not all(_is_whole(path) for path in paths):
-            for path, one in zip(paths, self.session.draw(request), strict=True):
+        for start in range(0, len(wanted), self.batch):
+            some = wanted[start : start + self.batch]
+            requests = [self.session.prepare(self.request(case, arm, seed)) for case, seed in some]
+            paths = [self._path(case, arm, seed, request) for (case, seed), request in zip(some, requests, strict=True)]
+            missing = {path: request for path, request in zip(paths, requests, strict=True) if not _is_whole(path)}
+            for path, one in zip(missing, self._draw(list(missing.values())), strict=True):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 save_png(one.image, path, one.metadata)
                 self.drawn += 1
-        return paths
+            yield from paths
+
+    def _draw(self, requests: Sequence[Request]) -> Iterator[Drawn]:
+        """The pictures of prepared requests, together if that is possible."""
+        if len(requests) > 1 and alike(requests[0]) and len({alike(one) for one in requests}) == 1:
+            together = self.session.draw_together(requests)
+            if together is not None:
+                yield from (one for (one,) in together)
+                return
+        for request in requests:
+            yield from self.session.draw(request)
 
     def source(self, case: Case) -> Path:
         """The file of the held-out picture itself, written if it is not there: for tools that compare folders."""

@@ -111,22 +111,27 @@ def evaluate(
         on_progress: called with how many pictures there are, and how many there will be.
     """
     result, total, done = Evaluation(cases), len(cases) * len(arms) * images, 0
-    for k, case in enumerate(cases):
+    numbered = list(enumerate(cases))
+    at_once = max(1, artist.batch // images)
+    for start in range(0, len(cases), at_once):
+        some = numbered[start : start + at_once]
         for arm in arms:
-            pictures = []
-            for one in seeds_of(seed, case.number, images):
-                path = artist.picture(case, arm, one)
+            wanted = [(k, case, one) for k, case in some for one in seeds_of(seed, case.number, images)]
+            drawn = artist.pictures([(case, one) for _, case, one in wanted], arm)
+            for (k, _, _), path in zip(wanted, drawn, strict=True):
                 result.pictures.setdefault(arm.name, [[] for _ in cases])[k].append(path)
-                pictures.append(open_image(path))
                 done += 1
                 if on_progress is not None:
                     on_progress(done, total)
-            _measure(result, arm.name, k, pictures, kinds, words)
-        references = {SOURCE: open_image(artist.source(case)), AUTOENCODER: _round_trip(artist.base, case.image)}
-        for name, picture in references.items():
-            _measure(result, name, k, [picture], kinds, words)
-        other = _agreement(case, case.pixels, exchanged(case.prompt))
-        result.add(EXCHANGED, PROMPT, "prompt", k, [other])
+            for k, _ in some:
+                pictures = [open_image(path) for path in result.pictures[arm.name][k]]
+                _measure(result, arm.name, k, pictures, kinds, words)
+        for k, case in some:
+            references = {SOURCE: open_image(artist.source(case)), AUTOENCODER: _round_trip(artist.base, case.image)}
+            for name, picture in references.items():
+                _measure(result, name, k, [picture], kinds, words)
+            other = _agreement(case, case.pixels, exchanged(case.prompt))
+            result.add(EXCHANGED, PROMPT, "prompt", k, [other])
     return result
 
 

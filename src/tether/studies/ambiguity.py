@@ -144,9 +144,10 @@ def _drawn(
     """All conditions of a split on all levels; a few of the first kind's held-out ones are added to the sheet."""
     levels = QUICK_LEVELS if bench.quick else tuple(LEVELS)
     changes = {"dtype": "float32" if bench.quick else "bfloat16"}
-    artist = Artist(bench.session, bench.artist.template.model_copy(update=changes), bench.artist.folder)
-    quick = Artist(bench.session, artist.template.model_copy(update={"steps": STEPS}), bench.artist.folder)
     count = max(LEAST_SEEDS, bench.budget.seeds)
+    template = bench.artist.template.model_copy(update=changes)
+    artist = Artist(bench.session, template, bench.artist.folder, count)
+    quick = Artist(bench.session, template.model_copy(update={"steps": STEPS}), bench.artist.folder, len(SEEDS))
     points, done = [], 0
     for level in levels:
         first = []
@@ -155,8 +156,8 @@ def _drawn(
             one = _with_map(case, kind, pixels, level, prompted=PROMPTED[name])
             seeds = seeds_of(0, case.number, count)
             arm = steered(f"{kind} {split}", kind, kind)
-            files = artist.pictures(one, arm, list(seeds))
-            agreed = _agreement(files), _agreement(quick.pictures(one, arm, list(SEEDS)))
+            files = list(artist.pictures([(one, seed) for seed in seeds], arm))
+            agreed = _agreement(files), _agreement(list(quick.pictures([(one, seed) for seed in SEEDS], arm)))
             points.append(Point(case.key, level, structure(pixels), *agreed))
             first += files[:SHOWN]
             done += 1
