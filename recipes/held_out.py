@@ -3,7 +3,7 @@
     python recipes/held_out.py
 
 Names: 5% of all kept emoji names, chosen by their SHA-256 (`tether.datasets.synthetic.emoji.is_held_out`).
-Scenes: the 500 seeds from 1,000,000 on; training scenes have the seeds from 0 on.
+Scenes: the seeds from 1,000,000 to 1,001,499; training scenes have the seeds from 0 on.
 """
 
 from __future__ import annotations

@@ -88,8 +88,10 @@ def measure_colors(pipe: tether.Pipeline, count: int, setting: str, out: Path) -
     alone: list[bool] = []
     palette = np.array([COLORS[name] for name in names], float)
     for seed in HELD_OUT_SCENES:
+        if len(right) == count:
+            break
         spec = sample_scene(seed)
-        if not spec.solids or len(right) == count:
+        if not spec.solids:
             continue
         scene = render(spec, SIZE)
         others = [name for name in names if name != spec.solids[0].color]

@@ -90,7 +90,7 @@ def pack(path: Path, seeds: range, processes: int | None, maps: bool = False, ma
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=5000)
-    parser.add_argument("--held-out", type=int, default=len(HELD_OUT_SCENES), help="as many of the held-out ones")
+    parser.add_argument("--held-out", type=int, default=500, help="as many of the held-out ones")
     parser.add_argument("--processes", type=int, help="as many at a time; all cores by default")
     parser.add_argument("--maps", action="store_true", help="of the scenes for training, the exact maps too")
     parser.add_argument("--mannequins", action="store_true", help="in every other of the scenes for training")

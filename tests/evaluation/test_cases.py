@@ -27,7 +27,7 @@ def test_no_training_sees_what_is_held_out_of_the_packages_sets() -> None:
     assert all(map(is_held_out, emoji))
     trained = open_source("emoji3d", size=64)
     assert not any(is_held_out(trained.key(k).rsplit("-", 1)[0]) for k in range(2000))
-    assert keys("scenes") == {f"scene-{seed}" for seed in range(1_000_000, 1_000_500)}
+    assert keys("scenes") == {f"scene-{seed}" for seed in range(1_000_000, 1_001_500)}
     held_out, trained = open_held_out("circles", 64).source, open_source("circles", size=64)
     assert held_out.sample(0).caption != trained.sample(0).caption
     assert held_out.fingerprint() != trained.fingerprint()

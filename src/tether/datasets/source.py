@@ -123,8 +123,12 @@ class Source(ABC):
             Rejected: if the sample cannot be read.
         """
 
+    def is_usable(self, index: int, kind: str) -> bool:
+        """Whether a sample can be used for a kind of condition, as far as that is known without reading it."""
+        return True
+
     def usable(self, kind: str) -> Sequence[int]:
-        """The samples of which it is known, without reading them, that they can be used for a kind of condition."""
+        """The samples that can be used for a kind of condition, as `is_usable`."""
         return range(len(self))
 
     def size(self, index: int) -> tuple[int, int] | None:

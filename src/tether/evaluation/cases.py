@@ -163,9 +163,10 @@ class _Reader:
 
     def cases(self) -> Iterator[Case]:
         """Those samples that can be used, in an order that does not depend on how many are taken."""
-        usable = set.intersection(*(set(self.source.usable(kind)) for kind in self.kinds or ("",)))
-        indices = sorted(usable)
-        for index in indices if self.source.is_shuffled else _shuffled(self.source, indices):
+        source, samples = self.source, range(len(self.source))
+        for index in samples if source.is_shuffled else _shuffled(source, samples):
+            if not all(source.is_usable(index, kind) for kind in self.kinds):
+                continue
             try:
                 yield self._case(index)
             except (Rejected, TetherError) as error:

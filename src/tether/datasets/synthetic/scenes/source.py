@@ -16,7 +16,7 @@ from tether.errors import TetherError
 
 __all__ = ["HELD_OUT_SCENES", "Scenes"]
 
-HELD_OUT_SCENES = range(1_000_000, 1_000_500)
+HELD_OUT_SCENES = range(1_000_000, 1_001_500)
 """Seeds of scenes that are never trained on."""
 
 
@@ -55,10 +55,11 @@ class Scenes(Source):
         condition = Image.fromarray(MAPS[kind](scene)) if kind in MAPS else None
         return Sample(self.key(index), Image.fromarray(scene.image), words, condition)
 
+    def is_usable(self, index: int, kind: str) -> bool:
+        return kind != "openpose" or bool(sample_scene(self.first + index).mannequins)
+
     def usable(self, kind: str) -> Sequence[int]:
-        if kind != "openpose":
-            return range(self.count)
-        return [index for index in range(self.count) if sample_scene(self.first + index).mannequins]
+        return [index for index in range(self.count) if self.is_usable(index, kind)]
 
     def size(self, index: int) -> tuple[int, int]:
         return self.side, self.side
