@@ -159,3 +159,12 @@ def test_a_change_in_half_precision_is_rounded_once() -> None:
 def test_what_is_incomplete_or_of_another_shape_is_refused(tensors: dict, message: str) -> None:
     with pytest.raises(TetherError, match=message):
         Layer("x", {role: numbers(*shape) for role, shape in tensors.items()}).check(numbers(10, 6))
+
+
+def test_a_low_rank_change_may_have_a_difference_of_the_bias_beside_it() -> None:
+    weight, bias = numbers(10, 6), numbers(10)
+    tensors = {"down": numbers(4, 6), "up": numbers(10, 4, seed=1), "diff_b": numbers(10, seed=5)}
+    layer = Layer("x", tensors)
+    layer.check(weight)
+    close(change(layer, weight), tensors["up"] @ tensors["down"])
+    close(layer.merged_bias(bias, 1.0), bias + tensors["diff_b"])

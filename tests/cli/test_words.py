@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tether.base import Base
+from tether.base.words import MultiwordTokenizer
 from tether.cli.words import known_words, unknown_words
 
 
@@ -35,3 +36,9 @@ def test_unknown_words_are_listed_once(listed: Base, prompt: str, unknown: str |
 def test_a_base_without_a_list_says_nothing(tiny_base: Base) -> None:
     assert known_words(tiny_base.source) == frozenset()
     assert unknown_words(tiny_base, ["anything"]) is None
+
+
+def test_words_of_an_embedding_are_known(listed: Base) -> None:
+    part = listed.text.parts[0]
+    part.tokenizer = MultiwordTokenizer(part.tokenizer, {"<my-style>": [1], "sketchy": [2]})
+    assert unknown_words(listed, ["apple <my-style> sketchy"]) is None

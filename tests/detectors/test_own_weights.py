@@ -182,6 +182,8 @@ def test_glpn_sees_values_from_0_to_1() -> None:
     ("config", "grows_to_the_viewer"),
     [
         ({"model_type": "dpt"}, True),
+        ({"model_type": "dpt", "backbone_config": SimpleNamespace(model_type="beit")}, True),
+        ({"model_type": "dpt", "backbone_config": SimpleNamespace(model_type="dinov2")}, False),
         ({"model_type": "depth_anything", "depth_estimation_type": "relative"}, True),
         ({"model_type": "depth_anything", "depth_estimation_type": "metric"}, False),
         ({"model_type": "depth_pro"}, True),  # canonical inverse depth; its processor takes 1/x to get meters

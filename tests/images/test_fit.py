@@ -48,3 +48,24 @@ def test_a_long_and_narrow_image_is_cut_before_it_grows(monkeypatch: pytest.Monk
     assert made == [(256, 256)]
     assert cut.getpixel((250, 128)) > 200
     assert cut.getpixel((5, 128)) < 60
+
+
+@pytest.mark.parametrize("width", [600, 768])
+def test_a_reduction_by_less_than_two_is_smooth(width: int) -> None:
+    """Pillow's BOX takes one pixel here and two there, and edges jump."""
+    y, x = np.mgrid[:width, :width] / width
+    wave = np.cos(2 * np.pi * 60 * np.hypot(x - 0.5, y - 0.5) * 2)
+    image = Image.fromarray(np.round(127.5 + 100 * wave).astype(np.uint8))
+    exact = np.mgrid[:512, :512] / 512 + 0.5 / 512 - 0.5 / width
+    ideal = 127.5 + 100 * np.cos(2 * np.pi * 60 * np.hypot(exact[1] - 0.5, exact[0] - 0.5) * 2)
+
+    def off(found: Image.Image) -> float:
+        return float(np.sqrt(np.mean((np.asarray(found) - ideal) ** 2)))
+
+    assert off(fit(image, 512, 512)) < 0.75 * off(image.resize((512, 512), Image.Resampling.BOX))
+
+
+def test_a_reduction_by_a_whole_number_is_the_mean_of_areas() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8))
+    areas = np.asarray(image).reshape(16, 4, 16, 4).mean(axis=(1, 3))
+    assert abs(np.asarray(fit(image, 16, 16)) - areas).max() < 1

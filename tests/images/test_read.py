@@ -258,3 +258,18 @@ def test_a_file_without_our_text_has_none(tmp_path: Path) -> None:
     assert read_metadata(written(tmp_path / "a.png", Image.new("RGB", (8, 8)))) == {}
     with pytest.raises(TetherError, match="PNG"):
         read_metadata(written(tmp_path / "a.jpg", Image.new("RGB", (8, 8))))
+
+
+@pytest.mark.parametrize(
+    ("values", "levels"),
+    [
+        ([0.0, 0.5, 1.0], [0, 128, 255]),
+        ([0.0] * 300 + [0.5, 1.0, 1.004], [0] * 300 + [128, 255, 255]),  # a little more than white
+        ([0.5, 5.0, 10.0], [13, 128, 255]),  # by its own range
+        ([0.0, 100.0, 200.0], [0, 100, 200]),  # levels
+        ([0.0, 32768.0, 65535.0], [0, 128, 255]),
+    ],
+)
+def test_floats_are_shares_levels_or_a_range(values: list[float], levels: list[int]) -> None:
+    image = Image.fromarray(np.array([values], np.float32))
+    assert np.asarray(to_rgb(image))[0, :, 0].tolist() == levels

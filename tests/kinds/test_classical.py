@@ -9,6 +9,7 @@ from PIL import Image
 
 from tether.kinds import annotate
 from tether.kinds.ade20k import COLORS
+from tether.kinds.blur import blurred
 from tether.kinds.edges import edge_f1
 from tether.kinds.lineart import line_art
 from tether.kinds.mlsd import line_segments
@@ -171,3 +172,30 @@ def test_the_colors_of_ade20k_are_150_and_those_of_its_first_classes() -> None:
         (6, 230, 230),
         (150, 5, 61),
     ]
+
+
+def test_a_drawing_of_few_lines_is_inverted_and_noise_is_not() -> None:
+    image = np.full((1024, 1024, 3), 255, np.uint8)
+    cv2.circle(image, (512, 512), 60, (0, 0, 0), 2)  # 0.07% of the pixels
+    found = np.asarray(annotate("invert", Image.fromarray(image)))
+    assert found.max() == 255
+    assert not found[image == 255].any()
+    noise = np.random.default_rng(0).normal(240, 3, image.shape).clip(0, 255).astype(np.uint8)
+    assert not np.asarray(annotate("invert", Image.fromarray(noise))).any()
+
+
+@pytest.mark.parametrize("side", [8, 12, 16, 24])
+def test_a_small_image_has_soft_edges(side: int) -> None:
+    image = np.zeros((side, side, 3), np.uint8)
+    image[:, side // 2 :] = 255
+    assert soft_edges(image).max() > 0.9
+
+
+def test_a_wide_blur_is_that_of_the_whole_image_and_leaves_no_stripes() -> None:
+    image = np.zeros((900, 1200, 3), np.uint8)
+    cv2.circle(image, (600, 450), 300, (200, 90, 40), -1)
+    whole = cv2.GaussianBlur(image.astype(np.float32), (0, 0), 45)
+    assert abs(blurred(image, 5) - whole).max() < 4
+    stripes = np.zeros((900, 1200, 3), np.uint8)
+    stripes[:, ::2] = 255
+    assert np.ptp(blurred(stripes, 2)[100:-100, 100:-100]) <= 2

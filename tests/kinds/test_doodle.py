@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tether.kinds import kind_of
-from tether.kinds.doodle import doodle_map, looks_drawn
+from tether.kinds.doodle import doodle_map, has_light_ink, looks_drawn
 
 HOUSE = [((60, 130), (128, 50)), ((128, 50), (200, 130)), ((60, 130), (200, 130)), ((75, 130), (75, 220))]
 HOUSE += [((190, 130), (190, 220)), ((75, 220), (190, 220))]
@@ -81,3 +81,24 @@ def test_what_fills_the_image_with_shades_is_no_drawing() -> None:
     clouds = cv2.resize(rng.integers(0, 256, (9, 9, 3), np.uint8), (256, 256), interpolation=cv2.INTER_CUBIC)
     assert not looks_drawn(clouds)
     assert not looks_drawn(rng.integers(0, 256, (256, 256, 3), np.uint8))
+
+
+def test_a_thing_photographed_on_black_is_no_drawing_and_a_filled_one_in_chalk_is() -> None:
+    image = np.full((256, 256, 3), 8, np.uint8)
+    cv2.ellipse(image, (128, 128), (70, 50), 0, 0, 360, (232, 228, 224), -1)
+    assert looks_drawn(image)
+    for x in range(80, 180, 16):
+        cv2.line(image, (x, 100), (x, 156), (40, 40, 160), 3)
+    assert has_light_ink(image)
+    assert not looks_drawn(image)
+
+
+def test_areas_of_a_large_doodle_are_those_of_the_small_one() -> None:
+    small = np.full((256, 256, 3), 255, np.uint8)
+    cv2.circle(small, (128, 128), 70, (220, 30, 30), -1)
+    large = cv2.resize(small, (2560, 2560), interpolation=cv2.INTER_NEAREST)
+    strokes = doodle_map(large) > 0
+    y, x = np.mgrid[:2560, :2560]
+    radius = np.hypot(x - 1280, y - 1280)
+    assert not strokes[radius < 650].any()
+    assert strokes[abs(radius - 705) < 30].any()

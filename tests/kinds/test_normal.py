@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tether.kinds.normal import flip
+from tether.kinds.normal import flip, normals_of
 
 
 def test_a_normal_to_the_right_becomes_one_to_the_left_and_the_others_stay() -> None:
@@ -17,3 +17,11 @@ def test_a_normal_to_the_right_becomes_one_to_the_left_and_the_others_stay() -> 
     assert flipped[2] == [127, 255, 128]
     assert flipped[1] == [127, 128, 255]
     assert flipped[0] == [0, 0, 0], "no surface, no normal"
+
+
+def test_red_is_x_to_the_right_or_to_the_left_as_published_controls_want_it() -> None:
+    falls = np.linspace(1, 0, 64)[None].repeat(64, axis=0)  # to the right: the surface faces right
+    assert normals_of(falls)[32, 32, 0] > 128
+    other = normals_of(falls, left=1)
+    assert (other[..., 0] == 255 - normals_of(falls)[..., 0]).all()
+    assert (other[..., 1:] == normals_of(falls)[..., 1:]).all()

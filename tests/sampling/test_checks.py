@@ -157,3 +157,9 @@ def test_a_condition_that_leaves_the_picture_open_is_said_and_what_settles_it() 
     assert line.endswith(", and say in the prompt what it shows")
     assert open_conditions("c", "canny", pixels[1:], prompted=False) is None
     assert open_conditions("c", "depth", pixels, prompted=False) is None
+
+
+def test_a_base_of_flow_matching_is_refused_and_not_sampled_as_another(tiny_base: Base) -> None:
+    tiny_base.noise_schedule = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
+    with pytest.raises(TetherError, match=r"predicts flow_prediction .* cannot be sampled here"):
+        check_base(tiny_base, Request(prompt=""))

@@ -12,7 +12,7 @@ from tether.base import Base
 from tether.images import to_pixels
 from tether.sampling import Request, make_scheduler
 from tether.sampling.inpaint import Inpainting
-from tether.sampling.start import initial_noise, skipped_steps, start_of
+from tether.sampling.start import Start, idle_values, initial_noise, skipped_steps, start_of
 from tether.sampling.steps import scheduler_of
 
 
@@ -110,3 +110,31 @@ def test_what_is_kept_has_the_noise_level_of_its_step_where_timesteps_repeat(
     else:  # by the rules before, the level of another step with the same timestep
         (wrong,) = (found - expected).abs().gt(1e-5).nonzero()[:1, 0]
         torch.testing.assert_close(found[wrong], torch.tensor(former), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["dpmpp-2m", "unipc"])
+@pytest.mark.parametrize("steps", [20, 21, 50])
+def test_noise_levels_are_counted_where_rounded_timesteps_repeat(tiny_base: Base, name: str, steps: int) -> None:
+    """With zero terminal SNR the first two are both 999, and the second would be taken for the first."""
+    schedule = dict(tiny_base.noise_schedule) | {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    scheduler = make_scheduler(name, schedule, sigmas="karras")
+    scheduler.set_timesteps(steps)
+    noise = torch.ones(1, 4, 2, 2)
+    latents = start_of(Request(prompt="", steps=steps), tiny_base, (16, 16), scheduler, noise).latents
+    for timestep in scheduler.timesteps:
+        latents = scheduler.step(-latents, timestep, latents).prev_sample
+    assert scheduler.step_index == steps
+
+
+def test_guidance_that_does_nothing_is_said(tiny_base: Base) -> None:
+    start = Start(torch.zeros(1, 4, 8, 8))
+    narrow = Request(prompt="", steps=20, guidance_window=(0.31, 0.34))
+    assert idle_values(narrow, start, tiny_base) == [
+        "guidance has no effect: none of the 20 steps lies in guidance_window 0.31-0.34"
+    ]
+    unguided = Request(prompt="", guidance_scale=1, negative_prompt="bad", guidance_rescale=0.5)
+    assert [line.split()[0] for line in idle_values(unguided, start, tiny_base)] == [
+        "negative_prompt",
+        "guidance_rescale",
+    ]
+    assert idle_values(Request(prompt="", guidance_window=(0.3, 0.5)), start, tiny_base) == []

@@ -35,10 +35,8 @@ COMPLETE = (
         for second in (("w2",), ("w2_a", "w2_b"), ("w2_a", "w2_b", "t2"))
     ),
     {"diff"},
-    {"diff_b"},
-    {"diff", "diff_b"},
 )
-"""The sets of tensors that a layer may have, beside its alpha and magnitude."""
+"""The sets of tensors that change a weight; beside them there may be an alpha, a magnitude and a bias' difference."""
 RANKED = ("down", "hada_w1_b", "lokr_w1_b", "lokr_w2_b")
 """Tensors whose first side is the rank; the first that a layer has counts."""
 
@@ -65,8 +63,8 @@ class Layer:
         Raises:
             TetherError: saying what is wrong, without the file's name.
         """
-        roles = self.tensors.keys() - {"magnitude"}
-        if roles not in COMPLETE:
+        roles = self.tensors.keys() - {"magnitude", "diff_b"}
+        if roles not in COMPLETE and self.tensors.keys() != {"diff_b"}:
             raise TetherError(f"layer {self.name} is incomplete: it has {', '.join(sorted(roles)) or 'no matrix'}")
         if "magnitude" in self.tensors and "diff" in self.tensors:
             raise TetherError(f"layer {self.name} has a magnitude beside a full difference: expected low-rank matrices")
@@ -74,7 +72,7 @@ class Layer:
             raise TetherError(f"layer {self.name} has rank 0")
         hollow = Layer(self.name, {role: tensor.to("meta") for role, tensor in self.tensors.items()}, self.alpha)
         try:
-            if roles != {"diff_b"}:
+            if roles:
                 hollow.merged(weight.to("meta"), 1.0)
         except (RuntimeError, IndexError, ValueError):
             shapes = ", ".join(f"{role} {tuple(tensor.shape)}" for role, tensor in self.tensors.items())

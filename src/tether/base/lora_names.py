@@ -43,8 +43,8 @@ ENDS = re.compile("(?:" + "|".join(f"(?P<{role}>{ends})" for role, ends in ROLES
 
 PARTS = (
     ("unet", r"(base_model\.model\.)?unet\.|lora_unet_|(model\.)?diffusion_model\."),
-    ("text_encoder_2", r"(base_model\.model\.)?text_encoder_2\.|lora_te2_"),
-    ("text_encoder", r"(base_model\.model\.)?text_encoder\.|lora_te1?_"),
+    ("text_encoder_2", r"(base_model\.model\.)?text_encoder_2\.|lora_te2_|text_encoders\.clip_g\.transformer\."),
+    ("text_encoder", r"(base_model\.model\.)?text_encoder\.|lora_te1?_|text_encoders\.clip_l\.transformer\."),
     ("text_encoder", r"(base_model\.model\.)?(?=text_model[._]|encoder\.layers\.)"),
     ("unet", r"base_model\.model\.|(?=(down|mid|up)_blocks?\.)"),
 )

@@ -294,6 +294,7 @@ def _check_uses(options: GenerateOptions, values: dict[str, Any]) -> None:
         ("--mask", options.mask is not None and options.init is None, "--init"),
         ("--weighting", options.weighting is not None and not steered, "--control or --condition"),
         ("--sides", options.sides is not None and not steered, "--control or --condition"),
+        ("--sides", options.sides is not None and unguided, "a --guidance-scale other than 1"),
         ("--combine", options.combine is not None and len(_entries(options)) < 2, "several controls"),
         ("--invert", options.invert is not None and not options.condition, "--condition"),
         ("--fit", options.fit is not None and not steered and options.init is None, "an image to fit"),

@@ -31,7 +31,12 @@ def unknown_words(base: Base, prompts: list[str]) -> str | None:
     known = known_words(base.source)
     if not known:
         return None
-    added = {word.strip("<>").lower() for part in base.text.parts for word in part.tokenizer.get_added_vocab()}
+    added = {
+        word
+        for tokenizer in (part.tokenizer for part in base.text.parts)
+        for token in (*tokenizer.get_added_vocab(), *getattr(tokenizer, "words", ()))
+        for word in _words(token)
+    }
     used = dict.fromkeys(word for prompt in prompts for word in _words(prompt))
     unknown = [word for word in used if not _is_known(word, known | added)]
     return f"{base.name} was not trained on: {', '.join(unknown)}" if unknown else None

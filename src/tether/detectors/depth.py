@@ -1,11 +1,13 @@
 """Depth by any depth estimation model of transformers, as nearness: 1 is the nearest point, 0 the farthest.
 
 Models of relative depth (MiDaS, DPT, Depth Anything) and Depth Pro, whose output is an inverse depth, give something
-that grows towards the viewer; models of meters (ZoeDepth, GLPN, metric Depth Anything) give distances d, of which 1/d
-is taken.
+that grows towards the viewer; models of meters (ZoeDepth, GLPN, metric Depth Anything, DPT on DINOv2) give distances d,
+of which 1/d is taken.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import cv2
 import numpy as np
@@ -36,11 +38,20 @@ def nearness(pixels: np.ndarray) -> np.ndarray:
     values = found.numpy()
     if values.ndim != 2 or not np.isfinite(values).all():
         raise TetherError("the depth model gave no depth: NaN, Inf, or another shape than (H, W)")
-    config = model.config
-    if config.model_type in METERS or getattr(config, "depth_estimation_type", "relative") == "metric":
+    if _gives_meters(model.config):
         values = 1 / np.maximum(values, LEAST)
     values = cv2.resize(values, (pixels.shape[1], pixels.shape[0]), interpolation=cv2.INTER_LINEAR)
     low, high = float(values.min()), float(values.max())
     if high - low <= LEAST * max(abs(low), abs(high)):
         return np.zeros(pixels.shape[:2], np.float32)
     return (values - low) / (high - low)
+
+
+def _gives_meters(config: Any) -> bool:
+    """Whether a model of a config gives distances. DPT's on DINOv2 (`dpt-dinov2-*-nyu`, `-kitti`) says nothing."""
+    backbone = getattr(getattr(config, "backbone_config", None), "model_type", None)
+    return (
+        config.model_type in METERS
+        or (config.model_type == "dpt" and backbone == "dinov2")
+        or getattr(config, "depth_estimation_type", "relative") == "metric"
+    )

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from tether.detectors.sizes import reduced
 from tether.detectors.store import installed_file, location
 from tether.errors import TetherError
 from tether.files.atomic import atomic_write
@@ -80,11 +81,12 @@ def hed_map(pixels: np.ndarray) -> np.ndarray:
     if np.ptp(pixels, axis=(0, 1)).max() == 0:
         return np.zeros(pixels.shape[:2], np.uint8)
     network = _opened(str(location("hed")))
-    image = np.ascontiguousarray(pixels[..., ::-1]).astype(np.float32) - np.asarray(MEAN, np.float32)
+    image = reduced(pixels)[..., ::-1].astype(np.float32) - np.asarray(MEAN, np.float32)
     x = torch.from_numpy(image).permute(2, 0, 1)[None].contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
         edges = network(x.to(network.fuse.weight.dtype))
-    return cv2.convertScaleAbs(edges[0, 0].numpy(), alpha=255)
+    edges = cv2.resize(edges[0, 0].numpy(), (pixels.shape[1], pixels.shape[0]), interpolation=cv2.INTER_LINEAR)
+    return cv2.convertScaleAbs(edges, alpha=255)
 
 
 def install_hed(folder: Path | None = None) -> Path:
@@ -161,5 +163,6 @@ def _opened(path: str) -> HED:
     except (OSError, RuntimeError, SafetensorError) as error:
         again = "run `tether detectors install hed` again"
         raise TetherError(f"{path} is damaged ({str(error).splitlines()[0]}): {again}") from None
-    dtype = torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+    fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    dtype = torch.bfloat16 if fast else torch.float32
     return network.eval().to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

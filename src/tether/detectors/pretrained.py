@@ -6,6 +6,7 @@ is needed.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -24,6 +25,8 @@ __all__ = ["opened", "prepared"]
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet, for models whose files say nothing."""
 SIDE = 512
+LONGEST = 4
+"""The longer side of what a model sees is at most so many times its `shortest_edge`."""
 SETTINGS = "preprocessor_config.json"
 
 
@@ -93,8 +96,11 @@ def _size(height: int, width: int, settings: dict[str, Any]) -> tuple[int, int]:
     if _is_glpn(settings):
         divisor = int(settings["size_divisor"])
         return max(divisor, height // divisor * divisor), max(divisor, width // divisor * divisor)
-    if isinstance(wanted, dict) and "shortest_edge" in wanted:
-        scale = wanted["shortest_edge"] / min(height, width)
+    if isinstance(wanted, dict) and "height" not in wanted:
+        shortest = wanted.get("shortest_edge", math.inf)
+        # Of an image that is long and narrow the longer side would be enormous.
+        longest = wanted.get("longest_edge") or LONGEST * shortest
+        scale = min(shortest / min(height, width), longest / max(height, width))
         tall, wide = height * scale, width * scale
     else:
         tall, wide = (wanted["height"], wanted["width"]) if isinstance(wanted, dict) else (wanted, wanted)

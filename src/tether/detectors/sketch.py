@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tether.detectors.sizes import reduced
 from tether.detectors.store import location
 from tether.errors import TetherError
 from tether.files.checkpoints import open_checkpoint
@@ -73,8 +74,9 @@ def sketch_map(pixels: np.ndarray) -> np.ndarray:
     if np.ptp(pixels, axis=(0, 1)).max() == 0:
         return np.zeros((height, width), np.uint8)
     network = _opened(str(location("lineart")))
-    size = [max(2 * MULTIPLE, round(side / MULTIPLE) * MULTIPLE) for side in (width, height)]
-    image = cv2.resize(np.ascontiguousarray(pixels), size, interpolation=cv2.INTER_AREA)
+    image = reduced(pixels)
+    size = [max(2 * MULTIPLE, round(side / MULTIPLE) * MULTIPLE) for side in image.shape[1::-1]]
+    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     with torch.inference_mode():
         drawn = network(torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255)[0, 0].numpy()
     enlarged = cv2.resize(1 - drawn, (width, height), interpolation=cv2.INTER_LINEAR)

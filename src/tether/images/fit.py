@@ -23,6 +23,7 @@ def fit(
     *,
     pad_color: tuple[int, int, int] = (255, 255, 255),
     nearest: bool = False,
+    whole: bool = False,
 ) -> Image.Image:
     """Fits an image to a size.
 
@@ -32,6 +33,7 @@ def fit(
         rule: "stretch" changes the aspect ratio, "crop" crops the longer side, "pad" adds a border.
         pad_color: of that border, RGB in 0..255: white for photos.
         nearest: resize by the nearest pixel, which makes no new colors.
+        whole: reduce by the mean of whole pixels, so that a line of one pixel never falls between two.
 
     Raises:
         TetherError: for an unknown rule.
@@ -40,15 +42,13 @@ def fit(
     image = _of_three_modes(image)
     if image.size == (width, height):
         return image
-    method = Image.Resampling.NEAREST if nearest else _filter(image, width, height)
+    inner = inner_size(image, width, height) if rule == "pad" else (width, height)
+    method = Image.Resampling.NEAREST if nearest else _filter(image, *inner, rule, whole)
     if rule == "stretch":
         return image.resize((width, height), method)
     if rule == "crop":
         # In one step: a long and narrow image, resized as a whole before it is cropped, would be enormous.
         return ImageOps.fit(image, (width, height), method)
-    inner = inner_size(image, width, height)
-    if not nearest:
-        method = _filter(image, *inner)
     canvas = Image.new(image.mode, (width, height), pad_color[0] if image.mode == "L" else pad_color)
     canvas.paste(image.resize(inner, method), ((width - inner[0]) // 2, (height - inner[1]) // 2))
     return canvas
@@ -72,7 +72,7 @@ def fit_deep(image: Image.Image, width: int, height: int, rule: FitRule = "crop"
     if image.size == (width, height):
         return image
     gray = Image.fromarray(np.asarray(image).astype(np.float32))  # which Pillow resizes by every filter
-    method = _filter(image, width, height)
+    method = _filter(image, width, height, rule)
     if rule == "stretch":
         fitted = gray.resize((width, height), method)
     elif rule == "crop":
@@ -103,7 +103,15 @@ def _of_three_modes(image: Image.Image) -> Image.Image:
     return image if image.mode == "L" else to_rgb(image)
 
 
-def _filter(image: Image.Image, width: int, height: int) -> Image.Resampling:
-    """By area when both sides shrink, so that no pixel is skipped; else Lanczos."""
-    shrinks = width <= image.width and height <= image.height
-    return Image.Resampling.BOX if shrinks else Image.Resampling.LANCZOS
+def _filter(
+    image: Image.Image, width: int, height: int, rule: FitRule = "stretch", whole: bool = False
+) -> Image.Resampling:
+    """When both sides shrink, the mean of an area by whole numbers or if `whole` asks for it, and Hamming's filter by
+    others, as Pillow's areas are of whole pixels: none of the two makes levels that are not there. Else Lanczos."""
+    across, down = image.width / width, image.height / height
+    if rule == "crop":
+        across = down = min(across, down)
+    if min(across, down) < 1:
+        return Image.Resampling.LANCZOS
+    whole = whole or (across.is_integer() and down.is_integer())
+    return Image.Resampling.BOX if whole else Image.Resampling.HAMMING

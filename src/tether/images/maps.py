@@ -65,13 +65,14 @@ def fit_condition(image: Image.Image, width: int, height: int, rule: FitRule = "
     if image.size != (width, height):
         image = as_black_and_white(image) or image
     flat = is_flat(image)
-    fitted = fit(image, width, height, rule, pad_color=(0, 0, 0), nearest=flat)
+    lines = not flat and _is_black_and_white(image)
+    fitted = fit(image, width, height, rule, pad_color=(0, 0, 0), nearest=flat, whole=lines)
     if image.size == fitted.size:
         return fitted
     scaling = _Scaling.of(image, width, height, rule)
     if flat:
         return _with_strokes(image, fitted, rule) if min(scaling.scale) < 1 else fitted
-    if not _is_black_and_white(image):
+    if not lines:
         return fitted
     if max(scaling.scale) <= 1:
         return _black_and_white(fitted, _least(image, width, height, rule))
@@ -152,9 +153,8 @@ def _with_strokes(image: Image.Image, fitted: Image.Image, rule: FitRule) -> Ima
         return fitted
     size = fitted.size
     drawn = Image.fromarray(np.asarray(image).max(axis=2)).point([0] + [255] * 255)
-    wanted = np.asarray(_black_and_white(fit(drawn, *size, rule, pad_color=(0, 0, 0)), _least(image, *size, rule)))[
-        ..., 0
-    ]
+    reduced = fit(drawn, *size, rule, pad_color=(0, 0, 0), whole=True)
+    wanted = np.asarray(_black_and_white(reduced, _least(image, *size, rule)))[..., 0]
     result = np.array(fitted)
     for x, y in _places(min(MOST_SAMPLES, max(2, round(max(image.width / size[0], image.height / size[1]))))):
         missing = (wanted > 0) & ~result.any(axis=2)

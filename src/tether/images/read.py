@@ -257,13 +257,21 @@ def _to_8_bits(image: Image.Image, sixteen: bool) -> Image.Image:
 
 
 def _gray_to_rgb(image: Image.Image, sixteen: bool) -> Image.Image:
-    """Grays of more than 8 bits: 16-bit integers times 1/257, floats in [0, 1] times 255, others by their own range."""
+    """Grays of more than 8 bits, as `_white` says."""
     values = np.asarray(image).astype(np.float64)
     values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-    top = values.max(initial=0.0)
-    full = 65535.0 if sixteen or top > 255 else 1.0 if image.mode == "F" and top <= 1 else 255.0
-    scaled = np.clip(values / max(full, top if top > full else full) * 255 + 0.5, 0, 255).astype(np.uint8)
+    white = _white(values, sixteen, image.mode == "F")
+    scaled = np.clip(values / white * 255 + 0.5, 0, 255).astype(np.uint8)
     return Image.fromarray(scaled).convert("RGB")
+
+
+def _white(values: np.ndarray, sixteen: bool, floats: bool) -> float:
+    """The value that becomes 255: 65535 of 16 bits and of levels above 255, 255 of other levels; of floats that are no
+    levels 1, where at most one in a hundred is larger, else the largest."""
+    top = float(values.max(initial=0.0))
+    if sixteen or not floats or (top > 1 and (values == np.round(values)).all()):
+        return max(top, 65535.0 if sixteen or top > 255 else 255.0)
+    return 1.0 if np.percentile(values, 99) <= 1 else top
 
 
 def _cmyk_to_rgb(image: Image.Image) -> Image.Image:

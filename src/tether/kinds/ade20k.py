@@ -26,6 +26,6 @@ COLORS = np.frombuffer(bytes.fromhex("".join(_HEX.split())), np.uint8).reshape(-
 
 
 def is_ade20k(pixels: np.ndarray) -> bool:
-    """Whether a map, uint8 `(H, W, 3)`, has colors of these classes alone."""
-    known = {tuple(color) for color in COLORS.tolist()}
+    """Whether a map, uint8 `(H, W, 3)`, has colors of these classes alone, and black where no class is known."""
+    known = {tuple(color) for color in COLORS.tolist()} | {(0, 0, 0)}
     return {tuple(color) for color in np.unique(pixels.reshape(-1, 3), axis=0).tolist()} <= known

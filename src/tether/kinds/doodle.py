@@ -28,6 +28,10 @@ GLANCE = 128
 """Longer side of the image on which it is seen whether ink is light."""
 FILLED = 14
 """An area wider than the shorter side over this is filled, and no stroke."""
+SHADED = 60
+"""Levels between the darkest and the brightest twentieth of a photographed thing; a drawing's areas have fewer."""
+LARGE = 1024
+"""Shorter side above which areas are looked for on a reduced image."""
 PAPER, EVEN = 0.6, 140
 """A drawing is paper in at least this share of its pixels, and its paper differs by at most so many levels."""
 INK, BETWEEN = 0.001, 0.6
@@ -51,8 +55,7 @@ def doodle_map(pixels: np.ndarray, thickness: float = 3) -> np.ndarray:
     strokes = without_specks(ink, SPECK * ink.size)
     side = round(thickness)
     pen = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
-    wide = _disc(max(side + 1, min(ink.shape) // FILLED) | 1)
-    filled = cv2.morphologyEx(strokes, cv2.MORPH_OPEN, wide)
+    filled = _filled(strokes, side)
     outline = cv2.morphologyEx(filled, cv2.MORPH_GRADIENT, _disc(3))
     thin = cv2.subtract(strokes, cv2.morphologyEx(strokes, cv2.MORPH_OPEN, pen))
     strokes[cv2.erode(filled, _disc(3)) > 0] = 0
@@ -61,14 +64,19 @@ def doodle_map(pixels: np.ndarray, thickness: float = 3) -> np.ndarray:
 
 
 def looks_drawn(pixels: np.ndarray) -> bool:
-    """Whether an image `(H, W, 3)` is a drawing: mostly even paper, and some ink."""
+    """Whether an image `(H, W, 3)` is a drawing: mostly even paper, some ink, and what it fills is even too."""
     import numpy as np
 
     away, paper = _ink(pixels)
-    ink = (away > _threshold(away)).mean()
+    where = away > _threshold(away)
+    ink = where.mean()
     clean = (away < FAINTEST / 2).mean()
     return bool(
-        np.ptp(paper, axis=(0, 1)).max() <= EVEN and clean >= PAPER and ink >= INK and 1 - clean - ink <= BETWEEN * ink
+        np.ptp(paper, axis=(0, 1)).max() <= EVEN
+        and clean >= PAPER
+        and ink >= INK
+        and 1 - clean - ink <= BETWEEN * ink
+        and not _shows_a_thing(pixels, where)
     )
 
 
@@ -87,6 +95,34 @@ def has_light_ink(pixels: np.ndarray) -> bool:
     darker = np.asarray(cv2.subtract(enlarged, image)).max(axis=2)
     ink = away > _threshold(away)
     return bool(ink.any() and (darker[ink] < FAINTEST / 2).mean() > 0.5)
+
+
+def _shows_a_thing(pixels: np.ndarray, ink: np.ndarray) -> bool:
+    """Whether most ink `(H, W)` is in areas, and has many levels there: a thing that was photographed on black."""
+    import cv2
+    import numpy as np
+
+    filled = cv2.erode(_filled(ink.astype(np.uint8), 1), _disc(3)) > 0
+    if filled.sum() < 0.5 * ink.sum():
+        return False
+    low, high = np.percentile(pixels[filled], (5, 95), axis=0)
+    return bool((high - low).max() > SHADED)
+
+
+def _filled(strokes: np.ndarray, thickness: int) -> np.ndarray:
+    """Of strokes `(H, W)`, 0 or 1, the areas: what a disc of the shorter side over `FILLED` fits into. Of a large image
+    on a reduced one, as the time grows with the square of the disc."""
+    import cv2
+    import numpy as np
+
+    times = -(-min(strokes.shape) // LARGE)
+    height, width = strokes.shape
+    small = strokes
+    if times > 1:
+        small = cv2.resize(strokes, (-(-width // times), -(-height // times)), interpolation=cv2.INTER_NEAREST)
+    wide = _disc(max(-(-thickness // times) + 1, min(small.shape) // FILLED) | 1)
+    found = cv2.morphologyEx(small, cv2.MORPH_OPEN, wide)
+    return np.asarray(cv2.resize(found, (width, height), interpolation=cv2.INTER_NEAREST))
 
 
 def _ink(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

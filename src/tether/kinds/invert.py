@@ -2,7 +2,8 @@
 
     map = (paper - luminance) * 255 / (paper - ink)        paper, ink: the 95th and the 0.1th percentile
 
-so that gray paper becomes black. A drawing on dark paper keeps its polarity, and its ground becomes black.
+so that gray paper becomes black. Where so little is drawn that they are equal, ink is the darkest mean of 3x3 pixels.
+A drawing on dark paper keeps its polarity, and its ground becomes black.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ def detect(pixels: np.ndarray) -> np.ndarray:
     if np.median(gray) < 128:
         gray = 255 - gray
     paper, ink = float(np.percentile(gray, 95)), float(np.percentile(gray, 0.1))
+    if paper - ink < LEAST:
+        ink = float(cv2.blur(gray, (3, 3)).min())
     if paper - ink < LEAST:
         return np.zeros_like(pixels)
     lines = np.clip((paper - gray) * (255 / (paper - ink)), 0, 255)

@@ -1,11 +1,13 @@
 """Straight lines, white on black, one pixel wide.
 
 "lsd" needs no weights: the line segment detector of von Gioi et al. (IPOL 2012, doi:10.5201/ipol.2012.gjmr-lsd) in
-OpenCV. "mlsd" is the network of published controls (M-LSD tiny, arXiv:2106.00186), whose weights are shipped.
+OpenCV. "mlsd" is M-LSD tiny (arXiv:2106.00186), whose weights are shipped; published controls were trained with the
+lines of its larger sibling, short ones too.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tether.kinds.kind import Annotator, Kind
@@ -19,7 +21,7 @@ __all__ = ["KIND", "detect", "draw_lines", "line_segments"]
 
 LENGTH = Option(6, 0, 100, "shortest line, in percent of the shorter side")
 OPTIONS = {"length": LENGTH}
-OPTIONS_MLSD = {"score": Option(0.1, 0.01, 1, "how sure a line is"), "length": LENGTH}
+OPTIONS_MLSD = {"score": Option(0.1, 0.01, 1, "how sure a line is"), "length": replace(LENGTH, default=0)}
 
 
 def line_segments(pixels: np.ndarray, length: float = 6) -> np.ndarray:

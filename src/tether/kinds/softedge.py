@@ -28,6 +28,8 @@ OPTIONS = {
 }
 LEVELS, SIDE = 4, 512
 """Scales of the pyramid, whose mean is two square roots; above this shorter side it begins at a reduced image."""
+LEAST = 3
+"""Smallest side of a scale: fewer pixels have no gradient."""
 QUIET = 1.5
 """q: levels a pixel that are noise."""
 
@@ -40,16 +42,17 @@ def soft_edges(pixels: np.ndarray, contrast: float = 8) -> np.ndarray:
     height, width = pixels.shape[:2]
     level = cv2.GaussianBlur(np.ascontiguousarray(pixels), (0, 0), 1.0)
     first = max(0, round(np.log2(min(height, width) / SIDE)))
-    product = None
+    product, count = None, 0
     for k in range(first + LEVELS):
-        if k >= first:
+        if k >= first and (min(level.shape[:2]) >= LEAST or product is None):
+            count += 1
             strength = _gradient(level)
             if strength.shape != (height, width):
                 strength = cv2.resize(strength, (width, height), interpolation=cv2.INTER_LINEAR)
             product = strength if product is None else cv2.multiply(product, strength, product)
         half = max(1, level.shape[1] // 2), max(1, level.shape[0] // 2)
         level = cv2.resize(level, half, interpolation=cv2.INTER_AREA)
-    mean = np.sqrt(np.sqrt(product))  # type: ignore[arg-type]
+    mean = np.sqrt(np.sqrt(product)) if count == LEVELS else product ** np.float32(1 / count)  # type: ignore[arg-type, operator]
     mean -= np.float32(QUIET)
     np.maximum(mean, 0, out=mean)
     mean *= np.float32(-1 / contrast)

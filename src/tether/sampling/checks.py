@@ -42,12 +42,21 @@ def check_size(base: Base, size: tuple[int, int]) -> None:
         raise TetherError(f"width and height must be multiples of {factor} up to {MAX_SIDE}, not {size[0]}x{size[1]}")
 
 
+SAMPLED = ("epsilon", "v_prediction")
+"""What the samplers take for granted that a base predicts."""
+
+
 def check_base(base: Base, request: Request) -> None:
     """Refuses a base that does not draw what is asked.
 
     Raises:
         TetherError: for a base made for inpainting without a mask, and for bases that are not supported.
     """
+    if base.noise.prediction_type not in SAMPLED:
+        raise TetherError(
+            f"{base.name} predicts {base.noise.prediction_type} (flow matching), which cannot be sampled here: use a "
+            f"base that predicts {' or '.join(SAMPLED)}"
+        )
     taken, latents = base.denoiser.spec.input_channels, base.vae.config["latent_channels"]
     if taken not in (latents, 2 * latents + 1):
         raise TetherError(

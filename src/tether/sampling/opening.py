@@ -7,6 +7,7 @@ are changed, so that the base itself stays as it was, to the bit.
 from __future__ import annotations
 
 import copy
+import gc
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
@@ -52,6 +53,7 @@ class Recent(Generic[Key, Value]):
     def _make_room(self) -> None:
         while len(self.values) >= self.most:
             self.values.popitem(last=False)
+            gc.collect()  # hooks tie the networks of a base in low memory to each other
 
 
 @dataclass(frozen=True)

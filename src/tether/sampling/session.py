@@ -217,7 +217,7 @@ class Session:
 
     def _with_condition(self, entry: ControlRequest, request: Request, size: tuple[int, int]) -> ControlRequest:
         """The control with its condition at the size, and the photo that it was made from."""
-        changes: dict[str, object] = {"mask": entry.mask and fit(entry.mask, *size, request.fit)}
+        changes: dict[str, object] = {"mask": entry.mask and fit(entry.mask, *size, request.fit, pad_color=(0, 0, 0))}
         kind = entry.kind or self._opener.control(entry.ref, BaseKey.of(request)).kind
         if entry.condition is not None:
             upright = [self._upright(one, entry, kind) for one in entry.conditions]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tether.base import Base
+from tether.control.injection import is_inside
 from tether.images import fit, to_pixels, to_rgb
 from tether.sampling.inpaint import Inpainting, inpainting_of
 from tether.sampling.request import Request
@@ -44,7 +45,7 @@ def initial_noise(generators: Sequence[torch.Generator], size: tuple[int, int], 
     return noise.to(base.device, base.dtype)
 
 
-def skipped_steps(scheduler: Any, steps: int, denoising_strength: float, *, counted: bool = False) -> int:
+def skipped_steps(scheduler: Any, steps: int, denoising_strength: float, *, counted: bool = True) -> int:
     """How many of the first steps image-to-image skips: the last `int(steps * denoising_strength)` steps run.
 
     Args:
@@ -79,9 +80,10 @@ def start_of(
         generators: one an image, for samples of the posterior (`init_latents`).
     """
     if request.init is None:
+        skipped_steps(scheduler, request.steps, 1.0)
         return Start(noise * scheduler.init_noise_sigma)
     pixels = to_pixels(fit(to_rgb(request.init), *size, request.fit))
-    counted = request.mask is not None and request.rules > 4
+    counted = request.mask is None or request.rules > 4
     skipped = skipped_steps(scheduler, request.steps, request.denoising_strength, counted=counted)
     if request.init_latents == "sample":
         known = torch.cat([base.encode_images(pixels, generator) for generator in generators])
@@ -108,6 +110,14 @@ def idle_values(request: Request, start: Start, base: Base) -> list[str]:
         "guidance_rescale": request.guidance_rescale,
         "guidance_window": request.guidance_window != (0.0, 1.0),
     }
-    for name in [name for name, is_asked in asked.items() if is_asked and base.denoiser.spec.distilled_guidance]:
-        lines.append(f"{name} has no effect: the base has learned its guidance, and takes the scale alone")
+    named = [name for name, is_asked in asked.items() if is_asked]
+    steps = request.steps - start.skipped
+    if base.denoiser.spec.distilled_guidance:
+        reason = "the base has learned its guidance, and takes the scale alone"
+        lines += [f"{name} has no effect: {reason}" for name in named]
+    elif request.guidance_scale == 1:
+        lines += [f"{name} has no effect: guidance_scale is 1, which is no guidance" for name in named]
+    elif not any(is_inside(request.guidance_window, step, steps) for step in range(steps)):
+        window = "-".join(f"{edge:g}" for edge in request.guidance_window)
+        lines.append(f"guidance has no effect: none of the {steps} steps lies in guidance_window {window}")
     return lines

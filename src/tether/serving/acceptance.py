@@ -19,7 +19,7 @@ from PIL import Image
 
 from tether.base.prompt_syntax import parse_prompt
 from tether.errors import TetherError
-from tether.kinds import annotatable
+from tether.kinds import annotatable, kind_of
 from tether.sampling.checks import MAX_SIDE
 from tether.sampling.request import ControlRequest, Request, parse_lora
 from tether.serving.catalog import Catalog
@@ -265,12 +265,12 @@ def check_annotator(kind: str, annotator: str | None, options: dict[str, float],
     """
     field = "kind"
     try:
-        found = annotatable(kind)
-        if found.annotators:
+        if annotator and kind_of(kind).annotators:
             field = "annotator"
-            chosen = found.annotator(annotator)
+        found = annotatable(kind, annotator)
+        if found.annotators:
             field = "options"
-            chosen.settings(kind, options)
+            found.annotator(annotator).settings(kind, options)
         elif annotator or options:
             raise TetherError(f"{kind} has no options: its condition is the image itself")
     except TetherError as error:

@@ -101,3 +101,9 @@ def test_fingers_are_no_joints() -> None:
     _hand(hands_alone, hand, 1.0)
     assert joints_of(cv2.circle(np.zeros_like(bare), (50, 50), 3, JOINT_COLORS[12], -1)).keys() == {12}  # a judge's
     assert np.array_equal(flip(hands_alone), hands_alone[:, ::-1])
+
+
+def test_of_a_figure_that_shows_one_joint_it_may_be_off_by_its_radius() -> None:
+    wanted = drawing({0: (100, 20)})
+    assert correct_joints(drawing({0: (103, 20)}), wanted) == {"correct": 1, "wanted": 1}
+    assert correct_joints(drawing({0: (110, 20)}), wanted) == {"correct": 0, "wanted": 1}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tether.datasets.synthetic.scenes.maps import CLASS_COLORS
-from tether.kinds.ade20k import COLORS
+from tether.kinds.ade20k import COLORS, is_ade20k
 from tether.kinds.measures.regions import mean_iou, object_overlaps, overlaps
 
 RED, BLUE, GREEN = (255, 0, 0), (0, 0, 255), (0, 255, 0)
@@ -73,3 +73,12 @@ def test_a_mask_with_soft_borders_is_one_object() -> None:
     found[:, :2] = 0
     iou = mean_iou(tabulated([dict(object_overlaps(found, wanted))]))
     assert iou == pytest.approx((48 / 50 + 50 / 52) / 2)
+
+
+def test_pixels_without_a_class_are_not_counted_in_maps_of_ade20k() -> None:
+    wanted = np.zeros((4, 6, 3), np.uint8)
+    wanted[:, :2], wanted[:, 2:4] = COLORS[0], COLORS[12]  # the rest has no class
+    assert is_ade20k(wanted)
+    found = wanted.copy()
+    found[:, 4:] = COLORS[2]
+    assert mean_iou(tabulated([dict(overlaps(found, wanted))])) == 1.0

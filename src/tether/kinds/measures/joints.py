@@ -3,7 +3,8 @@
     correct: a joint of the same number lies within 0.1 max(height, width) of the figure's wanted joints
 
 Joints are read from the drawings (`tether.kinds.openpose`): the middle of each patch of a joint's color. A figure is
-what the drawing connects; a part of fewer than `LEAST` joints belongs to the nearest figure. Each found joint serves
+what the drawing connects; a part of fewer than `LEAST` joints belongs to the nearest figure, and of a figure that shows
+so little a joint may be `NEAR` pixels off. Each found joint serves
 one wanted joint, the nearest first, and of each number as many are taken as there are wanted ones, so that a map full
 of joints does not score.
 """
@@ -20,6 +21,8 @@ __all__ = ["correct_joints", "joints_of", "share_of_correct"]
 
 SHARE = 0.1
 LEAST = 4
+NEAR = 4.0
+"""Radius of a drawn joint."""
 Places = dict[int, np.ndarray]
 
 
@@ -75,11 +78,17 @@ def _reaches(pixels: np.ndarray, places: Places) -> dict[int, np.ndarray]:
     listed = [(number, place) for number, many in places.items() for place in many]
     points = np.array([place for _, place in listed]).reshape(-1, 2)
     figures = _figures(pixels, points)
-    sides = {one: max(np.ptp(points[figures == one], axis=0)) for one in set(figures.tolist())}
+    reach = {one: _reach(points[figures == one]) for one in set(figures.tolist())}
     found: dict[int, list[float]] = {}
     for (number, _), figure in zip(listed, figures.tolist(), strict=True):
-        found.setdefault(number, []).append(SHARE * sides[figure])
+        found.setdefault(number, []).append(reach[figure])
     return {number: np.array(many) for number, many in found.items()}
+
+
+def _reach(joints: np.ndarray) -> float:
+    """How far away a joint of a figure `(N, 2)` may be found, in pixels."""
+    reach = SHARE * float(max(np.ptp(joints, axis=0)))
+    return max(reach, NEAR) if len(joints) < LEAST else reach
 
 
 def _figures(pixels: np.ndarray, points: np.ndarray) -> np.ndarray:

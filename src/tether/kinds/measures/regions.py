@@ -5,7 +5,7 @@ either, and the score is the mean over the classes that some map has.
 
 Areas may also be drawn in their own mean colors, which are never quite the same twice: a color that the wanted map does
 not have stands for the nearest that it has, if that is within `NEAR` in CIELAB. Two maps of ADE20K's classes, many of
-whose colors are closer than this, are compared as they are.
+whose colors are closer than this, are compared as they are, but for pixels that have no class, black in the wanted map.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ MOST = 256
 def overlaps(found: np.ndarray, wanted: np.ndarray) -> Numbers:
     """Pixels of each color in both maps, and in either, uint8 `(H, W, 3)`; by "RRGGBB both" and "RRGGBB either"."""
     a, b = _numbers(_recolored(found, wanted)), _numbers(wanted)
+    if b.any() and is_ade20k(wanted):
+        a, b = a[b > 0], b[b > 0]
     counted = {}
     for color in np.union1d(a, b):
         name = f"{int(color):06x}"
