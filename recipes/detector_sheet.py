@@ -1,4 +1,4 @@
-"""Draws docs/images/detectors.png: pictures of our own through every annotator that needs no weights of the user.
+"""Draws docs/images/detectors.png: pictures of our own through most annotators that need no weights of the user.
 
 python recipes/detector_sheet.py            (with hed, if it is installed)
 """

@@ -183,7 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("render", "train", "measure"))
     add_options(parser, out="runs/judges", steps=1000, batch=24, lr=2e-3, seed=1)
-    parser.add_argument("--count", type=int, help="scenes: 4000 to train on, 500 to measure on")
+    parser.add_argument("--count", type=int, help="scenes: 4000 to train on, all held-out ones to measure on")
     parser.add_argument("--processes", type=int, help="of render; all cores by default")
     parser.add_argument("--data", type=Path, default=DATA / "judges.npz")
     parser.add_argument("--widths", type=int, nargs="+", default=(24, 32, 40, 48, 48), help="see JudgeNetwork")

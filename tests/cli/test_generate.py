@@ -148,7 +148,9 @@ def test_a_repeated_image_that_differs_gives_a_warning(tiny_folder: Path, tmp_pa
     save_png(Image.new("RGB", (64, 64)), other, read_metadata(path))
     result = CliRunner().invoke(app, ["generate", "--again", str(other), "-o", str(tmp_path / "again")])
     assert result.exit_code == 1
-    assert "other.png: the image differs: it was made with other weights, or with tether-control" in result.stderr
+    assert "other.png: the image differs by up to " in result.stderr
+    assert "of 255: it was made with other weights, together with other images" in result.stderr
+    assert "or with tether-control" in result.stderr
 
 
 def test_a_photo_whose_name_is_not_utf_8_is_used(tiny_folder: Path, control: Path, photo: Path) -> None:

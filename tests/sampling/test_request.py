@@ -219,7 +219,7 @@ def test_what_is_not_a_request_is_refused(tmp_path: Path, text: str) -> None:
 
 def test_a_png_of_others_is_refused(tmp_path: Path) -> None:
     save_png(IMAGE, tmp_path / "a.png", {})
-    with pytest.raises(TetherError, match="carries no Tether request: only PNGs written by Tether"):
+    with pytest.raises(TetherError, match="carries no Tether request: only pictures that Tether drew"):
         read_request(tmp_path / "a.png")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
+from PIL import Image, ImageChops
 
 from tether.cli.generate import draw_sheet, drawn_with_progress, new_session
 from tether.cli.options import GenerateOptions, is_given
@@ -59,8 +60,20 @@ def repeat(context: typer.Context, options: GenerateOptions, again: Path) -> Non
         draw_sheet([[entry.conditions] for entry in alone.controls], [one.image], alone, options)
     if one.image.tobytes() != open_image(again).tobytes():
         made_by = ", ".join(f"{name} {number}" for name, number in request.versions.items()) or "other versions"
-        print(f"{again}: the image differs: it was made with other weights, or with {made_by}", file=sys.stderr)
+        print(
+            f"{again}: the image differs by up to {_difference(one.image, open_image(again))} of 255: it was made with "
+            "other weights, together with other images (tether serve, tether evaluate --batch-size), or with "
+            f"{made_by}",
+            file=sys.stderr,
+        )
         raise typer.Exit(1)
+
+
+def _difference(first: Image.Image, second: Image.Image) -> int:
+    """The largest difference of a channel of two images of one size, or 255."""
+    if first.size != second.size:
+        return 255
+    return max(int(high) for _, high in ImageChops.difference(first, second.convert(first.mode)).getextrema())  # type: ignore[union-attr]
 
 
 def _moved(request: Request, options: GenerateOptions, again: Path) -> Request:

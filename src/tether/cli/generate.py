@@ -37,7 +37,9 @@ def generate(context: typer.Context, options: GenerateOptions) -> None:
     options = _with_prompt(options)
     asked = [options.prompt is not None, options.prompts is not None, options.again is not None]
     folders = folders_of(options)
-    if sum(asked) > 1 or (not any(asked) and not folders):
+    if sum(asked) > 1:
+        raise TetherError("give only one of a prompt, --prompts FILE and --again FILE.png")
+    if not any(asked) and not folders:
         raise TetherError("give a prompt, or --again FILE.png to repeat an image, or --prompts FILE")
     if options.again is not None:
         from tether.cli.again import repeat

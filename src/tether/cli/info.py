@@ -27,7 +27,8 @@ PACKAGES = (
 
 def info(
     file: Annotated[
-        Path | None, typer.Argument(help="A PNG that Tether wrote: shows what it was made from.", show_default=False)
+        Path | None,
+        typer.Argument(help="A picture that Tether drew, as PNG: shows what it was made from.", show_default=False),
     ] = None,
 ) -> None:
     """Show versions, the device, and the shipped weights; or what an image was made from."""

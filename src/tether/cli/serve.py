@@ -52,7 +52,7 @@ def serve(
         str, typer.Option(help="What computes: eager, compile, openvino, or auto: docs/performance.md.")
     ] = "eager",
     batch: Annotated[int, typer.Option(help="Images of jobs that are drawn at once.", min=1)] = 8,
-    queue: Annotated[int, typer.Option(help="Jobs that may wait.", min=1)] = 64,
+    queue: Annotated[int, typer.Option(help="Jobs that may wait or run.", min=1)] = 64,
     max_pixels: Annotated[int, typer.Option(help="Width x height of an image.", min=64)] = 2**20,
     max_steps: Annotated[int, typer.Option(help="Steps of a job.", min=1, max=1000)] = 100,
     max_count: Annotated[int, typer.Option(help="Images of a job.", min=1, max=1000)] = 8,

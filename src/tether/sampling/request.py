@@ -373,7 +373,7 @@ def request_text(path: Path) -> str:
     """
     text = read_metadata(path).get(METADATA_KEY)
     if text is None:
-        raise TetherError(f"{path} carries no Tether request: only PNGs written by Tether can be repeated")
+        raise TetherError(f"{path} carries no Tether request: only pictures that Tether drew, as PNG, do")
     return text
 
 

@@ -190,7 +190,7 @@ def _carried(values: dict[str, Any], most: int) -> str:
     read_image(content, "image", most)
     text = png_text(content, METADATA_KEY)
     if text is None:
-        raise invalid("image", "the image carries no request: only PNGs written by Tether do")
+        raise invalid("image", "the image carries no request: only pictures that Tether drew, as PNG, do")
     return json.dumps(parse_json(text, "the request in the image"))
 
 

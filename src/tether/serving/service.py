@@ -153,7 +153,7 @@ class Service:
             raise self._full()
 
     def _full(self) -> Refused:
-        return busy(f"the queue is full: {self.settings.limits.queue} jobs wait", self.worker.seconds_a_job)
+        return busy(f"the queue is full: {self.settings.limits.queue} jobs wait or run", self.worker.seconds_a_job)
 
     def submit(self, values: dict[str, Any], key: str | None = None) -> tuple[Job, bool]:
         """Accepts a job: when this returns, it is on disk, and will be drawn. To be called by `read`.

@@ -162,7 +162,7 @@ class JobStore:
                 if known is not None:
                     return known, False
             if _count(session, "queued", "running") >= most:
-                raise QueueFull(f"{most} jobs wait already")
+                raise QueueFull(f"{most} jobs wait or run already")
             job = Job(**vars(new) | {"prompt": _storable(new.prompt)}, created=time.time())
             session.add(job)
             session.flush()

@@ -399,5 +399,9 @@ class TrainConfig(BaseModel):
     def describe(cls) -> Iterator[tuple[str, str, str]]:
         """Name, default and description of each setting, for help and documentation."""
         for name, field in cls.model_fields.items():
-            default = "required" if field.is_required() else yaml.safe_dump(plain(field.default)).splitlines()[0]
+            default = (
+                "required"
+                if field.is_required()
+                else yaml.safe_dump(plain(field.default), default_flow_style=True).splitlines()[0]
+            )
             yield name, default, field.description or ""
