@@ -191,7 +191,7 @@ def _with_holes(image: Image.Image, given: ImageData | None, content: str) -> Im
     white, black = (_decode_condition(given, image.size, ground) for ground in grounds)
     holes = given_holes(white, black, image)
     if not holes.any():
-        raise Rejected("empty condition", "nothing in it is transparent, or black where the image is not")
+        raise Rejected("empty condition", "nothing in it is transparent, white in a mask, or black where the image is not")
     return with_holes(image, holes)
 
 
