@@ -10,6 +10,7 @@ import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -79,6 +80,18 @@ class Preparation:
         object.__setattr__(self, "condition", kinds.find_kind(self.condition).name)
         if self.size < 8 or self.min_side < 1:
             raise TetherError(f"size is {self.size} and min_side {self.min_side}: give at least 8 and 1 pixels")
+
+    def maker(self, source: Source) -> dict[str, Any]:
+        """What else the conditions of a source's samples depend on: a version of this code, or a detector's weights.
+
+        Raises:
+            TetherError: if the detector has no weights.
+        """
+        kind = kinds.find_kind(self.condition)
+        if source.brings(self.condition):
+            return {"maker": 3} if kind.needs_mask else {}  # earlier versions inverted some masks
+        weights = kind.annotator().weights if kind.annotators else None
+        return {} if weights is None else {"detector": weights()}
 
     def check_condition(self, source: Source) -> None:
         """Raises a TetherError if the source's samples neither have conditions of the kind nor can be annotated."""
@@ -191,7 +204,9 @@ def _with_holes(image: Image.Image, given: ImageData | None, content: str) -> Im
     white, black = (_decode_condition(given, image.size, ground) for ground in grounds)
     holes = given_holes(white, black, image)
     if not holes.any():
-        raise Rejected("empty condition", "nothing in it is transparent, white in a mask, or black where the image is not")
+        raise Rejected(
+            "empty condition", "nothing in it is transparent, white in a mask, or black where the image is not"
+        )
     return with_holes(image, holes)
 
 

@@ -115,7 +115,8 @@ class SourceView(View):
         usable = source.usable(how.condition)
         repeated = repeated_files(source, usable)
         self.usable = [index for index in usable if index not in repeated] if repeated else usable
-        self.content = digest([source.layout, identity or source.fingerprint(), repr(how), mirror])
+        content = [source.layout, identity or source.fingerprint(), repr(how), mirror]
+        self.content = digest([*content, maker] if (maker := how.maker(source)) else content)
         self.keeps = identity is not None
         self._told: set[int] = set()
         self._lock = Lock()
