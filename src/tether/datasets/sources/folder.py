@@ -39,7 +39,7 @@ class FolderSource(Source):
             lambda path: split_of(path, folder, by_name=False),
             self.reading.split,
         )
-        pairs = pair_conditions(folder, images, self.reading, lambda path: self._caption_file(path) is not None)
+        pairs = pair_conditions(folder, images, self.reading, self._caption_file)
         self.images, self.conditions = pairs.images, pairs.conditions
         self.has_conditions = bool(self.conditions)
         self.conditions_from = pairs.found_by
@@ -48,6 +48,8 @@ class FolderSource(Source):
         left_out |= Counter(f".{path.suffix[1:].lower()} files, which are not read" for path in files if _unread(path))
         if self._unpaired:
             left_out["conditions without an image"] = len(self._unpaired)
+        if pairs.others:
+            left_out["other images of the same names"] = pairs.others
         if pairs.ignored:
             left_out["conditions, by request"] = pairs.ignored
         self.left_out = dict(left_out)
