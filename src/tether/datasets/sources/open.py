@@ -21,7 +21,7 @@ Make = Callable[[list[Path], Path, Reading], Source]
 
 
 def _promptfile(paths: list[Path], root: Path, reading: Reading) -> Source:
-    return record_source(paths[:1], root, reading, "promptfile")
+    return record_source(paths, root, reading, "promptfile")
 
 
 LAYOUTS: tuple[tuple[tuple[str, ...], Make], ...] = (

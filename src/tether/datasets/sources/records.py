@@ -178,12 +178,17 @@ def _of_split(records: list[tuple[Path, Record]], reading: Reading) -> tuple[lis
 
     def split(index: int) -> str | None:
         record = records[index][1]
-        return split_name(record.get("split")) if isinstance(record, dict) else None
+        word = record.get("split") if isinstance(record, dict) else None
+        return split_name(word) or (word if isinstance(word, str) and word else None)
 
-    if not any(split(index) for index in range(len(records))):
+    if not _name_splits(records):
         return records, Counter()
     kept, others = choose_split(range(len(records)), split, reading.split)
     return [records[i] for i in kept], Counter({f"records of the split {n}": count for n, count in others.items()})
+
+
+def _name_splits(records: list[tuple[Path, Record]]) -> bool:
+    return any(isinstance(record, dict) and split_name(record.get("split")) for _, record in records)
 
 
 def _first(record: dict[str, Any], keys: tuple[str, ...]) -> str | None:
@@ -220,13 +225,16 @@ def record_source(paths: list[Path], root: Path, reading: Reading, layout: str =
     Raises:
         TetherError: when a file cannot be read, and as `RecordSource`.
     """
-    kept, splits = choose_split(paths, lambda path: split_of(path, root, by_name=True), reading.split)
+    found = {path: _records(path) for path in paths}
+    splits = {path: split_of(path, root, by_name=True) for path in paths}
+    kept = paths
+    if any(splits.values()) or not any(map(_name_splits, found.values())):
+        kept, _ = choose_split(paths, splits.__getitem__, reading.split)
     left_out: Counter[str] = Counter()
-    if splits:
-        for path in paths:
-            if path not in kept:
-                left_out[f"records of the split {split_of(path, root, by_name=True) or 'none'}"] += len(_records(path))
-    return RecordSource(layout, [record for path in kept for record in _records(path)], reading, left_out)
+    for path in paths:
+        if path not in kept:
+            left_out[f"records of the split {splits[path] or 'none'}"] += len(found[path])
+    return RecordSource(layout, [record for path in kept for record in found[path]], reading, left_out)
 
 
 def _records(path: Path) -> list[tuple[Path, Record]]:
