@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,8 @@ __all__ = ["Preparation", "Prepared", "check_sample", "encode", "prepare", "prep
 IMAGE_MODES = {"L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
 """PIL modes of photos and drawings. Masks (1 bit) and measurements (16 bits, float, Lab) are not training images."""
 JPEG_QUALITY = 95
+_NUMBERS = re.compile(r"([-+.\deE]+ ){4,}[-+.\deE]+")
+"""Five numbers or more, as labels of detectors have them: a class and a box."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,8 @@ def _captions(sample: Sample, wanted: Captions) -> tuple[str, ...]:
     # A truncated caption may end in half a surrogate pair, which is not a character.
     found = [" ".join(caption.encode("utf-8", "replace").decode().split()) for caption in sample.captions]
     found = list(dict.fromkeys(caption for caption in found if caption))
+    if boxes := next((caption for caption in found if _NUMBERS.fullmatch(caption)), None):
+        raise Rejected("empty caption", f"its caption is numbers, such as boxes of objects: {boxes[:40]}")
     if not found:
         raise Rejected("empty caption", "the image has no caption (captions: none trains without any)")
     return (", ".join(found),) if wanted == "all" else tuple(found)
