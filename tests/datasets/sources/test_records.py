@@ -136,3 +136,17 @@ def test_a_row_with_too_few_columns_costs_only_its_own_sample(tmp_path: Path) ->
     assert source[0].caption == "a cat, grey"
     with pytest.raises(Rejected, match="row 3"):
         source[1]
+
+
+def test_other_ends_of_lines_within_a_caption_end_no_row(tmp_path: Path) -> None:
+    picture(0).save(tmp_path / "a.png")
+    words = "one\u2028two\x85three"
+    (tmp_path / "metadata.csv").write_text(f'file_name,text\na.png,{words}\na.png,"four\nfive"\n', encoding="utf-8")
+    assert open_source(tmp_path)[0].captions == (words, "four\nfive")
+
+
+def test_a_quote_that_is_never_closed_swallows_no_rows(tmp_path: Path) -> None:
+    picture(0).save(tmp_path / "a.png")
+    (tmp_path / "metadata.csv").write_text('file_name,text\na.png,"a cat\nb.png,a dog\n')
+    with pytest.raises(TetherError, match=r"metadata\.csv is not a table, near its line"):
+        open_source(tmp_path)

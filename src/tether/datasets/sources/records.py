@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -27,11 +28,11 @@ from tether.datasets.sources.splits import choose_split, split_name, split_of
 from tether.datasets.twins import sizes_of
 from tether.errors import TetherError
 
-__all__ = ["RECORD_FILES", "RecordSource", "file_of", "names_images", "record_source"]
+__all__ = ["LOOKED_AT", "RECORD_FILES", "RecordSource", "file_of", "is_file", "names_images", "record_source"]
 
 RECORD_FILES = (".jsonl", ".json", ".ndjson", ".csv", ".tsv")
 
-_LOOKED_AT = 100
+LOOKED_AT = 100
 """Records in which unknown keys are looked for."""
 
 Record = dict[str, Any] | str
@@ -100,11 +101,11 @@ class RecordSource(Source):
     def _unused(self, keys: list[str]) -> list[str]:
         """Keys that name image files and mean nothing."""
         known = {*self.image, *self.caption}
-        looked_at = [(folder, record) for folder, record in self.records[:_LOOKED_AT] if isinstance(record, dict)]
+        looked_at = [(folder, record) for folder, record in self.records[:LOOKED_AT] if isinstance(record, dict)]
         return [
             key
             for key in keys
-            if key not in known and any(_is_file(folder, record.get(key)) for folder, record in looked_at)
+            if key not in known and any(is_file(folder, record.get(key)) for folder, record in looked_at)
         ]
 
     def __len__(self) -> int:
@@ -195,7 +196,8 @@ def _first(record: dict[str, Any], keys: tuple[str, ...]) -> str | None:
     return next((record[key] for key in keys if isinstance(record.get(key), str) and record[key]), None)
 
 
-def _is_file(folder: Path, name: Any) -> bool:
+def is_file(folder: Path, name: Any) -> bool:
+    """Whether a value is the name of an image file in a folder."""
     try:
         return has_image_suffix(name) and file_of(folder, name).is_file()
     except (OSError, ValueError, Rejected):
@@ -264,10 +266,11 @@ def _rows(path: Path, text: str) -> list[Record]:
     header = text.split("\n", 1)[0]
     if delimiter == "," and "," not in header and ";" in header:
         delimiter = ";"
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        rows = list(csv.reader(text.splitlines(keepends=True), delimiter=delimiter))
+        rows = list(reader)
     except csv.Error as error:
-        raise TetherError(f"{path} is not a table: {error}") from None
+        raise TetherError(f"{path} is not a table, near its line {reader.line_num}: {error}") from None
     if not rows:
         return []
     names = [name.strip() for name in rows[0]]
