@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["IMAGE_SUFFIXES", "image_names", "visible_files"]
+__all__ = ["IMAGE_SUFFIXES", "image_names", "is_image", "visible_files"]
 
 IMAGE_SUFFIXES = (
     "png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff", "gif",
@@ -51,3 +51,8 @@ def visible_files(folder: Path) -> Iterator[Path]:
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             linked += [where / name for name in folders if (where / name).is_symlink()]
             yield from (where / name for name in sorted(files) if not name.startswith(".") and (where / name).is_file())
+
+
+def is_image(path: Path) -> bool:
+    """Whether a path is a file with an image's suffix, and not hidden."""
+    return path.suffix[1:].lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()

@@ -16,9 +16,9 @@ from tether.datasets.sources.splits import choose_split, split_of
 from tether.datasets.twins import sizes_of
 from tether.errors import TetherError
 from tether.files.hashing import hash_file
-from tether.files.listing import visible_files
+from tether.files.listing import is_image, visible_files
 
-__all__ = ["FolderSource", "is_image"]
+__all__ = ["FolderSource"]
 
 _CAPTIONS = ("txt", "caption", "json")
 _CAPTION_FOLDERS = ("captions", "caption", "texts", "text", "prompts")
@@ -174,8 +174,3 @@ def _caption_folders(files: Iterable[Path], root: Path) -> dict[tuple[str, ...],
 
 def _unread(path: Path) -> bool:
     return path.suffix[1:].lower() in UNREAD_SUFFIXES
-
-
-def is_image(path: Path) -> bool:
-    """Whether a path is a file with an image's suffix, and not hidden."""
-    return path.suffix[1:].lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
