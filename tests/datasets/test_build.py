@@ -18,8 +18,12 @@ from PIL import Image
 
 from tether.datasets.build import build_dataset, describe_conditions
 from tether.datasets.check import check_dataset, open_dataset
+from tether.datasets.latents.views import SourceView
 from tether.datasets.manifest import read_manifest, write_manifest
 from tether.datasets.names import Reading
+from tether.datasets.prepare import Preparation
+from tether.datasets.sources import open_source
+from tether.detectors import use
 from tether.errors import TetherError
 from tether.files.hashing import hash_file
 from tether.kinds import canny
@@ -308,3 +312,24 @@ def test_a_dataset_without_captions_is_whole(photos: Path, tmp_path: Path) -> No
     reading = Reading(captions="none")
     assert build_dataset(photos, tmp_path / "out", "canny", workers=0, reading=reading).samples == 10
     assert check_dataset(tmp_path / "out").faults == ()
+
+
+def test_maps_of_another_depth_model_are_another_data_set(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TETHER_DETECTORS", str(tmp_path / "store"))
+    monkeypatch.setattr("tether.detectors.depth.nearness", lambda pixels: pixels[..., 0] / 255)
+    contents = set()
+    for name in ("one", "two"):
+        model = tmp_path / name
+        model.mkdir()
+        (model / "model.safetensors").write_text(name)
+        use("depth", str(model))
+        contents.add(SourceView(open_source(photos), Preparation("depth")).content)
+        if name == "one":
+            build_dataset(photos, tmp_path / "data", "depth", workers=0)
+            build_dataset(photos, tmp_path / "data", "depth", workers=0)
+    assert len(contents) == 2
+    with pytest.raises(TetherError, match="detector"):
+        build_dataset(photos, tmp_path / "data", "depth", workers=0)
+    assert build_dataset(photos, tmp_path / "edges", "canny", workers=0).settings.get("detector") is None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from tether.base import Base
 from tether.datasets.build import build_dataset
@@ -56,7 +56,38 @@ def test_black_parts_of_the_image_are_no_holes() -> None:
     assert np.array_equal(given_holes(Image.fromarray(cut), Image.fromarray(cut), image), HOLE)
 
 
-@pytest.mark.parametrize("given", [IMAGE, Image.new("RGB", IMAGE.size, "red")])
+def masks() -> dict[str, Image.Image]:
+    """The same hole in masks that are not quite black and white."""
+    plain = Image.fromarray(np.where(HOLE, 255, 0).astype(np.uint8))
+    found = {"254": plain.point(lambda level: level * 254 // 255), "soft": plain.filter(ImageFilter.GaussianBlur(2))}
+    for name in ("JPEG", "WEBP"):
+        plain.save(file := io.BytesIO(), name, quality=60)
+        found[name] = Image.open(file)
+    return found
+
+
+@pytest.mark.parametrize("ground", ["picture", "white", "black"])
+@pytest.mark.parametrize("form", sorted(masks()))
+def test_a_mask_need_not_be_exactly_black_and_white(form: str, ground: str) -> None:
+    mask = masks()[form].convert("RGB")
+    image = IMAGE if ground == "picture" else Image.new("RGB", IMAGE.size, ground)
+    found = given_holes(mask, mask, image)
+    assert (found & HOLE).sum() > 0.95 * (found | HOLE).sum()
+
+
+def test_holes_in_a_dark_gray_photo_are_not_its_light_parts() -> None:
+    image = IMAGE.convert("L").point(lambda level: 8 + level // 32)
+    cut = Image.fromarray(np.where(HOLE, 0, np.asarray(image)).astype(np.uint8)).convert("RGB")
+    assert not given_holes(cut, cut, image.convert("RGB")).any()
+    light = image.point(lambda level: level * 8).convert("RGB")
+    cut = Image.fromarray(np.where(HOLE[..., None], 0, np.asarray(light)).astype(np.uint8))
+    assert np.array_equal(given_holes(cut, cut, light), HOLE)
+
+
+EMPTY = {"0": Image.new("L", IMAGE.size, 0), "1": Image.fromarray(HOLE.astype(np.uint8))}
+
+
+@pytest.mark.parametrize("given", [IMAGE, Image.new("RGB", IMAGE.size, "red"), *EMPTY.values(), picture(2, 96, 64)])
 def test_a_condition_without_holes_is_rejected(given: Image.Image) -> None:
     with pytest.raises(Rejected, match="nothing in it is transparent"):
         prepare(Sample("a", IMAGE, "a cat", given), Preparation("inpaint"))

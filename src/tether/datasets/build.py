@@ -145,6 +145,7 @@ def _settings(source: Source, how: Preparation, shard_size: int, reading: Readin
         **({"reading": given} if given else {}),
         # Versions that wrote no maker stored conditions with black holes, and tiles that were the image itself.
         **({"maker": 2} if kind.needs_mask or (annotated and kind.name == "tile") else {}),
+        **how.maker(source),
         "format": FORMAT,
         "source": described,
         "condition": how.condition,

@@ -17,6 +17,8 @@ LEAST_SHARE, LARGEST_SHARE = 0.05, 0.6
 """Share of an image that random holes cover."""
 _BLACK, _NOISE = 2, 16
 """A channel up to this is black; a difference up to this may be compression."""
+_FEW = 0.05
+"""Share of pixels that may be other ones: those at the edges of a mask, after compression."""
 
 
 def random_holes(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
@@ -38,7 +40,9 @@ def random_holes(width: int, height: int, rng: np.random.Generator) -> np.ndarra
 def given_holes(white: Image.Image, black: Image.Image, image: Image.Image) -> np.ndarray:
     """The holes of a condition that a source brings, bool `(H, W)`.
 
-    They are where it is transparent; or white, if it is a black-and-white mask; or black where the image is not.
+    They are where it is transparent; else where it is black and the image is not, if the rest of it is the image; else
+    the light part, if it is gray: a mask. A mask whose light part happens to be as the image there is still one, if it
+    is black and white.
 
     Args:
         white, black: the condition on white and on black, RGB.
@@ -49,12 +53,14 @@ def given_holes(white: Image.Image, black: Image.Image, image: Image.Image) -> n
     if transparent.any():
         return transparent
     levels = on_black.max(axis=2)
-    if np.isin(levels, (0, 255)).all() and (on_black == levels[..., None]).all() and (levels == 255).any():
-        return levels == 255
     dark = levels <= _BLACK
-    differs = dark & (np.abs(pixels - on_black).max(axis=2) > _NOISE)
-    _, parts = cv2.connectedComponents(dark.astype(np.uint8))
-    return dark & np.isin(parts, np.unique(parts[differs]))
+    is_gray = (levels - on_black.min(axis=2) <= _NOISE).mean() >= 1 - _FEW
+    is_mask = is_gray and (dark | (levels >= 255 - _NOISE)).mean() >= 1 - _FEW
+    differs = np.abs(pixels - on_black).max(axis=2) > _NOISE
+    if not is_mask and not dark.all() and differs[~dark].mean() < 0.5:
+        _, parts = cv2.connectedComponents(dark.astype(np.uint8))
+        return dark & np.isin(parts, np.unique(parts[dark & differs]))
+    return levels >= 128 if is_gray else np.zeros_like(dark)
 
 
 def with_holes(image: Image.Image, holes: np.ndarray) -> Image.Image:

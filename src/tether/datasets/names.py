@@ -84,6 +84,14 @@ class Reading:
         if self.captions not in get_args(Captions):
             raise TetherError(f"captions is {self.captions!r}: choose one of {', '.join(get_args(Captions))}")
 
+    def refuse_folder(self, layout: str) -> None:
+        """Raises a TetherError if a folder of conditions is named for a layout that has none."""
+        if self.condition_folder not in (None, NONE):
+            raise TetherError(
+                f"a folder of conditions ({self.condition_folder}) does not apply to {layout}: name the conditions "
+                "with --condition-column NAME"
+            )
+
     @property
     def no_conditions(self) -> bool:
         """Whether conditions that look like such are to be left out."""

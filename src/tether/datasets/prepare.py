@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,6 +30,8 @@ __all__ = ["Preparation", "Prepared", "check_sample", "encode", "prepare", "prep
 IMAGE_MODES = {"L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
 """PIL modes of photos and drawings. Masks (1 bit) and measurements (16 bits, float, Lab) are not training images."""
 JPEG_QUALITY = 95
+_NUMBERS = re.compile(r"([-+.\deE]+ ){4,}[-+.\deE]+")
+"""Five numbers or more, as labels of detectors have them: a class and a box."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,18 @@ class Preparation:
         object.__setattr__(self, "condition", kinds.find_kind(self.condition).name)
         if self.size < 8 or self.min_side < 1:
             raise TetherError(f"size is {self.size} and min_side {self.min_side}: give at least 8 and 1 pixels")
+
+    def maker(self, source: Source) -> dict[str, Any]:
+        """What else the conditions of a source's samples depend on: a version of this code, or a detector's weights.
+
+        Raises:
+            TetherError: if the detector has no weights.
+        """
+        kind = kinds.find_kind(self.condition)
+        if source.brings(self.condition):
+            return {"maker": 3} if kind.needs_mask else {}  # earlier versions inverted some masks
+        weights = kind.annotator().weights if kind.annotators else None
+        return {} if weights is None else {"detector": weights()}
 
     def check_condition(self, source: Source) -> None:
         """Raises a TetherError if the source's samples neither have conditions of the kind nor can be annotated."""
@@ -154,6 +170,8 @@ def _captions(sample: Sample, wanted: Captions) -> tuple[str, ...]:
     # A truncated caption may end in half a surrogate pair, which is not a character.
     found = [" ".join(caption.encode("utf-8", "replace").decode().split()) for caption in sample.captions]
     found = list(dict.fromkeys(caption for caption in found if caption))
+    if boxes := next((caption for caption in found if _NUMBERS.fullmatch(caption)), None):
+        raise Rejected("empty caption", f"its caption is numbers, such as boxes of objects: {boxes[:40]}")
     if not found:
         raise Rejected("empty caption", "the image has no caption (captions: none trains without any)")
     return (", ".join(found),) if wanted == "all" else tuple(found)
@@ -191,7 +209,9 @@ def _with_holes(image: Image.Image, given: ImageData | None, content: str) -> Im
     white, black = (_decode_condition(given, image.size, ground) for ground in grounds)
     holes = given_holes(white, black, image)
     if not holes.any():
-        raise Rejected("empty condition", "nothing in it is transparent, or black where the image is not")
+        raise Rejected(
+            "empty condition", "nothing in it is transparent, white in a mask, or black where the image is not"
+        )
     return with_holes(image, holes)
 
 

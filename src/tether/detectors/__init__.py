@@ -13,6 +13,6 @@
 
 from __future__ import annotations
 
-from tether.detectors.store import DETECTORS, Detector, check_installed, location, remove, store_folder, use
+from tether.detectors.store import DETECTORS, Detector, check_installed, hash_own, location, remove, store_folder, use
 
-__all__ = ["DETECTORS", "Detector", "check_installed", "location", "remove", "store_folder", "use"]
+__all__ = ["DETECTORS", "Detector", "check_installed", "hash_own", "location", "remove", "store_folder", "use"]

@@ -6,6 +6,7 @@ its weights (a file or folder of its name) or `NAME.json`, which says where they
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -16,7 +17,8 @@ from typing import Literal
 
 from tether.errors import TetherError
 from tether.files.atomic import atomic_write
-from tether.files.paths import name_on_hub
+from tether.files.hashing import hash_file
+from tether.files.paths import SUFFIXES, name_on_hub
 from tether.weights import shipped
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "Detector",
     "check_installed",
     "detector_of",
+    "hash_own",
     "installed_file",
     "location",
     "remove",
@@ -114,6 +117,23 @@ def location(name: str) -> str | Path:
 def check_installed(name: str) -> None:
     """Raises a TetherError that says what to do when a detector has no weights."""
     location(name)
+
+
+def hash_own(name: str) -> str:
+    """SHA-256 of the user's own weights of a detector and of their settings; a name on the hub is looked up.
+
+    Raises:
+        TetherError: when there are none.
+    """
+    from tether.files.hub import find
+
+    place = find(location(name), f"model for the detector {name}", weights="*model*")
+    files = [place] if place.is_file() else sorted(place.iterdir())
+    sha = hashlib.sha256()
+    for path in files:
+        if path.suffix in (".json", *SUFFIXES) and path.is_file():
+            sha.update(f"{path.name if place.is_dir() else ''} {hash_file(path)}\n".encode())
+    return sha.hexdigest()
 
 
 def use(name: str, ref: str) -> None:

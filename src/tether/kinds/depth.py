@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tether.kinds.kind import Annotator, Kind
 from tether.kinds.measures import DEPTH
-from tether.kinds.weights import needs
+from tether.kinds.weights import hash_of, needs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +34,7 @@ def detect(pixels: np.ndarray) -> np.ndarray:
 KIND = Kind(
     "depth",
     "depth, near is bright",
-    annotators={"transformers": Annotator(detect, ready=needs("depth"))},
+    annotators={"transformers": Annotator(detect, ready=needs("depth"), weights=hash_of("depth"))},
     measures=DEPTH,
     is_deep=True,
     names=r"depth|midas|zoe",

@@ -50,11 +50,13 @@ class Annotator:
         options: what `detect` takes, by name.
         ready: raises a `TetherError` that says what to do when `detect` lacks something, such as weights; None when it
             always runs.
+        weights: a hash of the user's own weights that `detect` runs; None when it runs none.
     """
 
     detect: Detect
     options: Mapping[str, Option] = field(default_factory=dict)
     ready: Callable[[], None] | None = None
+    weights: Callable[[], str] | None = None
 
     def check_ready(self) -> None:
         """Raises a TetherError that says what to do when `detect` lacks something."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from tether.kinds.kind import Annotator, Kind, mirror
 from tether.kinds.measures import NORMALS
 from tether.kinds.option import Option
-from tether.kinds.weights import needs
+from tether.kinds.weights import hash_of, needs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,7 +67,7 @@ def flip(pixels: np.ndarray) -> np.ndarray:
 KIND = Kind(
     "normal",
     "surface normals",
-    annotators={"depth": Annotator(detect, OPTIONS, ready=needs("depth"))},
+    annotators={"depth": Annotator(detect, OPTIONS, ready=needs("depth"), weights=hash_of("depth"))},
     flip=flip,
     measures=NORMALS,
     names=r"normal(bae|map)?",

@@ -1,10 +1,10 @@
-"""What an annotator with weights needs before it runs."""
+"""What an annotator with weights needs before it runs, and what tells its weights from others."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-__all__ = ["needs"]
+__all__ = ["hash_of", "needs"]
 
 
 def needs(detector: str) -> Callable[[], None]:
@@ -16,3 +16,14 @@ def needs(detector: str) -> Callable[[], None]:
         check_installed(detector)
 
     return check
+
+
+def hash_of(detector: str) -> Callable[[], str]:
+    """A function that hashes the user's own weights of a detector."""
+
+    def hashed() -> str:
+        from tether.detectors import hash_own
+
+        return hash_own(detector)
+
+    return hashed

@@ -124,6 +124,23 @@ def test_a_sample_that_is_held_back_stands_in_for_no_other() -> None:
     assert [view.about(index).name for index in range(4)] == ["0", "0", "2", "2"]
 
 
+def test_a_sample_that_is_held_back_later_is_not_trained_on_from_the_cache(tiny_base: Base, tmp_path: Path) -> None:
+    def opened_with(apart: set[int]) -> OnDemandSamples:
+        view = SourceView(Odd(), Preparation("canny", size=72), identity="odd")
+        view.apart = apart
+        return OnDemandSamples(view, encoders_of(tiny_base), tmp_path, resolution=Resolution(64, 64), crops=1)
+
+    everything = opened_with(set())
+    before = [everything.sample(index) for index in range(4)]
+    assert [one["name"] for one in before] == ["0", "2", "2", "0"]
+    later = opened_with({2, 3})
+    after = [later.sample(index) for index in range(4)]
+    assert [one["name"] for one in after] == ["0", "0", "2", "2"]
+    assert torch.equal(after[1]["latents"], before[0]["latents"])
+    again = opened_with(set())
+    assert all(same(again.sample(index), one) for index, one in enumerate(before))
+
+
 def test_scenes_without_a_mannequin_are_no_samples_of_poses() -> None:
     source = open_source("scenes", size=64, count=12)
     view = SourceView(source, Preparation("openpose", size=64, min_side=32))

@@ -48,6 +48,27 @@ def test_an_archive_deeper_down_does_not_hide_pictures(tmp_path: Path) -> None:
     assert open_source(pictures).layout == "folder"
 
 
+@pytest.mark.parametrize("stray", ["extra/metadata.jsonl", "backup.tar", "extra/prompt.json"])
+def test_captioned_images_are_not_hidden_by_a_stray_file(stray: str, tmp_path: Path) -> None:
+    as_folder(tmp_path)
+    path = tmp_path / stray
+    path.parent.mkdir(exist_ok=True)
+    if path.suffix == ".tar":
+        (as_tar(tmp_path) / "part-0.tar").rename(path)
+        (tmp_path / "part-3.tar").unlink()
+    else:
+        path.write_text('{"file_name": "a.png", "target": "a.png", "text": "a cat"}\n')
+    with pytest.raises(TetherError, match=f"has images with captions, and also {stray}"):
+        open_source(tmp_path)
+
+
+def test_hidden_files_are_no_source(tmp_path: Path) -> None:
+    as_folder(tmp_path)
+    for name in ("._train-0.parquet", "._metadata.jsonl", "._a.tar"):
+        (tmp_path / name).write_bytes(b"Mac OS X")
+    assert open_source(tmp_path).layout == "folder"
+
+
 def test_what_is_no_source_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "a.tar").write_bytes(b"no tar" * 200)

@@ -87,6 +87,74 @@ def test_none_leaves_marked_conditions_out_and_makes_folders_ordinary(tmp_path: 
     assert len(open_source(folders, reading=Reading(condition_folder="none"))) == 6
 
 
+THIRD = [
+    ("images/{}.png", "conditioning_images/{}.png", "depth/{}.png", Reading()),
+    ("target/{}.png", "source/{}.png", "seg/{}.png", Reading()),
+    ("images/{}.png", "canny/{}.png", "depth/{}.png", Reading(condition_folder="canny")),
+    ("shots/{}.png", "canny/{}.png", "depth/{}.png", Reading(condition_folder="canny")),
+    ("shots/{}.png", "canny/{}.png", "control/{}.png", Reading(condition_folder="canny")),
+    ("{}.png", "control/{}.png", "depth/{}.png", Reading()),
+    ("{}.png", "{}_depth.png", "control/{}.png", Reading(condition_column="depth")),
+    ("{}.png", "depth/{}.png", "{}_control.png", Reading(condition_folder="depth")),
+]
+
+
+@pytest.mark.parametrize(("image", "condition", "third", "reading"), THIRD)
+def test_maps_of_another_kind_are_neither_images_nor_conditions(
+    image: str, condition: str, third: str, reading: Reading, tmp_path: Path
+) -> None:
+    forms = (image, condition, third)
+    names = {form.format(k): 10 * place + k for place, form in enumerate(forms) for k in range(3)}
+    source = open_source(fill(tmp_path, names, captions=image.split("{")[0] or "?"), reading=reading)
+    assert len(source) == 3
+    for index, sample in enumerate(source):
+        assert np.array_equal(pixels(sample.image), np.asarray(picture(index)))
+        assert np.array_equal(pixels(sample.condition), np.asarray(picture(10 + index)))
+    assert source.left_out == {"other images of the same names": 3}
+
+
+def test_it_is_asked_which_of_several_folders_holds_the_images_or_the_conditions(tmp_path: Path) -> None:
+    names = {f"{word}/{k}.png": 10 * n + k for n, word in enumerate(("shots", "canny", "depth")) for k in range(3)}
+    with pytest.raises(TetherError, match=r"depth/0\.png and shots/0\.png have the name of the condition"):
+        open_source(fill(tmp_path / "a", names), reading=Reading(condition_folder="canny"))
+    names = {f"{word}/{k}.png": 10 * n + k for n, word in enumerate(("images", "hints", "guides")) for k in range(3)}
+    with pytest.raises(TetherError, match="guides and hints hold conditions of the same images"):
+        open_source(fill(tmp_path / "b", names))
+
+
+@pytest.mark.parametrize(
+    ("folders", "captions"),
+    [(("images", "canny", "depth"), "captions"), (("images", "canny", "depth"), "images"), (("", "edges"), "")],
+)
+def test_folders_of_the_same_names_are_refused_however_many_they_are(
+    folders: tuple[str, ...], captions: str, tmp_path: Path
+) -> None:
+    names = [f"{folder}/{k}.png".lstrip("/") for folder in folders for k in range(3)]
+    fill(tmp_path, {name: number for number, name in enumerate(names)}, captions="none")
+    (tmp_path / captions).mkdir(exist_ok=True)
+    for k in range(3):
+        (tmp_path / captions / f"{k}.txt").write_text("a cat")
+    with pytest.raises(TetherError, match="hold images of the same names"):
+        open_source(tmp_path)
+    assert len(open_source(tmp_path, reading=Reading(condition_folder="none"))) == len(names)
+
+
+def test_images_that_differ_in_their_format_alone_are_told_apart_by_the_user(tmp_path: Path) -> None:
+    fill(tmp_path, {f"{k}.{ending}": k + add for k in range(3) for ending, add in (("bmp", 0), ("png", 10))})
+    with pytest.raises(TetherError, match="--condition-column png"):
+        open_source(tmp_path)
+    source = open_source(tmp_path, reading=Reading(image_column="bmp", condition_column="png"))
+    assert np.array_equal(pixels(source[1].image), np.asarray(picture(1)))
+    assert np.array_equal(pixels(source[1].condition), np.asarray(picture(11)))
+    source = open_source(tmp_path, reading=Reading(image_column="bmp"))
+    assert (len(source), dict(source.left_out)) == (3, {"other images of the same names": 3})
+    for k in range(3):
+        for ending in ("bmp", "png"):
+            (tmp_path / f"{k}.{ending}.txt").write_text(ending)
+        (tmp_path / f"{k}.txt").unlink()
+    assert len(open_source(tmp_path)) == 6
+
+
 def test_folders_of_classes_are_images_and_no_conditions(tmp_path: Path) -> None:
     names = {f"{word}/{k}.png": 10 * n + k for n, word in enumerate(("apple", "cat", "dog")) for k in range(3)}
     source = open_source(fill(tmp_path, names))

@@ -105,3 +105,15 @@ def test_images_of_different_paths_are_not_read_to_compare_them(
     monkeypatch.setattr(ParquetSource, "_read", spied)
     assert len(open_source(tmp_path)) == 3
     assert "image" not in read
+
+
+def test_a_column_of_names_of_maps_is_refused_until_it_is_named(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    picture(1).save(tmp_path / "map.png")
+    row = {"image": {"bytes": png(picture(0))}, "text": "a cat", "edge_map": "map.png", "url": "x/a.png"}
+    parquet.write_table(arrow.Table.from_pylist([row]), tmp_path / "a.parquet")
+    with pytest.raises(TetherError, match="edge_map may hold conditions"):
+        open_source(tmp_path)
+    assert open_source(tmp_path, reading=Reading(condition_column="edge_map"))[0].condition == tmp_path / "map.png"
+    with pytest.raises(TetherError, match="does not apply to parquet"):
+        open_source(tmp_path, reading=Reading(condition_folder="maps"))

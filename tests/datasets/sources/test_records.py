@@ -136,3 +136,53 @@ def test_a_row_with_too_few_columns_costs_only_its_own_sample(tmp_path: Path) ->
     assert source[0].caption == "a cat, grey"
     with pytest.raises(Rejected, match="row 3"):
         source[1]
+
+
+def test_other_ends_of_lines_within_a_caption_end_no_row(tmp_path: Path) -> None:
+    picture(0).save(tmp_path / "a.png")
+    words = "one\u2028two\x85three"
+    (tmp_path / "metadata.csv").write_text(f'file_name,text\na.png,{words}\na.png,"four\nfive"\n', encoding="utf-8")
+    assert open_source(tmp_path)[0].captions == (words, "four\nfive")
+
+
+def test_a_quote_that_is_never_closed_swallows_no_rows(tmp_path: Path) -> None:
+    picture(0).save(tmp_path / "a.png")
+    (tmp_path / "metadata.csv").write_text('file_name,text\na.png,"a cat\nb.png,a dog\n')
+    with pytest.raises(TetherError, match=r"metadata\.csv is not a table, near its line"):
+        open_source(tmp_path)
+
+
+def test_images_that_no_record_names_are_counted(tmp_path: Path) -> None:
+    for k in range(3):
+        picture(k).save(tmp_path / f"{k}.png")
+    write(tmp_path / "metadata.jsonl", [{"file_name": "1.png", "text": "a cat"}])
+    assert open_source(tmp_path).left_out == {"images that no record names": 2}
+
+
+@pytest.mark.parametrize("image", ["images/{}.png", "{}.png", "images/cats/{}.png"])
+def test_a_folder_of_conditions_beside_records_is_refused_until_it_is_named(image: str, tmp_path: Path) -> None:
+    map_of = image.replace("images", "control") if "/" in image else f"control/{image}"
+    rows = []
+    for k in range(3):
+        for number, form in ((k, image), (10 + k, map_of)):
+            path = tmp_path / form.format(k)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture(number).save(path)
+        rows.append({"file_name": image.format(k), "text": f"number {k}"})
+    write(tmp_path / "metadata.jsonl", rows)
+    for place in (tmp_path, tmp_path / "metadata.jsonl"):
+        with pytest.raises(TetherError, match="control may hold conditions"):
+            open_source(place)
+        source = open_source(place, reading=Reading(condition_folder="control"))
+        assert source.conditions_from == "folder 'control'"
+        assert [sample.condition for sample in source] == [tmp_path / map_of.format(k) for k in range(3)]
+        assert not open_source(place, reading=Reading(condition_folder="none")).has_conditions
+    (tmp_path / map_of.format(1)).unlink()
+    before = source.fingerprint()
+    source = open_source(tmp_path, reading=Reading(condition_folder="control"))
+    assert source.fingerprint() != before
+    with pytest.raises(Rejected, match="no image in 'control'"):
+        source[1]
+    for missing in ("maps", "../maps"):
+        with pytest.raises(TetherError, match=f"no folder '{missing}'"):
+            open_source(tmp_path, reading=Reading(condition_folder=missing))

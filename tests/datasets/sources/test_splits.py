@@ -53,6 +53,53 @@ def test_a_folder_of_trains_is_no_split(tmp_path: Path) -> None:
     assert (len(source), dict(source.left_out)) == (2, {})
 
 
+HELD_OUT = [
+    ("train2017/a.png", "val2017/b.png", "validation"),
+    ("train/a.png", "test_unseen/b.png", "test"),
+    ("train/a.png", "test-unseen/b.png", "test"),
+    ("train/a.png", "holdout/b.png", "test"),
+    ("train/a.png", "held-out/b.png", "test"),
+    ("train/a.png", "Evaluation/b.png", "validation"),
+    ("train_data/train/a.png", "train_data/val/b.png", "validation"),
+]
+
+
+@pytest.mark.parametrize(("trained", "held", "split"), HELD_OUT)
+def test_folders_that_begin_like_a_split_are_one(trained: str, held: str, split: str, tmp_path: Path) -> None:
+    source = open_source(captioned(tmp_path, [trained, held]))
+    assert [source.key(index) for index in range(len(source))] == [trained]
+    assert source.left_out == {f"images of the split {split}": 1}
+
+
+def test_images_of_no_split_beside_several_splits_are_not_trained_on(tmp_path: Path) -> None:
+    source = open_source(captioned(tmp_path, ["train/a.png", "val/b.png", "unseen/c.png"]))
+    assert [source.key(index) for index in range(len(source))] == ["train/a.png"]
+    assert source.left_out == {"images of the split validation": 1, "images of the split none": 1}
+
+
+@pytest.mark.parametrize("name", ["prompt.json", "metadata.jsonl"])
+def test_records_in_the_folder_of_another_split_are_not_read_instead(name: str, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for folder, number in (("source", 0), ("target", 1)):
+            (tmp_path / split / folder).mkdir(parents=True)
+            picture(number).save(tmp_path / split / folder / "0.png")
+        record = {"source": "source/0.png", "target": "target/0.png", "prompt": split}
+        (tmp_path / split / name).write_text(json.dumps(record) + "\n")
+    source = open_source(tmp_path)
+    assert [sample.caption for sample in source] == ["train"]
+    assert source.left_out == {"records of the split test": 1}
+    assert open_source(tmp_path, reading=Reading(split="test"))[0].caption == "test"
+
+
+def test_a_record_whose_key_names_a_split_of_another_name_is_not_trained_on(tmp_path: Path) -> None:
+    with (tmp_path / "metadata.jsonl").open("w") as file:
+        for k, split in enumerate(("train", "unseen")):
+            picture(k).save(tmp_path / f"{k}.png")
+            file.write(json.dumps({"file_name": f"{k}.png", "text": split, "split": split}) + "\n")
+    assert [sample.caption for sample in open_source(tmp_path)] == ["train"]
+    assert open_source(tmp_path, reading=Reading(split="unseen"))[0].caption == "unseen"
+
+
 def test_rows_of_other_splits_are_left_out_of_parquet(tmp_path: Path) -> None:
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     for name, count in (("train", 3), ("test", 2), ("validation", 1)):

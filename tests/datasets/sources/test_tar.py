@@ -106,6 +106,28 @@ def test_a_compressed_tar_that_is_cut_off_is_refused(tmp_path: Path) -> None:
         open_source(tmp_path / "a.tar.gz")
 
 
+def test_a_compressed_tar_with_damaged_bytes_is_refused(tmp_path: Path) -> None:
+    packed = bytearray(gzip.compress((as_tar(tmp_path) / "part-0.tar").read_bytes()))
+    packed[12:76] = bytes(byte ^ 0xFF for byte in packed[12:76])
+    (tmp_path / "a.tar.gz").write_bytes(packed)
+    with pytest.raises(TetherError, match=r"a\.tar\.gz cannot be decompressed"):
+        open_source(tmp_path / "a.tar.gz")
+
+
+def test_two_images_of_a_sample_are_told_apart_by_the_user(tmp_path: Path) -> None:
+    files = {"0.jpg": png(picture(0)), "0.png": png(picture(1)), "0.txt": b"a cat"}
+    path = pack(tmp_path / "a.tar", files)
+    with pytest.raises(TetherError, match="--condition-column png"):
+        open_source(path)
+    source = open_source(path, reading=Reading(image_column="jpg", condition_column="png"))
+    assert np.array_equal(pixels(source[0].image), np.asarray(picture(0)))
+    assert np.array_equal(pixels(source[0].condition), np.asarray(picture(1)))
+    for reading in (Reading(condition_column="PNG"), Reading(image_column="jpg", condition_column="none")):
+        assert np.array_equal(pixels(open_source(path, reading=reading)[0].image), np.asarray(picture(0)))
+    with pytest.raises(TetherError, match="png may hold conditions"):
+        open_source(path, reading=Reading(image_column="jpg"))
+
+
 def test_captions_in_a_list_are_all_kept(tmp_path: Path) -> None:
     words = json.dumps({"caption": ["a cat", "a pet"]}).encode()
     source = open_source(pack(tmp_path / "a.tar", {"0.png": png(picture(0)), "0.json": words}))

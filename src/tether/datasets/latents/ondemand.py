@@ -8,6 +8,9 @@ the whole set. Batches are prepared ahead of the training step, in threads (`tet
 With aspect buckets, the size of a sample follows from its image's shape, so the shapes of all images are looked at
 first: their headers are read, no pixels.
 
+A sample that stands in for another, which cannot be used, is kept as such for the samples that are held back: as others
+are, another one must stand in.
+
 A crop is encoded alone. Its latents therefore do not depend on what else is encoded, or on where a run was interrupted.
 """
 
@@ -96,14 +99,27 @@ class OnDemandSamples(Samples):
     def _known(self, index: int) -> About:
         """What is known of a sample; kept, as a source has to draw the sample to say it."""
         if index not in self._about:
-            kept = self.store.get(f"about {index}")
-            if kept is None:
+            apart = digest(sorted(self.view.apart))[:16]
+            kept = (self._kept(index, name) for name in (f"about {index}", f"about {index} apart {apart}"))
+            found = next((one for one in kept if one is not None), None)
+            if found is None:
                 found = self.view.about(index)
-                self.store.put(f"about {index}", {"json": _bytes(json.dumps(found).encode())})
-            else:
-                found = About(*json.loads(kept["json"].numpy().tobytes()))
+                name = f"about {index}" if found.number == index else f"about {index} apart {apart}"
+                self.store.put(name, {"json": _bytes(json.dumps(found).encode())})
             self._about[index] = found
         return self._about[index]
+
+    def _kept(self, index: int, name: str) -> About | None:
+        """What is kept of a sample; None for one that earlier versions let another stand in for, whatever was apart."""
+        kept = self.store.get(name)
+        found = None if kept is None else About(*json.loads(kept["json"].numpy().tobytes()))
+        is_unknown = found is not None and found.number is None and self.view.key(index) not in (None, found.name)
+        return None if is_unknown else found
+
+    def _number(self, index: int) -> int:
+        """The number of the sample itself or of the one that stands in for it."""
+        number = self._known(index).number
+        return index if number is None else number
 
     def _choose_sizes(self) -> list[Size] | None:
         """The size of each sample; None if there is but one."""
@@ -120,7 +136,8 @@ class OnDemandSamples(Samples):
         return self.resolution.sizes[0] if self._sizes is None else self._sizes[index]
 
     def encoded(self, index: int, crop: int) -> EncodedCrop:
-        name = f"crop {index} {crop}"
+        number = self._number(index)
+        name = f"crop {index} {crop}" if number == index else f"crop {index} {crop} of {number}"
         kept = self.store.get(name)
         if kept is None:
             kept = self._encode(index, crop)
@@ -146,7 +163,7 @@ class OnDemandSamples(Samples):
         """A prepared sample; kept if the view wants it, as other crops of it will be shown."""
         if not self.view.keeps:
             return self.view.stored(index)
-        name = f"sample {index}"
+        name = f"sample {self._number(index)}"
         kept = self.store.get(name)
         if kept is None:
             found = self.view.stored(index)

@@ -33,11 +33,15 @@ _TRIED = 256
 
 
 class About(NamedTuple):
-    """What is known of a sample beside its image: its name, its captions, and whether it may be mirrored."""
+    """What is known of a sample beside its image: its name, its captions, and whether it may be mirrored.
+
+    Its number is that of the sample that stands in for it, if it cannot be used; None in what earlier versions kept.
+    """
 
     name: str
     captions: Sequence[str]
     mirrored: bool
+    number: int | None = None
 
 
 class View(ABC):
@@ -63,6 +67,10 @@ class View(ABC):
     def about(self, index: int) -> About:
         """A sample's name and captions."""
 
+    def key(self, index: int) -> str | None:
+        """The name that a sample has itself, also if another one stands in for it; None if that is not known. Cheap."""
+        return None
+
     @abstractmethod
     def stored(self, index: int) -> Stored:
         """A sample's image and condition."""
@@ -82,7 +90,10 @@ class DatasetView(View):
         return len(self.plan.names)
 
     def about(self, index: int) -> About:
-        return About(self.plan.names[index], self.plan.captions[index], self.plan.mirrored[index])
+        return About(self.plan.names[index], self.plan.captions[index], self.plan.mirrored[index], index)
+
+    def key(self, index: int) -> str:
+        return self.plan.names[index]
 
     def stored(self, index: int) -> Stored:
         return stored_sample(self.plan.reader, index)
@@ -115,7 +126,8 @@ class SourceView(View):
         usable = source.usable(how.condition)
         repeated = repeated_files(source, usable)
         self.usable = [index for index in usable if index not in repeated] if repeated else usable
-        self.content = digest([source.layout, identity or source.fingerprint(), repr(how), mirror])
+        content = [source.layout, identity or source.fingerprint(), repr(how), mirror]
+        self.content = digest([*content, maker] if (maker := how.maker(source)) else content)
         self.keeps = identity is not None
         self._told: set[int] = set()
         self._lock = Lock()
@@ -125,29 +137,35 @@ class SourceView(View):
         return len(self.usable)
 
     def about(self, index: int) -> About:
-        found = self._found(index)
+        number, found = self._found(index)
         captions = (found.caption, *found.further_captions)
-        return About(found.key, captions, all(may_flip(self.kind, caption, self.mirror) for caption in captions))
+        mirrored = all(may_flip(self.kind, caption, self.mirror) for caption in captions)
+        return About(found.key, captions, mirrored, number)
+
+    def key(self, index: int) -> str:
+        return self.source.key(self.usable[index])
 
     def size(self, index: int) -> Size:
         return self.source.size(self.usable[index]) or _SQUARE
 
     def stored(self, index: int) -> Stored:
-        found = self._found(index)
+        _, found = self._found(index)
         return Stored(found.image, found.condition, found.content)
 
-    def _found(self, index: int) -> Prepared:
+    def _found(self, index: int) -> tuple[int, Prepared]:
         with self._lock:
             return self._prepared(index)
 
-    def _prepare(self, index: int) -> Prepared:
+    def _prepare(self, index: int) -> tuple[int, Prepared]:
+        """A sample, or the one that stands in for it, with its number."""
         count, is_apart = len(self.usable), index in self.apart
         following = (k % count for k in range(index, index + count))
-        alike = (self.usable[k] for k in following if (k in self.apart) == is_apart)
-        for number in islice(alike, _TRIED):
+        alike = (k for k in following if (k in self.apart) == is_apart)
+        for k in islice(alike, _TRIED):
+            number = self.usable[k]
             found = prepare_sample(self.source, self.how, number)
             if not isinstance(found, Rejected):
-                return found
+                return k, found
             if number not in self._told:
                 self._told.add(number)
                 logger.warning("%s is left out, %s: %s", self.source.key(number), found.reason, found.detail)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ from tether.datasets.source import Rejected, Sample, Source
 from tether.datasets.sources.pairs import pair_conditions
 from tether.datasets.sources.splits import choose_split, split_of
 from tether.datasets.twins import sizes_of
+from tether.errors import TetherError
 from tether.files.hashing import hash_file
+from tether.files.listing import is_image, visible_files
 
-__all__ = ["FolderSource", "is_image"]
+__all__ = ["FolderSource"]
 
 _CAPTIONS = ("txt", "caption", "json")
-_CAPTION_FOLDERS = ("captions", "caption", "texts", "text", "prompts", "labels")
+_CAPTION_FOLDERS = ("captions", "caption", "texts", "text", "prompts")
 
 
 class FolderSource(Source):
@@ -33,21 +35,25 @@ class FolderSource(Source):
 
     def __init__(self, folder: Path, reading: Reading | None = None) -> None:
         self.folder, self.reading = folder, reading or Reading()
-        files = sorted(_visible(folder), key=lambda path: path.relative_to(folder).as_posix())
+        files = sorted(visible_files(folder), key=lambda path: path.relative_to(folder).as_posix())
+        self._caption_folders = _caption_folders(files, folder)
         images, splits = choose_split(
             [path for path in files if is_image(path)],
             lambda path: split_of(path, folder, by_name=False),
             self.reading.split,
         )
-        pairs = pair_conditions(folder, images, self.reading, lambda path: self._caption_file(path) is not None)
+        pairs = pair_conditions(folder, images, self.reading, self._caption_file)
         self.images, self.conditions = pairs.images, pairs.conditions
         self.has_conditions = bool(self.conditions)
         self.conditions_from = pairs.found_by
         self._unpaired = pairs.unpaired
+        self._check_caption_column()
         left_out = Counter({f"images of the split {name}": count for name, count in splits.items()})
         left_out |= Counter(f".{path.suffix[1:].lower()} files, which are not read" for path in files if _unread(path))
         if self._unpaired:
             left_out["conditions without an image"] = len(self._unpaired)
+        if pairs.others:
+            left_out["other images of the same names"] = pairs.others
         if pairs.ignored:
             left_out["conditions, by request"] = pairs.ignored
         self.left_out = dict(left_out)
@@ -90,19 +96,29 @@ class FolderSource(Source):
         wanted = self.reading.caption_column
         return caption_values(record) if wanted is None else captions_of(record.get(wanted))
 
+    def _check_caption_column(self) -> None:
+        """Raises a TetherError when no image has a caption of the name that the user gave."""
+        column = self.reading.caption_column
+        if column is None or self.reading.captions == "none" or not self.images:
+            return
+        if not any(_has_key(file, column) for path in self.images if (file := self._caption_file(path))):
+            raise TetherError(
+                f"no image has a caption {column!r}: expected a file as a.{column}, or that key in a.json, beside a.png"
+            )
+
     def _caption_file(self, path: Path) -> Path | None:
         return next((file for file in self._caption_places(path) if file.is_file()), None)
 
     def _caption_places(self, path: Path) -> Iterator[Path]:
         column = self.reading.caption_column
-        endings = [*([column.lstrip(".")] if column else []), *_CAPTIONS]
-        yield from (path.with_suffix(f".{ending}") for ending in endings)
-        yield path.with_name(f"{path.name}.txt")
-        if path.parent == self.folder:
-            return
-        inner = path.relative_to(self.folder).parts
-        for folder in _CAPTION_FOLDERS:  # images/a.png, captions/a.txt
-            yield self.folder.joinpath(folder, *inner[1:]).with_suffix(".txt")
+        endings = [column.lstrip("."), "json"] if column else [*_CAPTIONS, f"{path.suffix[1:]}.txt"]
+        inner = path.parent.relative_to(self.folder).parts
+        places = [path.parent]
+        for depth in range(len(inner) + 1):  # images/a.png, captions/a.txt; a.png, captions/a.txt
+            for name in self._caption_folders.get(inner[:depth], ()):
+                folder = self.folder.joinpath(*inner[:depth], name)
+                places += [folder.joinpath(*inner[depth + 1 :]), folder.joinpath(*inner[depth:])]
+        yield from (place / f"{path.stem}.{ending}" for place in places for ending in endings)
 
     def file_sizes(self, index: int) -> tuple[int, ...] | None:
         path = self.images[index]
@@ -127,6 +143,17 @@ class FolderSource(Source):
         return path.relative_to(self.folder).as_posix()
 
 
+def _has_key(file: Path, column: str) -> bool:
+    """Whether a caption file is of the kind that the user named, or a JSON file with such a key."""
+    if file.suffix.lower() != ".json":
+        return True
+    try:
+        record = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and column in record
+
+
 def _hash_or_none(path: Path) -> str | None:
     try:
         return hash_file(path)
@@ -134,14 +161,16 @@ def _hash_or_none(path: Path) -> str | None:
         return None
 
 
-def _visible(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if not path.name.startswith(".") and path.is_file())
+def _caption_folders(files: Iterable[Path], root: Path) -> dict[tuple[str, ...], list[str]]:
+    """Names of folders of captions, by the path of the folder that they are in, in the order of the table."""
+    found: dict[tuple[str, ...], set[str]] = {}
+    texts = (path for path in files if path.suffix[1:].lower() not in IMAGE_SUFFIXES)
+    for parts in {path.parent.relative_to(root).parts for path in texts}:
+        for depth, part in enumerate(parts):
+            if part in _CAPTION_FOLDERS:
+                found.setdefault(parts[:depth], set()).add(part)
+    return {place: sorted(names, key=_CAPTION_FOLDERS.index) for place, names in found.items()}
 
 
 def _unread(path: Path) -> bool:
     return path.suffix[1:].lower() in UNREAD_SUFFIXES
-
-
-def is_image(path: Path) -> bool:
-    """Whether a path is a file with an image's suffix, and not hidden."""
-    return path.suffix[1:].lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from tether.datasets.names import Reading
+from tether.datasets.names import CONDITION_NAMES, Reading, normal
 from tether.datasets.source import Source
-from tether.datasets.sources.folder import FolderSource, is_image
+from tether.datasets.sources.folder import FolderSource
 from tether.datasets.sources.parquet import ParquetSource
-from tether.datasets.sources.records import RECORD_FILES, names_images, record_source
+from tether.datasets.sources.records import RECORD_FILES, RecordSource, names_images, record_source
 from tether.datasets.sources.tar import TAR_SUFFIXES, TarSource
 from tether.datasets.synthetic.builtin import BUILTIN, builtin_source
 from tether.errors import TetherError
+from tether.files.listing import is_image, visible_files
 
 __all__ = ["BUILTIN", "open_source"]
 
@@ -21,7 +22,7 @@ Make = Callable[[list[Path], Path, Reading], Source]
 
 
 def _promptfile(paths: list[Path], root: Path, reading: Reading) -> Source:
-    return record_source(paths[:1], root, reading, "promptfile")
+    return record_source(paths, root, reading, "promptfile")
 
 
 LAYOUTS: tuple[tuple[tuple[str, ...], Make], ...] = (
@@ -66,6 +67,10 @@ def open_source(
     if not path.exists():
         raise TetherError(f"source {ref} does not exist: give a folder, a file, or one of {', '.join(BUILTIN)}")
     source = _open(path, reading)
+    if isinstance(source, RecordSource):
+        beside = [path] if path.is_dir() else [p for p in path.parent.iterdir() if normal(p.name) in CONDITION_NAMES]
+        images = (file for folder in beside for file in visible_files(folder) if is_image(file))
+        source.leave_out_unnamed(images, path if path.is_dir() else path.parent)
     if len(source) == 0:
         rest = ", ".join(f"{number} {what}" for what, number in source.left_out.items())
         found = f" (left out: {rest})" if rest else ""
@@ -78,12 +83,13 @@ def _open(path: Path, reading: Reading) -> Source:
     root = path if path.is_dir() else path.parent
     for patterns, make in LAYOUTS:
         if found := _find(path, patterns):
+            _refuse_hidden(path, found, are_archives=patterns[0].startswith("*"))
             return make(found, root, reading)
     if path.is_file() and path.suffix.lower() in RECORD_FILES:
         return record_source([path], root, reading)
     if path.is_dir():
-        records = [file for file in sorted(path.iterdir()) if file.suffix.lower() in RECORD_FILES]
-        if found := [file for file in records if names_images(file, reading)]:
+        records = (file for file in sorted(path.iterdir()) if file.suffix.lower() in RECORD_FILES)
+        if found := [file for file in records if _is_shown(file, path) and names_images(file, reading)]:
             return record_source(found, root, reading)
         return FolderSource(path, reading)
     raise TetherError(
@@ -98,9 +104,30 @@ def _find(path: Path, patterns: tuple[str, ...]) -> list[Path]:
     """
     if not path.is_dir():
         return [path] if any(path.match(pattern) for pattern in patterns) else []
-    if found := sorted(file for pattern in patterns for file in path.glob(pattern)):
+    if found := _matching(path, patterns, path.glob):
         return found
     is_archive = patterns[0].startswith("*")
     if is_archive and any(map(is_image, path.rglob("*"))):
         return []
-    return sorted(file for pattern in patterns for file in path.rglob(pattern))
+    return _matching(path, patterns, path.rglob)
+
+
+def _matching(root: Path, patterns: tuple[str, ...], search: Callable[[str], Iterable[Path]]) -> list[Path]:
+    return sorted(file for pattern in patterns for file in search(pattern) if _is_shown(file, root))
+
+
+def _is_shown(path: Path, root: Path) -> bool:
+    return not any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+def _refuse_hidden(path: Path, found: list[Path], *, are_archives: bool) -> None:
+    """Raises a TetherError when reading the files found would hide images in the folder itself, which have captions."""
+    if not path.is_dir() or (path == found[0].parent and not are_archives):
+        return
+    images = (file for file in path.iterdir() if is_image(file))
+    if any(file.with_suffix(ending).is_file() for file in images for ending in (".txt", ".caption", ".json")):
+        name = found[0].relative_to(path).as_posix()
+        raise TetherError(
+            f"{path} has images with captions, and also {name}, which would be read in their place: move one of them "
+            f"to another folder, or give {found[0]} itself"
+        )

@@ -28,7 +28,7 @@ from tether.datasets.names import (
 )
 from tether.datasets.source import Rejected, Sample, Source
 from tether.datasets.sources.merged import merge_captions
-from tether.datasets.sources.records import file_of
+from tether.datasets.sources.records import LOOKED_AT, file_of, is_file
 from tether.datasets.sources.splits import choose_split, split_of
 from tether.errors import TetherError
 
@@ -47,6 +47,7 @@ class ParquetSource(Source):
 
     def __init__(self, paths: list[Path], root: Path | None = None, reading: Reading | None = None) -> None:
         self.reading = reading or Reading()
+        self.reading.refuse_folder(self.layout)
         root = root or paths[0].parent
         self.paths, splits = choose_split(paths, lambda path: split_of(path, root, by_name=True), self.reading.split)
         self.left_out = _rows_left_out([path for path in paths if path not in self.paths], root) if splits else {}
@@ -56,7 +57,11 @@ class ParquetSource(Source):
         columns: dict[str, bool] = {}
         for number, path in enumerate(self.paths):
             file = _open_parquet(path)
-            columns |= {field.name: _may_hold_images(field.type) for field in file.schema_arrow}
+            named = _names_of_images(file, path.parent)
+            for field in file.schema_arrow:
+                columns[field.name] = (
+                    columns.get(field.name, False) or _may_hold_images(field.type) or field.name in named
+                )
             for group in range(file.metadata.num_row_groups):
                 self.groups.append((number, group))
                 rows.append(file.metadata.row_group(group).num_rows)
@@ -211,6 +216,20 @@ def _may_hold_images(kind: Any) -> bool:
     """Whether a column's type is bytes, or Hugging Face's {"bytes": ..., "path": ...}."""
     text = str(kind)
     return text in ("binary", "large_binary") or (text.startswith("struct<") and "bytes: " in text)
+
+
+def _names_of_images(file: Any, folder: Path) -> set[str]:
+    """The columns whose first values name image files in a folder, and that are not known to be those of images."""
+    texts = [
+        field.name
+        for field in file.schema_arrow
+        if str(field.type) in ("string", "large_string") and normal(field.name) not in IMAGE_NAMES
+    ]
+    try:
+        rows = next(file.iter_batches(LOOKED_AT, columns=texts)).to_pylist() if texts else []
+    except (OSError, ValueError, NotImplementedError, StopIteration):
+        return set()
+    return {name for name in texts for row in rows if is_file(folder, row[name])}
 
 
 def _open_parquet(path: Path) -> Any:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,17 @@ from tether.datasets.names import (
 )
 from tether.datasets.source import Rejected, Sample, Source
 from tether.datasets.sources.merged import merge_captions
+from tether.datasets.sources.pairs import pair_conditions
 from tether.datasets.sources.splits import choose_split, split_name, split_of
 from tether.datasets.twins import sizes_of
 from tether.errors import TetherError
+from tether.files.listing import is_image, visible_files
 
-__all__ = ["RECORD_FILES", "RecordSource", "file_of", "names_images", "record_source"]
+__all__ = ["LOOKED_AT", "RECORD_FILES", "RecordSource", "file_of", "is_file", "names_images", "record_source"]
 
 RECORD_FILES = (".jsonl", ".json", ".ndjson", ".csv", ".tsv")
 
-_LOOKED_AT = 100
+LOOKED_AT = 100
 """Records in which unknown keys are looked for."""
 
 Record = dict[str, Any] | str
@@ -57,9 +60,12 @@ class RecordSource(Source):
         records: each a JSON object, with the folder its file names are relative to; a string describes a broken record.
         reading: the names that the user gave.
         left_out: what of the source is not read: description -> number.
+        root: the folder below which a folder of conditions is looked for.
+        named: the image files that any record names, also those of records that are left out.
 
     Raises:
-        TetherError: when a key that the user named is missing, or a key may hold conditions and would not be used.
+        TetherError: when a key or folder that the user named is missing, or a key may hold conditions and would not be
+            used.
     """
 
     def __init__(
@@ -68,6 +74,8 @@ class RecordSource(Source):
         records: list[tuple[Path, Record]],
         reading: Reading | None = None,
         left_out: Counter[str] | None = None,
+        root: Path | None = None,
+        named: Collection[Path] = (),
     ) -> None:
         self.layout, self.reading = layout, reading or Reading()
         records, splits = _of_split(records, self.reading)
@@ -75,14 +83,45 @@ class RecordSource(Source):
         keys = list(dict.fromkeys(key for _, record in records if isinstance(record, dict) for key in record))
         self.image, self.condition = _keys(keys, layout, self.reading)
         self.caption = find_names(keys, CAPTION_NAMES, self.reading.caption_column, "caption")
+        self.beside = {} if root is None else self._conditions_beside(root)
+        self.named = {*named, *self.beside.values()}
         self.entries = merge_captions(
             (self._place(number), self._captions(record)) for number, (_, record) in enumerate(records)
         )
-        self.has_conditions = any(isinstance(r, dict) and _first(r, self.condition) for _, r in records)
-        self.conditions_from = f"key {self.condition[0]!r}" if self.has_conditions else ""
+        self.has_conditions = bool(self.beside) or any(
+            isinstance(r, dict) and _first(r, self.condition) for _, r in records
+        )
+        where = f"folder {self.reading.condition_folder!r}" if self.beside else f"key {(*self.condition, '')[0]!r}"
+        self.conditions_from = where if self.has_conditions else ""
         if not self.has_conditions and self.reading.condition_column is None:
             refuse_unused(self._unused(keys), "the records", "--condition-column")
         self.left_out = dict((left_out or Counter()) + splits)
+
+    def _conditions_beside(self, root: Path) -> dict[Path, Path]:
+        """The conditions of images in the folder that the user named, found by the images' names."""
+        wanted = self.reading.condition_folder
+        if wanted is None or self.reading.no_conditions:
+            return {}
+        self.condition = ()
+        names = [(folder, _first(record, self.image)) for folder, record in self.records if isinstance(record, dict)]
+        images = [folder / name for folder, name in names if is_file(folder, name)]
+        leads_out = Path(wanted).is_absolute() or ".." in Path(wanted).parts
+        maps = [] if leads_out else [path for path in visible_files(root / wanted) if is_image(path)]
+        files = sorted({*images, *maps}, key=lambda path: path.relative_to(root).as_posix())
+        return pair_conditions(root, files, Reading(condition_folder=wanted), lambda path: None).conditions
+
+    def leave_out_unnamed(self, images: Iterable[Path], root: Path) -> None:
+        """Counts the images below `root` that no record names as left out.
+
+        Raises:
+            TetherError: when they look like conditions, and would not be used.
+        """
+        unnamed = [path for path in images if path not in self.named]
+        if not self.has_conditions and not self.reading.no_conditions:
+            parts = {part for path in unnamed for part in path.relative_to(root).parts[:-1]}
+            refuse_unused({part for part in parts if normal(part) in CONDITION_NAMES}, root, "--condition-folder")
+        if unnamed:
+            self.left_out = {**self.left_out, "images that no record names": len(unnamed)}
 
     def _place(self, number: int) -> tuple[Path, str, str | None] | None:
         """What tells the image and condition of a record from those of others."""
@@ -100,11 +139,11 @@ class RecordSource(Source):
     def _unused(self, keys: list[str]) -> list[str]:
         """Keys that name image files and mean nothing."""
         known = {*self.image, *self.caption}
-        looked_at = [(folder, record) for folder, record in self.records[:_LOOKED_AT] if isinstance(record, dict)]
+        looked_at = [(folder, record) for folder, record in self.records[:LOOKED_AT] if isinstance(record, dict)]
         return [
             key
             for key in keys
-            if key not in known and any(_is_file(folder, record.get(key)) for folder, record in looked_at)
+            if key not in known and any(is_file(folder, record.get(key)) for folder, record in looked_at)
         ]
 
     def __len__(self) -> int:
@@ -123,10 +162,14 @@ class RecordSource(Source):
         image, condition = _first(record, self.image), _first(record, self.condition)
         if image is None:
             raise Rejected("unreadable", f"the record has no {self.image[0]!r}")
-        if self.has_conditions and condition is None:
-            raise Rejected("condition unreadable", f"the record has no {self.condition[0]!r}")
-        given = file_of(folder, condition) if condition else None
-        return Sample(self.key(index), file_of(folder, image), captions[0] if captions else "", given, captions[1:])
+        path = file_of(folder, image)
+        given = file_of(folder, condition) if condition else self.beside.get(path)
+        if self.has_conditions and given is None:
+            missing = (
+                f"no {self.condition[0]!r}" if self.condition else f"no image in {self.reading.condition_folder!r}"
+            )
+            raise Rejected("condition unreadable", f"the record has {missing}")
+        return Sample(self.key(index), path, captions[0] if captions else "", given, captions[1:])
 
     def file_sizes(self, index: int) -> tuple[int, ...] | None:
         try:
@@ -143,9 +186,11 @@ class RecordSource(Source):
                         yield path
                 except (OSError, ValueError, Rejected):
                     continue
+        yield from self.beside.values()
 
     def listing(self) -> list[Any]:
-        return [[record, self._sizes(folder, record)] for folder, record in self.records]
+        beside = [[path.name, sizes_of([path])] for path in self.beside.values()]
+        return [*([record, self._sizes(folder, record)] for folder, record in self.records), *beside]
 
     def _names(self, record: Record) -> list[str | None]:
         return [] if isinstance(record, str) else [_first(record, self.image), _first(record, self.condition)]
@@ -178,19 +223,25 @@ def _of_split(records: list[tuple[Path, Record]], reading: Reading) -> tuple[lis
 
     def split(index: int) -> str | None:
         record = records[index][1]
-        return split_name(record.get("split")) if isinstance(record, dict) else None
+        word = record.get("split") if isinstance(record, dict) else None
+        return split_name(word) or (word if isinstance(word, str) and word else None)
 
-    if not any(split(index) for index in range(len(records))):
+    if not _name_splits(records):
         return records, Counter()
     kept, others = choose_split(range(len(records)), split, reading.split)
     return [records[i] for i in kept], Counter({f"records of the split {n}": count for n, count in others.items()})
+
+
+def _name_splits(records: list[tuple[Path, Record]]) -> bool:
+    return any(isinstance(record, dict) and split_name(record.get("split")) for _, record in records)
 
 
 def _first(record: dict[str, Any], keys: tuple[str, ...]) -> str | None:
     return next((record[key] for key in keys if isinstance(record.get(key), str) and record[key]), None)
 
 
-def _is_file(folder: Path, name: Any) -> bool:
+def is_file(folder: Path, name: Any) -> bool:
+    """Whether a value is the name of an image file in a folder."""
     try:
         return has_image_suffix(name) and file_of(folder, name).is_file()
     except (OSError, ValueError, Rejected):
@@ -220,13 +271,24 @@ def record_source(paths: list[Path], root: Path, reading: Reading, layout: str =
     Raises:
         TetherError: when a file cannot be read, and as `RecordSource`.
     """
-    kept, splits = choose_split(paths, lambda path: split_of(path, root, by_name=True), reading.split)
+    found = {path: _records(path) for path in paths}
+    splits = {path: split_of(path, root, by_name=True) for path in paths}
+    kept = paths
+    if any(splits.values()) or not any(map(_name_splits, found.values())):
+        kept, _ = choose_split(paths, splits.__getitem__, reading.split)
     left_out: Counter[str] = Counter()
-    if splits:
-        for path in paths:
-            if path not in kept:
-                left_out[f"records of the split {split_of(path, root, by_name=True) or 'none'}"] += len(_records(path))
-    return RecordSource(layout, [record for path in kept for record in _records(path)], reading, left_out)
+    for path in paths:
+        if path not in kept:
+            left_out[f"records of the split {splits[path] or 'none'}"] += len(found[path])
+    named = {
+        folder / name
+        for records in found.values()
+        for folder, record in records
+        if isinstance(record, dict)
+        for name in record.values()
+        if has_image_suffix(name)
+    }
+    return RecordSource(layout, [record for path in kept for record in found[path]], reading, left_out, root, named)
 
 
 def _records(path: Path) -> list[tuple[Path, Record]]:
@@ -256,10 +318,11 @@ def _rows(path: Path, text: str) -> list[Record]:
     header = text.split("\n", 1)[0]
     if delimiter == "," and "," not in header and ";" in header:
         delimiter = ";"
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        rows = list(csv.reader(text.splitlines(keepends=True), delimiter=delimiter))
+        rows = list(reader)
     except csv.Error as error:
-        raise TetherError(f"{path} is not a table: {error}") from None
+        raise TetherError(f"{path} is not a table, near its line {reader.line_num}: {error}") from None
     if not rows:
         return []
     names = [name.strip() for name in rows[0]]

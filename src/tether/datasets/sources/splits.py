@@ -1,6 +1,7 @@
 """Splits of a published set: only "train" is trained on, and what that leaves out is counted.
 
-A split is named by a folder (`test/a.png`) or by the beginning of a table's name (`test-00000-of-00001.parquet`).
+A split is named by a folder, whole or by its beginning (`test/a.png`, `val2017/a.png`), or by the beginning of a
+table's name (`test-00000-of-00001.parquet`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ _NAMES = {
     "train": "train", "training": "train",
     "test": "test", "testing": "test",
     "val": "validation", "valid": "validation", "validation": "validation", "dev": "validation", "eval": "validation",
+    "evaluation": "validation", "holdout": "test", "hold_out": "test", "heldout": "test", "held_out": "test",
 }  # fmt: skip
 _BEGINNING = re.compile(rf"({'|'.join(sorted(_NAMES, key=len, reverse=True))})(?=[-_.\d]|$)", re.IGNORECASE)
 
@@ -32,17 +34,18 @@ Item = TypeVar("Item", bound=Hashable)
 
 
 def split_name(word: object) -> str | None:
-    """The split that a word names: "val" -> "validation"; None for any other word."""
-    return _NAMES.get(word.casefold()) if isinstance(word, str) else None
+    """The split that a word names, or begins with: "val", "val2017" -> "validation"; None for any other word."""
+    match = _BEGINNING.match(word.replace("-", "_")) if isinstance(word, str) else None
+    return None if match is None else _NAMES[match[1].casefold()]
 
 
 def split_of(path: Path, root: Path, *, by_name: bool) -> str | None:
     """The split of a file below a folder: by its folders and, for tables and archives, by its own name."""
     relative = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
-    found = next((split for part in relative.parts[:-1] if (split := split_name(part))), None)
-    if found is None and by_name and (match := _BEGINNING.match(path.name)):
-        return _NAMES[match[1].casefold()]
-    return found
+    folders = relative.parts[:-1]
+    whole = (_NAMES.get(part.casefold().replace("-", "_")) for part in folders)  # "train_data/val/a.png" is "val"
+    begun = (split_name(part) for part in (*folders, *([path.name] if by_name else [])))
+    return next((split for split in (*whole, *begun) if split), None)
 
 
 def choose_split(
@@ -53,8 +56,9 @@ def choose_split(
     Args:
         items: files, rows, ...
         split: the split of an item, or None.
-        wanted: a split's name, or "all"; by default "train" if any item is of it, else those of no split if there are
-            any, and else all.
+        wanted: a split's name, or "all"; by default "train" if there is one. Items of no split are read with it where
+            no other split is named, as "train" may then be one of many folders of images; without it, they alone are
+            read if there are any, and else all.
 
     Raises:
         NoSuchSplit: when there is no such split.
@@ -63,12 +67,13 @@ def choose_split(
     names = {name for name in found.values() if name}
     if wanted == ALL or (wanted is None and "train" not in names and None not in found.values()):
         return list(items), Counter()
-    chosen = "train" if wanted is None else split_name(wanted)
+    chosen = "train" if wanted is None else split_name(wanted) or wanted
     if chosen not in names and wanted is not None:
         raise NoSuchSplit(f"there is no split {wanted!r}: the source has {_listed(names)}; --split all reads all")
-    wanted_here = {chosen, None} if wanted is None else {chosen}
-    kept = [item for item in items if found[item] in wanted_here]
-    return kept, Counter(name for name in found.values() if name and name != chosen)
+    is_split = wanted is not None or ("train" in names and len(names) > 1)
+    read = {chosen} if is_split else {chosen, None}
+    kept = [item for item in items if found[item] in read]
+    return kept, Counter(name or "none" for name in found.values() if name not in read)
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ import gzip
 import lzma
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, cast
@@ -60,16 +61,21 @@ class TarSource(Source):
         self.paths = kept
         plain, stems, self._temporary = _uncompressed(kept)
         self.reader = TarReader(plain, stems)
+        self.reading.refuse_folder(self.layout)
         marks = self._marks()
-        self.images = self._suffixes(marks, IMAGE_NAMES, self.reading.image_column, "image", plain_too=True)
         self.conditions = self._suffixes(marks, CONDITION_NAMES, self.reading.condition_column, "condition")
+        images = self._suffixes(marks, IMAGE_NAMES, self.reading.image_column, "image", plain_too=True)
+        self.images = tuple(suffix for suffix in images if suffix not in self.conditions)
         if not self.conditions and self.reading.condition_column is None and {"source", "target"} <= marks.keys():
             self.conditions = tuple(sorted(marks["source"]))
         self.has_conditions = bool(self.conditions)
         self.conditions_from = f"files .{self.conditions[0]}" if self.conditions else ""
         if not self.conditions and self.reading.condition_column is None:
             unused = {mark for mark in marks if mark and normal(mark) not in IMAGE_NAMES}
+            if self.reading.image_column is not None:
+                unused |= marks.get("", set()) - {*self.images}
             refuse_unused(unused, "the archive", "--condition-column")
+        self._refuse_two_images()
 
     def _marks(self) -> dict[str, set[str]]:
         """What images are called between the sample's name and the format: "control" -> {"control.png"}; "" -> ..."""
@@ -88,6 +94,8 @@ class TarSource(Source):
         if given == NONE:
             return ()
         if given is not None:
+            if given.lower() in marks.get("", ()):  # 0.jpg and 0.png: one of them is the image
+                return (given.lower(),)
             if given.lower() not in marks:
                 raise TetherError(
                     f"no sample has a {what} .{given}.png: there are {', '.join(sorted(marks)) or 'none'}"
@@ -97,6 +105,17 @@ class TarSource(Source):
         known = sorted((order[normal(mark)], mark) for mark in marks if normal(mark) in order)
         suffixes = [suffix for _, mark in known for suffix in sorted(marks[mark])]
         return (*IMAGE_SUFFIXES, *suffixes) if plain_too else tuple(suffixes)
+
+    def _refuse_two_images(self) -> None:
+        """Raises a TetherError when a sample has two images, of which one may be the condition."""
+        for member in self.reader.members:
+            found = [suffix for suffix in self.images if suffix in member.files]
+            if len(found) > 1:
+                raise TetherError(
+                    f"the sample {member.key} has the images {' and '.join(sorted(found))}: give --condition-column "
+                    f"{sorted(found)[1].partition('.')[0]} if one is the condition, or name the image with "
+                    "--image-column, and --condition-column none"
+                )
 
     def __len__(self) -> int:
         return len(self.reader)
@@ -146,7 +165,7 @@ def _uncompressed(paths: list[Path]) -> tuple[list[Path], list[str], Any]:
         try:
             with opener(path) as packed, target.open("wb") as file:
                 shutil.copyfileobj(cast(IO[bytes], packed), file)
-        except (OSError, EOFError, lzma.LZMAError) as error:
+        except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
             raise TetherError(f"{path} cannot be decompressed: {error}") from None
         plain.append(target)
     return plain, stems, folder
