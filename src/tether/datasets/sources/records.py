@@ -104,7 +104,7 @@ class RecordSource(Source):
             return {}
         self.condition = ()
         names = [(folder, _first(record, self.image)) for folder, record in self.records if isinstance(record, dict)]
-        images = [folder / name for folder, name in names if is_file(folder, name)]
+        images = [folder / name for folder, name in names if name and is_file(folder, name)]
         leads_out = Path(wanted).is_absolute() or ".." in Path(wanted).parts
         maps = [] if leads_out else [path for path in visible_files(root / wanted) if is_image(path)]
         files = sorted({*images, *maps}, key=lambda path: path.relative_to(root).as_posix())
