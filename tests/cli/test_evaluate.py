@@ -117,3 +117,15 @@ def test_a_run_prints_a_table_and_writes_json_sheet_and_pictures(tmp_path: Path)
     assert "picture-text agreement" in again
     assert "by the contrastive model, at this count alone: strength 0 " in again
     assert set(json.loads(numbers.read_text())["frechet_distances"]) == {"strength 0", "canny"}
+
+
+def test_the_folder_of_conditions_of_a_folder_can_be_named(tmp_path: Path) -> None:
+    for folder in ("one", "other"):
+        (tmp_path / "pairs" / folder).mkdir(parents=True)
+        for name in "ab":
+            Image.new("RGB", (64, 64), "white").save(tmp_path / "pairs" / folder / f"{name}.png")
+    common = ("canny", "--data", str(tmp_path / "pairs"), "--steps", "1", "-o", str(tmp_path / "out"))
+    with pytest.raises(TetherError, match="give --condition-folder NAME"):
+        run(*common)
+    with pytest.raises(TetherError, match="has no folder 'maps'"):
+        run(*common, "--condition-folder", "maps")

@@ -61,6 +61,12 @@ def evaluate(
     annotate: Annotated[
         bool, typer.Option("--annotate", help="Make conditions from the images, also where a set brings some.")
     ] = False,
+    condition_folder: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a folder: the folder of its conditions, or none if all of them hold images.", show_default=False
+        ),
+    ] = None,
     batch_size: Annotated[
         int, typer.Option(help="Pictures drawn at once: faster, and within a level of 255 of one by one.", min=1)
     ] = 1,
@@ -148,7 +154,7 @@ def evaluate(
     drawn_size = wanted or (side, side)
     check_size(pipeline.base, drawn_size)
     names = data or (["scenes"] if set(kinds) & set(EXACT) else ["emoji3d", "scenes"])
-    reading = Reading(split=split, condition_column="none" if annotate else None)
+    reading = Reading(split=split, condition_column="none" if annotate else None, condition_folder=condition_folder)
     sets = [open_held_out(name, max(drawn_size), reading) for name in names]
     with count_bar("preparing conditions") as on_progress:
         cases = held_out_cases(sets, kinds, drawn_size, count, use_given=not annotate, on_progress=on_progress)
