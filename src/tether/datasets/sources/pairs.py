@@ -92,7 +92,7 @@ def _pairs(root: Path, files: list[Path], reading: Reading, caption_file: Captio
         return found
     if found is not None:
         return Pairs(found.images, ignored=len(found.conditions) + len(found.unpaired), others=found.others)
-    if reading.condition_folder is None:
+    if reading.condition_folder is None and len({path.parent for path in files}) > 1:
         refuse_twins(root, files, caption_file)
     marked = _unknown_marks(files)
     if reading.condition_column is None:
