@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter
 
 from tether.base import Base
 from tether.datasets.build import build_dataset
@@ -130,3 +130,18 @@ def test_a_tile_of_a_photo_has_lost_detail_and_not_its_colors() -> None:
     )
     assert np.abs(np.diff(condition, axis=0)).max() < 0.8 * np.abs(np.diff(image, axis=0)).max()
     assert np.abs(condition.mean(axis=(0, 1)) - image.mean(axis=(0, 1))).max() < 4
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+def test_the_black_hole_of_a_drawing_is_the_hole(form: str) -> None:
+    """Lines on white paper are nearly black and white, as a mask is."""
+    drawing = Image.new("L", (96, 64), 255)
+    pen = ImageDraw.Draw(drawing)
+    for x in (4, 12, 76, 86):
+        pen.line((x, 4, x, 58), fill=0, width=2)
+    cut = drawing.copy()
+    cut.paste(0, (24, 16, 64, 40))
+    cut.save(file := io.BytesIO(), form)
+    given = Image.open(file).convert("RGB")
+    found = given_holes(given, given, drawing.convert("RGB"))
+    assert (found & HOLE).sum() > 0.95 * (found | HOLE).sum()

@@ -21,3 +21,4 @@ def test_the_longer_side_is_limited_too() -> None:
     assert _size(8, 8000, {"size": {"shortest_edge": 512}}) == (2, 2048)
     assert _size(100, 200, {"size": {"longest_edge": 50}}) == (25, 50)
     assert _size(100, 200, {"size": {"shortest_edge": 80, "longest_edge": 100}}) == (50, 100)
+    assert _size(100, 200, {"size": {"max_height": 80, "max_width": 80}}) == (512, 1024)

@@ -102,3 +102,12 @@ def test_areas_of_a_large_doodle_are_those_of_the_small_one() -> None:
     radius = np.hypot(x - 1280, y - 1280)
     assert not strokes[radius < 650].any()
     assert strokes[abs(radius - 705) < 30].any()
+
+
+def test_areas_of_several_colors_in_chalk_are_a_drawing() -> None:
+    image = np.full((256, 256, 3), 8, np.uint8)
+    cv2.rectangle(image, (70, 110), (186, 210), (230, 230, 230), -1)
+    cv2.fillPoly(image, [np.array([[60, 110], [196, 110], [128, 50]])], (220, 40, 40))
+    noise = np.random.default_rng(0).normal(0, 3, image.shape)
+    assert looks_drawn(image)
+    assert looks_drawn((image + noise).clip(0, 255).astype(np.uint8))

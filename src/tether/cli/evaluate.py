@@ -61,6 +61,12 @@ def evaluate(
     annotate: Annotated[
         bool, typer.Option("--annotate", help="Make conditions from the images, also where a set brings some.")
     ] = False,
+    image_column: Annotated[
+        str | None, typer.Option(help="Column, key or mark of the images.", show_default=False)
+    ] = None,
+    condition_column: Annotated[
+        str | None, typer.Option(help="Column, key or mark of the conditions, or none.", show_default=False)
+    ] = None,
     condition_folder: Annotated[
         str | None,
         typer.Option(
@@ -154,7 +160,12 @@ def evaluate(
     drawn_size = wanted or (side, side)
     check_size(pipeline.base, drawn_size)
     names = data or (["scenes"] if set(kinds) & set(EXACT) else ["emoji3d", "scenes"])
-    reading = Reading(split=split, condition_column="none" if annotate else None, condition_folder=condition_folder)
+    reading = Reading(
+        split=split,
+        image_column=image_column,
+        condition_column="none" if annotate else condition_column,
+        condition_folder=condition_folder,
+    )
     sets = [open_held_out(name, max(drawn_size), reading) for name in names]
     with count_bar("preparing conditions") as on_progress:
         cases = held_out_cases(sets, kinds, drawn_size, count, use_given=not annotate, on_progress=on_progress)

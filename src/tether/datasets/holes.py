@@ -17,6 +17,8 @@ LEAST_SHARE, LARGEST_SHARE = 0.05, 0.6
 """Share of an image that random holes cover."""
 _BLACK, _NOISE = 2, 16
 """A channel up to this is black; a difference up to this may be compression."""
+_LINES = 0.002
+"""Least share of an image that lines cover."""
 _FEW = 0.05
 """Share of pixels that may be other ones: those at the edges of a mask, after compression."""
 
@@ -57,9 +59,13 @@ def given_holes(white: Image.Image, black: Image.Image, image: Image.Image) -> n
     is_gray = (levels - on_black.min(axis=2) <= _NOISE).mean() >= 1 - _FEW
     is_mask = is_gray and (dark | (levels >= 255 - _NOISE)).mean() >= 1 - _FEW
     differs = np.abs(pixels - on_black).max(axis=2) > _NOISE
-    if not is_mask and not dark.all() and differs[~dark].mean() < 0.5:
+    if not dark.all() and differs[~dark].mean() < 0.5:
         _, parts = cv2.connectedComponents(dark.astype(np.uint8))
-        return dark & np.isin(parts, np.unique(parts[dark & differs]))
+        black = dark & np.isin(parts, np.unique(parts[dark & differs]))
+        # A drawing with a black hole looks like a mask; but its lines beside the hole are those of the image.
+        is_drawing = (dark & ~black).mean() >= _LINES and differs[~dark].mean() < _FEW
+        if not is_mask or (is_drawing and black.any()):
+            return black
     return levels >= 128 if is_gray else np.zeros_like(dark)
 
 

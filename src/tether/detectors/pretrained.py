@@ -97,7 +97,7 @@ def _size(height: int, width: int, settings: dict[str, Any]) -> tuple[int, int]:
         divisor = int(settings["size_divisor"])
         return max(divisor, height // divisor * divisor), max(divisor, width // divisor * divisor)
     if isinstance(wanted, dict) and "height" not in wanted:
-        shortest = wanted.get("shortest_edge", math.inf)
+        shortest = wanted.get("shortest_edge", math.inf if wanted.get("longest_edge") else SIDE)
         # Of an image that is long and narrow the longer side would be enormous.
         longest = wanted.get("longest_edge") or LONGEST * shortest
         scale = min(shortest / min(height, width), longest / max(height, width))

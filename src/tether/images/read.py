@@ -266,12 +266,15 @@ def _gray_to_rgb(image: Image.Image, sixteen: bool) -> Image.Image:
 
 
 def _white(values: np.ndarray, sixteen: bool, floats: bool) -> float:
-    """The value that becomes 255: 65535 of 16 bits and of levels above 255, 255 of other levels; of floats that are no
-    levels 1, where at most one in a hundred is larger, else the largest."""
+    """The value that becomes 255: 65535 of 16 bits and of levels above 255, 255 of other levels. Floats are shares of
+    1, where at most one in a hundred is larger; levels, if they are whole or reach far; else of their own range."""
     top = float(values.max(initial=0.0))
-    if sixteen or not floats or (top > 1 and (values == np.round(values)).all()):
+    whole = not floats or (top > 1 and (values == np.round(values)).all())
+    if floats and not whole and np.percentile(values, 99) <= 1:
+        return 1.0
+    if sixteen or whole or 16 < top <= 255 or 4096 < top <= 65535:
         return max(top, 65535.0 if sixteen or top > 255 else 255.0)
-    return 1.0 if np.percentile(values, 99) <= 1 else top
+    return top
 
 
 def _cmyk_to_rgb(image: Image.Image) -> Image.Image:

@@ -178,3 +178,21 @@ def test_a_folder_that_is_named_and_missing_is_refused(tmp_path: Path) -> None:
         open_source(tmp_path, reading=Reading(condition_folder="maps"))
     with pytest.raises(TetherError, match=r"expected names as in a\.maps\.png"):
         open_source(tmp_path, reading=Reading(condition_column="maps"))
+
+
+def test_many_folders_of_running_numbers_are_classes_or_clips(tmp_path: Path) -> None:
+    fill(tmp_path, {f"clip{n}/{k:04}.png": n + k for n in range(6) for k in range(2)}, captions="none")
+    assert len(open_source(tmp_path, reading=Reading(captions="none"))) == 12
+
+
+def test_one_image_in_two_formats_among_many_is_no_condition(tmp_path: Path) -> None:
+    fill(tmp_path, {f"{k}.png": k for k in range(5)} | {"0.bmp": 7})
+    assert len(open_source(tmp_path)) == 6
+    assert len(open_source(tmp_path, reading=Reading(condition_folder="none"))) == 6
+
+
+def test_a_folder_named_as_a_column_is_that_folder(tmp_path: Path) -> None:
+    fill(tmp_path, {f"images/{k}.png": k for k in range(3)} | {f"conditioning_images/{k}.png": 9 for k in range(3)})
+    source = open_source(tmp_path, reading=Reading(condition_column="conditioning_image"))
+    assert source.has_conditions
+    assert len(source) == 3

@@ -186,3 +186,9 @@ def test_a_folder_of_conditions_beside_records_is_refused_until_it_is_named(imag
     for missing in ("maps", "../maps"):
         with pytest.raises(TetherError, match=f"no folder '{missing}'"):
             open_source(tmp_path, reading=Reading(condition_folder=missing))
+
+
+def test_a_quoted_word_at_the_beginning_of_a_caption_is_read(tmp_path: Path) -> None:
+    picture(0).save(tmp_path / "a.png")
+    (tmp_path / "captions.tsv").write_text('file_name\ttext\na.png\t"Red" dress\n')
+    assert open_source(tmp_path)[0].caption == "Red dress"

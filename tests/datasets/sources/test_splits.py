@@ -127,3 +127,20 @@ def test_records_of_other_splits_are_left_out(form: str, tmp_path: Path) -> None
     source = open_source(tmp_path)
     assert [sample.caption for sample in source] == ["train", "train"]
     assert source.left_out == {"records of the split test": 1}
+
+
+def test_conditions_of_all_splits_in_one_folder_are_used(tmp_path: Path) -> None:
+    images = captioned(tmp_path, ["train/a.png", "val/b.png"])
+    (images / "conditioning_images").mkdir()
+    for name in "ab":
+        picture(9).save(images / "conditioning_images" / f"{name}.png")
+    for reading in (Reading(), Reading(condition_folder="conditioning_images")):
+        source = open_source(images, reading=reading)
+        assert source.has_conditions
+        assert [source.key(index) for index in range(len(source))] == ["train/a.png"]
+
+
+def test_classes_that_begin_like_a_split_are_none(tmp_path: Path) -> None:
+    names = ["test_tube/a.png", "train_station/b.png", "valley/c.png"]
+    source = open_source(captioned(tmp_path, names))
+    assert sorted(source.key(index) for index in range(len(source))) == names

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tether.datasets.names import IMAGE_SUFFIXES, UNREAD_SUFFIXES, Reading, caption_values, captions_of
+from tether.datasets.names import IMAGE_SUFFIXES, NONE, UNREAD_SUFFIXES, Reading, caption_values, captions_of
 from tether.datasets.shards import decode_caption
 from tether.datasets.source import Rejected, Sample, Source
-from tether.datasets.sources.pairs import pair_conditions
+from tether.datasets.sources.pairs import condition_depth, pair_conditions
 from tether.datasets.sources.splits import choose_split, split_of
 from tether.datasets.twins import sizes_of
 from tether.errors import TetherError
@@ -37,11 +37,15 @@ class FolderSource(Source):
         self.folder, self.reading = folder, reading or Reading()
         files = sorted(visible_files(folder), key=lambda path: path.relative_to(folder).as_posix())
         self._caption_folders = _caption_folders(files, folder)
-        images, splits = choose_split(
-            [path for path in files if is_image(path)],
+        images = [path for path in files if is_image(path)]
+        shared = {path for path in images if self._is_of_all_splits(path)}
+        chosen, splits = choose_split(
+            [path for path in images if path not in shared],
             lambda path: split_of(path, folder, by_name=False),
             self.reading.split,
         )
+        shared.update(chosen)
+        images = [path for path in images if path in shared]
         pairs = pair_conditions(folder, images, self.reading, self._caption_file)
         self.images, self.conditions = pairs.images, pairs.conditions
         self.has_conditions = bool(self.conditions)
@@ -95,6 +99,15 @@ class FolderSource(Source):
             return captions_of(record)
         wanted = self.reading.caption_column
         return caption_values(record) if wanted is None else captions_of(record.get(wanted))
+
+    def _is_of_all_splits(self, path: Path) -> bool:
+        """Whether an image is of a folder of conditions beside those of the splits: train/, val/, control/."""
+        given = self.reading.condition_folder
+        return (
+            given != NONE
+            and split_of(path, self.folder, by_name=False) is None
+            and condition_depth(self.folder, path, given) is not None
+        )
 
     def _check_caption_column(self) -> None:
         """Raises a TetherError when no image has a caption of the name that the user gave."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tether.datasets.names import (
@@ -28,7 +28,7 @@ from tether.datasets.names import (
 from tether.datasets.sources.same_names import refuse_twins
 from tether.errors import TetherError
 
-__all__ = ["Pairs", "pair_conditions"]
+__all__ = ["Pairs", "condition_depth", "pair_conditions"]
 
 _LEAST_SHARE = 0.5
 """Share of the images beside which a file of an unknown mark is taken for a condition."""
@@ -77,7 +77,8 @@ def pair_conditions(root: Path, files: list[Path], reading: Reading, caption_fil
         stems = {(path.parent, path.stem) for path in pairs.conditions}
         alone = [path for path in pairs.images if path not in pairs.conditions]
         _leave_out(pairs, [path for path in alone if _looks_like_one(root, path, reading, stems)])
-    _leave_out(pairs, _other_formats(root, pairs.images, reading, caption_file))
+    if not reading.no_conditions:
+        _leave_out(pairs, _other_formats(root, pairs.images, reading, caption_file))
     return pairs
 
 
@@ -87,6 +88,8 @@ def _pairs(root: Path, files: list[Path], reading: Reading, caption_file: Captio
         reading.condition_folder is None and reading.condition_column in (None, NONE)
     ):
         found = _by_folder(root, files, reading, caption_file)
+    if found is None and reading.condition_folder is None and not _has_mark(files, reading):
+        found = _by_folder_of_name(root, files, reading, caption_file)
     found = found or _by_mark(files, reading)
     if found is not None and reading.condition_column != NONE:
         return found
@@ -101,6 +104,23 @@ def _pairs(root: Path, files: list[Path], reading: Reading, caption_file: Captio
     return Pairs([path for path in files if path not in left], ignored=len(left))
 
 
+def _has_mark(files: list[Path], reading: Reading) -> bool:
+    """Whether a file has the mark or ending that the user named, if any."""
+    given = reading.condition_column
+    if given in (None, NONE):
+        return True
+    ending, table = _format(given), (normal(given),)
+    return any(path.suffix[1:].lower() == ending or unmarked(path.stem, table) is not None for path in files)
+
+
+def _by_folder_of_name(root: Path, files: list[Path], reading: Reading, caption_file: CaptionFile) -> Pairs | None:
+    """Pairs by the folder that has the name of a mark which no file has; None when there is none."""
+    wanted = normal(reading.condition_column or "")
+    folders = sorted({path.relative_to(root).parts[0] for path in files if path.parent != root})
+    name = next((folder for folder in folders if normal(folder) == wanted), None)
+    return None if name is None else _by_folder(root, files, replace(reading, condition_folder=name), caption_file)
+
+
 def _leave_out(pairs: Pairs, others: Iterable[Path]) -> None:
     left_out = {*others}
     pairs.images = [path for path in pairs.images if path not in left_out]
@@ -111,24 +131,32 @@ def _looks_like_one(root: Path, path: Path, reading: Reading, stems: set[tuple[P
     """Whether a file looks like a condition; `stems` are the images that have one."""
     if (path.parent, unmarked(path.stem, CONDITION_NAMES)) in stems:
         return True
-    return reading.condition_folder != NONE and _condition_depth(root, path, None) is not None
+    return reading.condition_folder != NONE and condition_depth(root, path, None) is not None
 
 
 def _other_formats(root: Path, images: list[Path], reading: Reading, caption_file: CaptionFile) -> list[Path]:
     """Of images that differ in their format alone, all but those of the format that the user named.
 
     Raises:
-        TetherError: when the user named none.
+        TetherError: when the user named none, and many images have such a twin: they may be conditions.
     """
     alike: dict[tuple[Path, str], list[Path]] = defaultdict(list)
     for path in images:
         alike[path.parent, path.stem].append(path)
+    twins = [
+        paths
+        for paths in alike.values()
+        if len({path.suffix.lower() for path in paths}) > 1
+        and len({caption_file(path) for path in paths} - {None}) < len(paths)
+    ]
+    if len(twins) < _LEAST_SHARE * len(alike):
+        return []
     others: list[Path] = []
-    for paths in alike.values():
-        if len(paths) == 1 or len({caption_file(path) for path in paths} - {None}) == len(paths):
-            continue
+    for paths in twins:
         kept = [path for path in paths if path.suffix[1:].lower() == _format(reading.image_column)]
-        if len(kept) != 1:
+        if not kept and _format(reading.image_column) is not None:
+            kept = paths[:1]
+        if not kept:
             names = " and ".join(path.relative_to(root).as_posix() for path in paths)
             one, other = (path.suffix[1:].lower() for path in paths[:2])
             raise TetherError(
@@ -175,7 +203,7 @@ def _by_mark(files: list[Path], reading: Reading) -> Pairs | None:
 def _by_folder(root: Path, files: list[Path], reading: Reading, caption_file: CaptionFile) -> Pairs | None:
     """Pairs by a folder of conditions; None when there is none."""
     given = reading.condition_folder
-    depths = {path: depth for path in files if (depth := _condition_depth(root, path, given)) is not None}
+    depths = {path: depth for path in files if (depth := condition_depth(root, path, given)) is not None}
     if not depths:
         if given is not None:
             raise TetherError(f"{root} has no folder {given!r} with images: give the folder's path below {root}")
@@ -232,7 +260,7 @@ def _image_of(
     """
     signs: list[Callable[[Path], bool]] = [
         lambda path: path.suffix[1:].lower() == _format(reading.image_column),
-        lambda path: _condition_depth(root, path, None) is None,
+        lambda path: condition_depth(root, path, None) is None,
         lambda path: normal(path.relative_to(root).parts[depth]) in IMAGE_NAMES,
         lambda path: caption_file(path) is not None,
         lambda path: len(path.relative_to(root).parts) < len(condition.relative_to(root).parts),
@@ -257,7 +285,7 @@ def _refuse_two(root: Path, one: Path, other: Path, reading: Reading) -> None:
         raise TetherError(f"{root}: {names} hold conditions of the same images: give --condition-folder NAME")
 
 
-def _condition_depth(root: Path, path: Path, given: str | None) -> int | None:
+def condition_depth(root: Path, path: Path, given: str | None) -> int | None:
     """Which part of a file's path below `root` is the folder of conditions."""
     parts = path.relative_to(root).parts[:-1]
     if given is not None:

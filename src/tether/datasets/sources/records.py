@@ -318,11 +318,10 @@ def _rows(path: Path, text: str) -> list[Record]:
     header = text.split("\n", 1)[0]
     if delimiter == "," and "," not in header and ";" in header:
         delimiter = ";"
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        rows = list(reader)
-    except csv.Error as error:
-        raise TetherError(f"{path} is not a table, near its line {reader.line_num}: {error}") from None
+        rows = _cells(path, text, delimiter, strict=True)
+    except csv.Error:  # "red" dress: a closed quote, and more after it
+        rows = _cells(path, text, delimiter, strict=False)
     if not rows:
         return []
     names = [name.strip() for name in rows[0]]
@@ -333,6 +332,22 @@ def _rows(path: Path, text: str) -> list[Record]:
         elif row:
             parsed.append(f"row {number} of {path.name} has {len(row)} columns instead of {len(names)}")
     return parsed
+
+
+def _cells(path: Path, text: str, delimiter: str, *, strict: bool) -> list[list[str]]:
+    """The cells of a table's rows.
+
+    Raises:
+        TetherError: when a quote that is never closed swallows the rest.
+        csv.Error: for a quote inside of a cell, if `strict`.
+    """
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=strict)
+    try:
+        return list(reader)
+    except csv.Error as error:
+        if strict and "unexpected end" not in str(error):
+            raise
+        raise TetherError(f"{path} is not a table, near its line {reader.line_num}: {error}") from None
 
 
 def _parse(line: str, fault: str) -> Record:

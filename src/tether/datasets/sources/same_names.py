@@ -12,6 +12,8 @@ __all__ = ["refuse_twins"]
 
 _LEAST_SHARE = 0.8
 """Share of the smaller folder's names that the other one has."""
+_MOST = 4
+"""A name that more folders have is a running number, as in folders of classes and of clips."""
 
 
 def refuse_twins(root: Path, files: list[Path], caption_file: Callable[[Path], Path | None]) -> None:
@@ -38,7 +40,9 @@ def refuse_twins(root: Path, files: list[Path], caption_file: Callable[[Path], P
     for folder, captions in folders.items():
         # By its captions, which are not its own if another folder's images have them too; or else by its names.
         known: list[Hashable] = [caption for caption in captions.values() if caption is not None] or [*captions]
-        shared = Counter(other for one in known for other in holders[one] if other != folder)
+        shared = Counter(
+            other for one in known if len(holders[one]) <= _MOST for other in holders[one] if other != folder
+        )
         for other, count in shared.items():
             if count > 1 and count >= _LEAST_SHARE * min(len(captions), len(folders[other])):
                 raise _refused(root, [folder, other])

@@ -23,7 +23,10 @@ _NAMES = {
     "val": "validation", "valid": "validation", "validation": "validation", "dev": "validation", "eval": "validation",
     "evaluation": "validation", "holdout": "test", "hold_out": "test", "heldout": "test", "held_out": "test",
 }  # fmt: skip
-_BEGINNING = re.compile(rf"({'|'.join(sorted(_NAMES, key=len, reverse=True))})(?=[-_.\d]|$)", re.IGNORECASE)
+_ANY = "|".join(sorted(_NAMES, key=len, reverse=True))
+_BEGINNING = re.compile(rf"({_ANY})(?=[-_.\d]|$)", re.IGNORECASE)
+_WORD = re.compile(rf"({_ANY})([-_.]?(\d+|set|split|images?|data|seen|unseen|dev|std|challenge))*", re.IGNORECASE)
+"""A folder's name: "val2017" and "test_unseen", but not the class "test_tube"."""
 
 
 class NoSuchSplit(TetherError):
@@ -34,8 +37,8 @@ Item = TypeVar("Item", bound=Hashable)
 
 
 def split_name(word: object) -> str | None:
-    """The split that a word names, or begins with: "val", "val2017" -> "validation"; None for any other word."""
-    match = _BEGINNING.match(word.replace("-", "_")) if isinstance(word, str) else None
+    """The split that a word names: "val", "val2017" -> "validation"; None for any other word, such as "test_tube"."""
+    match = _WORD.fullmatch(word.replace("-", "_")) if isinstance(word, str) else None
     return None if match is None else _NAMES[match[1].casefold()]
 
 
@@ -44,8 +47,10 @@ def split_of(path: Path, root: Path, *, by_name: bool) -> str | None:
     relative = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
     folders = relative.parts[:-1]
     whole = (_NAMES.get(part.casefold().replace("-", "_")) for part in folders)  # "train_data/val/a.png" is "val"
-    begun = (split_name(part) for part in (*folders, *([path.name] if by_name else [])))
-    return next((split for split in (*whole, *begun) if split), None)
+    found = next((split for split in (*whole, *map(split_name, folders)) if split), None)
+    if found is None and by_name and (match := _BEGINNING.match(path.name.replace("-", "_"))):
+        return _NAMES[match[1].casefold()]
+    return found
 
 
 def choose_split(

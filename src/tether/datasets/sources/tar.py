@@ -108,7 +108,7 @@ class TarSource(Source):
 
     def _refuse_two_images(self) -> None:
         """Raises a TetherError when a sample has two images, of which one may be the condition."""
-        for member in self.reader.members:
+        for member in () if self.reading.no_conditions else self.reader.members:
             found = [suffix for suffix in self.images if suffix in member.files]
             if len(found) > 1:
                 raise TetherError(
