@@ -122,6 +122,7 @@ class RecordSource(Source):
             refuse_unused({part for part in parts if normal(part) in CONDITION_NAMES}, root, "--condition-folder")
         if unnamed:
             self.left_out = {**self.left_out, "images that no record names": len(unnamed)}
+        self.named = set()  # worker processes need no copy
 
     def _place(self, number: int) -> tuple[Path, str, str | None] | None:
         """What tells the image and condition of a record from those of others."""
