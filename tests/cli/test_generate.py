@@ -309,7 +309,7 @@ NOWHERE = ("--base", "EMPTY")
     ("arguments", "message"),
     [
         ([], "give a prompt, or --again FILE.png"),
-        (["x", "--again", "/no/such.png"], "give a prompt, or --again FILE.png"),
+        (["x", "--again", "/no/such.png"], "give only one of a prompt, --prompts FILE and --again FILE.png"),
         (["x", "--base", "/no/such/base"], "no base at /no/such/base"),
         (["x", "--control", "canny"], "'canny' is not a control: write KIND=IMAGE"),
         (["x", *NOWHERE, "--control", "canny=/no/such.png"], "no file /no/such.png"),

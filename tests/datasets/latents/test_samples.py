@@ -45,9 +45,11 @@ def test_the_place_of_a_mirrored_crop_is_that_in_the_mirrored_picture(
         picture = pictures[Path(sample["name"]).stem]
         if flip:
             picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        cut = fit(picture.crop((left, top, left + side, top + side)), 64, 64, "stretch")
-        same = (np.asarray(cut) == sample["condition"].permute(1, 2, 0).numpy()).all(axis=2)
-        assert same.mean() > 0.8  # mirrored before or after it was resized, some pixels are others
+        # The place is in whole pixels of the crop, which are larger than those of the picture.
+        near = [(max(0, left + x), max(0, top + y)) for x in (0, -1, 1) for y in (0, -1, 1)]
+        cuts = (fit(picture.crop((x, y, x + side, y + side)), 64, 64, "stretch") for x, y in near)
+        condition = sample["condition"].permute(1, 2, 0).numpy()
+        assert any(np.abs(np.asarray(cut).astype(int) - condition).max() <= 1 for cut in cuts)
         flips += flip
     assert flips > 0
 
