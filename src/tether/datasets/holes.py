@@ -44,7 +44,7 @@ def given_holes(white: Image.Image, black: Image.Image, image: Image.Image) -> n
 
     They are where it is transparent; else where it is black and the image is not, if the rest of it is the image; else
     the light part, if it is gray: a mask. A mask whose light part happens to be as the image there is still one, if it
-    is black and white.
+    is black and white, and shows no lines of the image.
 
     Args:
         white, black: the condition on white and on black, RGB.
@@ -61,11 +61,11 @@ def given_holes(white: Image.Image, black: Image.Image, image: Image.Image) -> n
     differs = np.abs(pixels - on_black).max(axis=2) > _NOISE
     if not dark.all() and differs[~dark].mean() < 0.5:
         _, parts = cv2.connectedComponents(dark.astype(np.uint8))
-        black = dark & np.isin(parts, np.unique(parts[dark & differs]))
+        hole = dark & np.isin(parts, np.unique(parts[dark & differs]))
         # A drawing with a black hole looks like a mask; but its lines beside the hole are those of the image.
-        is_drawing = (dark & ~black).mean() >= _LINES and differs[~dark].mean() < _FEW
-        if not is_mask or (is_drawing and black.any()):
-            return black
+        is_drawing = (dark & ~hole).mean() >= _LINES and differs[~dark].mean() < _FEW
+        if not is_mask or (is_drawing and hole.any()):
+            return hole
     return levels >= 128 if is_gray else np.zeros_like(dark)
 
 
