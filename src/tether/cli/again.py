@@ -58,10 +58,11 @@ def repeat(context: typer.Context, options: GenerateOptions, again: Path) -> Non
     if options.grid:
         alone = request.for_image(request.index)
         draw_sheet([[entry.conditions] for entry in alone.controls], [one.image], alone, options)
-    if one.image.tobytes() != open_image(again).tobytes():
+    first = open_image(again)
+    if one.image.tobytes() != first.tobytes():
         made_by = ", ".join(f"{name} {number}" for name, number in request.versions.items()) or "other versions"
         print(
-            f"{again}: the image differs by up to {_difference(one.image, open_image(again))} of 255: it was made with "
+            f"{again}: the image differs by up to {_difference(one.image, first)} of 255: it was made with "
             "other weights, together with other images (tether serve, tether evaluate --batch-size), or with "
             f"{made_by}",
             file=sys.stderr,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tether.cli.arguments import parse_sides, parse_size, parse_weighting
+from tether.cli.options import ConditionColumn, ConditionFolder, ImageColumn
 from tether.cli.sources import check_control, check_folder, check_model, check_replaceable, made_by
 from tether.errors import TetherError
 from tether.files.atomic import atomic_write, make_folder
@@ -61,18 +62,9 @@ def evaluate(
     annotate: Annotated[
         bool, typer.Option("--annotate", help="Make conditions from the images, also where a set brings some.")
     ] = False,
-    image_column: Annotated[
-        str | None, typer.Option(help="Column, key or mark of the images.", show_default=False)
-    ] = None,
-    condition_column: Annotated[
-        str | None, typer.Option(help="Column, key or mark of the conditions, or none.", show_default=False)
-    ] = None,
-    condition_folder: Annotated[
-        str | None,
-        typer.Option(
-            help="Of a folder: the folder of its conditions, or none if all of them hold images.", show_default=False
-        ),
-    ] = None,
+    image_column: ImageColumn = None,
+    condition_column: ConditionColumn = None,
+    condition_folder: ConditionFolder = None,
     batch_size: Annotated[
         int, typer.Option(help="Pictures drawn at once: faster, and within a level of 255 of one by one.", min=1)
     ] = 1,

@@ -170,12 +170,12 @@ def _captions(sample: Sample, wanted: Captions) -> tuple[str, ...]:
     # A truncated caption may end in half a surrogate pair, which is not a character.
     found = [" ".join(caption.encode("utf-8", "replace").decode().split()) for caption in sample.captions]
     found = list(dict.fromkeys(caption for caption in found if caption))
-    if found and not (words := [caption for caption in found if not _NUMBERS.fullmatch(caption)]):
-        raise Rejected("empty caption", f"its caption is numbers, such as boxes of objects: {found[0][:40]}")
-    found = words if found else []
     if not found:
         raise Rejected("empty caption", "the image has no caption (captions: none trains without any)")
-    return (", ".join(found),) if wanted == "all" else tuple(found)
+    words = [caption for caption in found if not _NUMBERS.fullmatch(caption)]
+    if not words:
+        raise Rejected("empty caption", f"its caption is numbers, such as boxes of objects: {found[0][:40]}")
+    return (", ".join(words),) if wanted == "all" else tuple(words)
 
 
 def _decode(data: ImageData, min_side: int) -> tuple[Image.Image, bool]:

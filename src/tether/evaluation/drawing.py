@@ -106,7 +106,8 @@ class Artist:
 
     def _draw(self, requests: Sequence[Request]) -> Iterator[Drawn]:
         """The pictures of prepared requests, together if that is possible."""
-        if len(requests) > 1 and alike(requests[0]) and len({alike(one) for one in requests}) == 1:
+        shared = {alike(one) for one in requests} if len(requests) > 1 else set()
+        if len(shared) == 1 and shared != {""}:
             together = self.session.draw_together(requests)
             if together is not None:
                 yield from (one for (one,) in together)

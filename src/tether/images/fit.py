@@ -42,13 +42,13 @@ def fit(
     image = _of_three_modes(image)
     if image.size == (width, height):
         return image
-    inner = inner_size(image, width, height) if rule == "pad" else (width, height)
-    method = Image.Resampling.NEAREST if nearest else _filter(image, *inner, rule, whole)
+    method = Image.Resampling.NEAREST if nearest else _filter(image, width, height, rule, whole)
     if rule == "stretch":
         return image.resize((width, height), method)
     if rule == "crop":
         # In one step: a long and narrow image, resized as a whole before it is cropped, would be enormous.
         return ImageOps.fit(image, (width, height), method)
+    inner = inner_size(image, width, height)
     canvas = Image.new(image.mode, (width, height), pad_color[0] if image.mode == "L" else pad_color)
     canvas.paste(image.resize(inner, method), ((width - inner[0]) // 2, (height - inner[1]) // 2))
     return canvas
@@ -81,7 +81,7 @@ def fit_deep(image: Image.Image, width: int, height: int, rule: FitRule = "crop"
         inner = inner_size(image, width, height)
         fitted = Image.new("F", (width, height))
         place = ((width - inner[0]) // 2, (height - inner[1]) // 2)
-        fitted.paste(gray.resize(inner, _filter(image, *inner)), place)
+        fitted.paste(gray.resize(inner, method), place)
     return Image.fromarray(np.asarray(fitted).round().clip(0, 65535).astype(np.uint16))
 
 
@@ -103,11 +103,11 @@ def _of_three_modes(image: Image.Image) -> Image.Image:
     return image if image.mode == "L" else to_rgb(image)
 
 
-def _filter(
-    image: Image.Image, width: int, height: int, rule: FitRule = "stretch", whole: bool = False
-) -> Image.Resampling:
+def _filter(image: Image.Image, width: int, height: int, rule: FitRule, whole: bool = False) -> Image.Resampling:
     """When both sides shrink, the mean of an area by whole numbers or if `whole` asks for it, and Hamming's filter by
     others, as Pillow's areas are of whole pixels: none of the two makes levels that are not there. Else Lanczos."""
+    if rule == "pad":
+        width, height = inner_size(image, width, height)
     across, down = image.width / width, image.height / height
     if rule == "crop":
         across = down = min(across, down)

@@ -62,13 +62,12 @@ def fit_condition(image: Image.Image, width: int, height: int, rule: FitRule = "
         TetherError: for an unknown rule.
     """
     image = to_rgb(image, "black")
-    if image.size != (width, height):
-        image = as_black_and_white(image) or image
+    if image.size == (width, height):
+        return fit(image, width, height, rule)
+    image = as_black_and_white(image) or image
     flat = is_flat(image)
     lines = not flat and _is_black_and_white(image)
     fitted = fit(image, width, height, rule, pad_color=(0, 0, 0), nearest=flat, whole=lines)
-    if image.size == fitted.size:
-        return fitted
     scaling = _Scaling.of(image, width, height, rule)
     if flat:
         return _with_strokes(image, fitted, rule) if min(scaling.scale) < 1 else fitted

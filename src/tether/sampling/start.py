@@ -110,13 +110,14 @@ def idle_values(request: Request, start: Start, base: Base) -> list[str]:
         "guidance_rescale": request.guidance_rescale,
         "guidance_window": request.guidance_window != (0.0, 1.0),
     }
-    named = [name for name, is_asked in asked.items() if is_asked]
     steps = request.steps - start.skipped
+    reason = None
     if base.denoiser.spec.distilled_guidance:
         reason = "the base has learned its guidance, and takes the scale alone"
-        lines += [f"{name} has no effect: {reason}" for name in named]
     elif request.guidance_scale == 1:
-        lines += [f"{name} has no effect: guidance_scale is 1, which is no guidance" for name in named]
+        reason = "a guidance_scale of 1 turns guidance off"
+    if reason is not None:
+        lines += [f"{name} has no effect: {reason}" for name, is_asked in asked.items() if is_asked]
     elif not any(is_inside(request.guidance_window, step, steps) for step in range(steps)):
         window = "-".join(f"{edge:g}" for edge in request.guidance_window)
         lines.append(f"guidance has no effect: none of the {steps} steps lies in guidance_window {window}")

@@ -38,11 +38,10 @@ class FolderSource(Source):
         files = sorted(visible_files(folder), key=lambda path: path.relative_to(folder).as_posix())
         self._caption_folders = _caption_folders(files, folder)
         images = [path for path in files if is_image(path)]
-        shared = {path for path in images if self._is_of_all_splits(path)}
+        split = {path: split_of(path, folder, by_name=False) for path in images}
+        shared = {path for path in images if split[path] is None and self._is_condition(path)}
         chosen, splits = choose_split(
-            [path for path in images if path not in shared],
-            lambda path: split_of(path, folder, by_name=False),
-            self.reading.split,
+            [path for path in images if path not in shared], split.__getitem__, self.reading.split
         )
         shared.update(chosen)
         images = [path for path in images if path in shared]
@@ -100,14 +99,10 @@ class FolderSource(Source):
         wanted = self.reading.caption_column
         return caption_values(record) if wanted is None else captions_of(record.get(wanted))
 
-    def _is_of_all_splits(self, path: Path) -> bool:
-        """Whether an image is of a folder of conditions beside those of the splits: train/, val/, control/."""
+    def _is_condition(self, path: Path) -> bool:
+        """Whether an image is in a folder of conditions, which may be those of all splits: train/, val/, control/."""
         given = self.reading.condition_folder
-        return (
-            given != NONE
-            and split_of(path, self.folder, by_name=False) is None
-            and condition_depth(self.folder, path, given) is not None
-        )
+        return given != NONE and condition_depth(self.folder, path, given) is not None
 
     def _check_caption_column(self) -> None:
         """Raises a TetherError when no image has a caption of the name that the user gave."""

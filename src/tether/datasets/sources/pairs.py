@@ -106,11 +106,7 @@ def _pairs(root: Path, files: list[Path], reading: Reading, caption_file: Captio
 
 def _has_mark(files: list[Path], reading: Reading) -> bool:
     """Whether a file has the mark or ending that the user named, if any."""
-    given = reading.condition_column
-    if given in (None, NONE):
-        return True
-    ending, table = _format(given), (normal(given),)
-    return any(path.suffix[1:].lower() == ending or unmarked(path.stem, table) is not None for path in files)
+    return reading.condition_column in (None, NONE) or bool(_marked(files, reading.condition_column))
 
 
 def _by_folder_of_name(root: Path, files: list[Path], reading: Reading, caption_file: CaptionFile) -> Pairs | None:
@@ -173,15 +169,19 @@ def _format(name: str | None) -> str | None:
     return ending if ending in IMAGE_SUFFIXES else None
 
 
+def _marked(files: list[Path], given: str | None) -> dict[Path, str]:
+    """The files that a mark, or an ending that the user named, makes conditions, with the names of their images."""
+    if (ending := _format(given)) is not None:  # a.jpg, a.png
+        return {path: path.stem for path in files if path.suffix[1:].lower() == ending}
+    table = CONDITION_NAMES if given in (None, NONE) else (normal(given),)
+    return {path: base for path in files if (base := unmarked(path.stem, table)) is not None}
+
+
 def _by_mark(files: list[Path], reading: Reading) -> Pairs | None:
     """Pairs by marks in the files' names; None when there are none."""
     given = reading.condition_column
-    table = CONDITION_NAMES if given in (None, NONE) else (normal(given),)
     image_table = IMAGE_NAMES if reading.image_column is None else (normal(reading.image_column),)
-    if (ending := _format(given)) is not None:  # a.jpg, a.png
-        bare = {path: path.stem for path in files if path.suffix[1:].lower() == ending}
-    else:
-        bare = {path: base for path in files if (base := unmarked(path.stem, table)) is not None}
+    bare = _marked(files, given)
     places: dict[tuple[Path, str], Path] = {}
     for path in reversed([path for path in files if path not in bare]):
         marked = unmarked(path.stem, image_table)
