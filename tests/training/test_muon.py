@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tether.errors import TetherError
 from tether.training.muon import MuonAndAdamW, step_together
@@ -58,6 +59,28 @@ class Separate:
             kernel.grad = None
 
 
+class Dtypes(TorchDispatchMode):
+    """The types of what is computed inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        self.seen |= {each.dtype for each in [made] if isinstance(each, torch.Tensor)}
+        return made
+
+
+@pytest.fixture
+def bf16(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether this CPU has instructions for bfloat16: parametrized."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": request.param}, raising=False)
+    return request.param
+
+
+@pytest.mark.parametrize("bf16", [True], indirect=True)
+@pytest.mark.usefixtures("bf16")
 def test_it_takes_the_steps_of_pytorchs_muon_and_adamw_to_the_bit() -> None:
     ours, theirs = network(), network()
     one = trained(ours, make_muon(ours, 0.01, weight_decay=0.1))
@@ -65,22 +88,27 @@ def test_it_takes_the_steps_of_pytorchs_muon_and_adamw_to_the_bit() -> None:
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 
-def test_contiguous_kernels_are_stepped_alike() -> None:
+@pytest.mark.parametrize("bf16", [False, True], indirect=True)
+def test_kernels_are_stepped_as_pytorch_steps_matrices(bf16: bool) -> None:
+    """In any layout. A CPU without bfloat16 takes float32: PyTorch emulates bfloat16 there, at a tenth of the speed."""
     ours, theirs = network(torch.contiguous_format), network()
     random = torch.Generator().manual_seed(1)
+    # The same gradients for both: those of convolutions round by the layout.
     steps = [[torch.randn(parameter.shape, generator=random) for parameter in ours.parameters()] for _ in range(4)]
-    for model in (ours, theirs):  # the same gradients: those of convolutions round by the layout
-        optimizer = make_muon(model, 0.01)
+    for model, optimizer in ((ours, make_muon(ours, 0.01, weight_decay=0.1)), (theirs, Separate(theirs))):
         for gradients in steps:
             for parameter, gradient in zip(model.parameters(), gradients, strict=True):
                 parameter.grad = torch.empty_like(parameter).copy_(gradient)
-            optimizer.step()
+            with Dtypes() as dtypes:
+                optimizer.step()
+        assert (torch.bfloat16 in dtypes.seen) == (bf16 or model is theirs)
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)  # orthogonalized in bfloat16
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)  # PyTorch orthogonalizes in bfloat16
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("shape", [(6, 4), (4, 6)])
-def test_matrices_that_are_stepped_together_take_pytorchs_steps(shape: tuple[int, int]) -> None:
+def test_matrices_that_are_stepped_together_take_pytorchs_steps(shape: tuple[int, int], dtype: torch.dtype) -> None:
     random = torch.Generator().manual_seed(2)
     start = [torch.randn(each, generator=random) for each in (shape, (3, 3), shape)]
     theirs = [nn.Parameter(matrix.clone()) for matrix in start]
@@ -90,9 +118,9 @@ def test_matrices_that_are_stepped_together_take_pytorchs_steps(shape: tuple[int
         for one, two in zip(ours, theirs, strict=True):
             one.grad = two.grad = torch.randn(one.shape, generator=random)
         muon.step()
-        step_together(ours, momenta, 0.01, 0.1)
+        step_together(ours, momenta, 0.01, 0.1, dtype)
     for one, two, first in zip(ours, theirs, start, strict=True):
-        torch.testing.assert_close(one, two.detach(), rtol=0, atol=2e-4)  # orthogonalized in bfloat16
+        torch.testing.assert_close(one, two.detach(), rtol=0, atol=2e-4)  # theirs is orthogonalized in bfloat16
         assert (one - first).abs().max() > 0.005
     for momentum, two in zip(momenta, theirs, strict=True):
         torch.testing.assert_close(momentum, muon.state[two]["momentum_buffer"])
