@@ -18,7 +18,7 @@ IMAGE_SUFFIXES = (
 def image_names(folder: Path, without: Path | None = None) -> list[str]:
     """The images in a folder and below it, sorted: their names from the folder on, with "/" between.
 
-    Hidden files and folders are left out.
+    Hidden files and folders are left out; linked folders are followed, each once.
 
     Args:
         folder: the folder.
@@ -27,13 +27,11 @@ def image_names(folder: Path, without: Path | None = None) -> list[str]:
     left_out = None if without is None else without.resolve()
     if left_out in folder.resolve().parents:
         left_out = None
-    found = []
-    for path in folder.rglob("*"):
-        name = path.relative_to(folder)
-        if path.suffix[1:].lower() not in IMAGE_SUFFIXES or any(part.startswith(".") for part in name.parts):
-            continue
-        if path.is_file() and (left_out is None or left_out not in path.resolve().parents):
-            found.append(name.as_posix())
+    found = [
+        path.relative_to(folder).as_posix()
+        for path in visible_files(folder)
+        if is_image(path) and (left_out is None or left_out not in path.resolve().parents)
+    ]
     return sorted(found)
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tether.base import Base, load_base
+from tether.base.precision import slow_type
 from tether.control import Injection
 from tether.control.control import Control
 from tether.control.load import load_control
@@ -244,7 +245,7 @@ class Pipeline:
             injections = [injection.recommended(control.sides) for injection, control in pairs]
         check_base(base, request)
         check_size(base, size)
-        self._notify(check_mask(request, size))
+        self._notify(slow_type(base.dtype, base.device), check_mask(request, size))
         scheduler = scheduler_of(request, base)
         guidance = guidance_of(request, base, size) if guidance is None else guidance
 

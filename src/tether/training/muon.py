@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tether.base.precision import has_bf16
 from tether.errors import TetherError
-from tether.training.performance.precision import resolve_precision
 
 __all__ = ["MuonAndAdamW", "is_matrix", "step_together"]
 
@@ -73,7 +73,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
         for matrix, parameter in zip(matrices, parameters, strict=True):
             assert parameter.grad is not None
             matrix.grad = _matrix(parameter.grad)
-        slow_bf16 = resolve_precision("auto", matrices[0].device) is None
+        slow_bf16 = not matrices[0].is_cuda and not has_bf16()
         if slow_bf16 or matrices[0].is_cuda:
             momenta = [self._momentum(*pair) for pair in zip(parameters, matrices, strict=True)]
             dtype = torch.float32 if slow_bf16 else torch.bfloat16

@@ -28,6 +28,7 @@ from accelerate.utils import set_seed
 
 from tether.base import Base
 from tether.base.base import cast_quietly
+from tether.base.precision import slow_type
 from tether.control.control import Control
 from tether.errors import TetherError
 from tether.evaluation import metric_of
@@ -84,7 +85,7 @@ def train(
         config: the run.
         on_progress: called after each step.
         on_stage: called while data are made, with what is being made, how much of it is done, and how much there is.
-        on_note: called with each line that the user should know about the data, before they are made.
+        on_note: called with each line that the user should know, before data are made.
 
     Raises:
         Diverged: when the loss is not finite or has exploded.
@@ -100,8 +101,8 @@ def train(
     base, control = open_start(config)
     check_channels(control)
     if main:
-        found = inspect_data(config, base)
-        for line in found.lines():
+        slow = slow_type(resolve_precision(config.precision, base.device), base.device)
+        for line in [*([slow] if slow else []), *inspect_data(config, base).lines()]:
             (on_note or logger.info)(line)
     with locked(config.out, wanted=main):  # nothing is written before
         return _train(config, base, control, main, on_progress, on_stage)

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from tether.base.precision import has_bf16
+
 __all__ = ["attention_kernel", "autocast", "resolve_precision"]
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -18,8 +20,7 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype | Non
         return _DTYPES.get(precision)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    fast = getattr(torch.cpu, "get_capabilities", dict)()
-    return torch.bfloat16 if fast.get("avx512_bf16") or fast.get("amx_bf16") else None
+    return torch.bfloat16 if has_bf16() else None
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[object]:
