@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from tether.errors import TetherError
 from tether.evaluation.intervals import Score
 from tether.evaluation.run import STRENGTH_0
 from tether.kinds.measures import Measure
-from tether.studies import find_study, studies
+from tether.studies import data_size, find_study, studies
 from tether.studies.bench import Bench
 from tether.studies.study import QUICK, Row
 from tether.studies.zero_convolution import INSUFFICIENT, PROMPTS, _judged, prompted
@@ -63,6 +64,11 @@ def test_a_file_that_holds_no_study_is_refused(text: str, message: str, tmp_path
     (tmp_path / "mine.py").write_text(text)
     with pytest.raises(TetherError, match=message):
         find_study(str(tmp_path / "mine.py"))
+
+
+def test_a_study_of_dataclasses_with_postponed_annotations_is_read(tmp_path: Path) -> None:
+    shutil.copy(Path(data_size.__file__), tmp_path / "mine.py")
+    assert find_study(str(tmp_path / "mine.py")).name == "data-size"
 
 
 def test_zero_convolutions_do_no_harm_before_training_and_gaussian_ones_do(

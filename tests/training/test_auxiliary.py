@@ -74,7 +74,7 @@ def test_modules_and_entry_points_are_found_by_name(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
-        ("no/such/file.py:Loss", "there is no such file"),
+        ("no/such/file.py:Loss", "there is no auxiliary loss at no/such/file.py"),
         ("no_such_module:Loss", "No module named 'no_such_module'"),
         ("torch.nn:NoSuchLoss", "no attribute 'NoSuchLoss'"),
     ],
@@ -82,6 +82,12 @@ def test_modules_and_entry_points_are_found_by_name(monkeypatch: pytest.MonkeyPa
 def test_what_cannot_be_loaded_is_named(reference: str, message: str) -> None:
     with pytest.raises(TetherError, match=message):
         load_auxiliary_loss(reference)
+
+
+def test_a_file_that_does_not_load_is_named_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("here = undefined\n")
+    with pytest.raises(TetherError, match=r"mine\.py does not load: NameError: name 'undefined' is not defined"):
+        load_auxiliary_loss(f"{tmp_path / 'mine.py'}:Loss")
 
 
 def test_wrong_options_and_a_loss_given_twice_are_refused(tiny: ModuleType, plugin: str) -> None:

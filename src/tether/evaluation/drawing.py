@@ -3,7 +3,7 @@
     OUT/canny/scenes-scene-1000003-0-5f2c81d09a6b7e34.png      set, case, seed, digest
     OUT/source/scenes-scene-1000003-90ac8e4b3d7f0d11.png       the held-out picture itself
 
-The digest is of everything that a picture depends on: the request with its condition maps, the weights of base and
+The digest is of everything that a picture depends on: the request with its condition maps, weights and settings of base and
 controls, the versions of the packages. So settings may change from run to run in one folder, and the pictures at
 strength 0 serve all of them. Each is a PNG that `tether generate --again` repeats.
 """
@@ -141,7 +141,8 @@ class Artist:
             pipeline = self.session.open(request)
             modules = {f"base.{k}": module for k, module in enumerate(pipeline.base.modules())}
             modules |= {f"control.{k}": control for k, control in enumerate(pipeline.controls)}
-            self._weights[refs] = hash_modules(modules)
+            settings = [[control.sides, dict(control.config)] for control in pipeline.controls]
+            self._weights[refs] = digest([hash_modules(modules), settings])
         code = digest([self._weights[refs], request.model_dump(mode="json", exclude={"fingerprints"})])[:16]
         return self.folder / _slug(arm.name) / f"{_slug(case.key)}-{seed}-{code}.png"
 

@@ -36,5 +36,5 @@ def _differ(found: np.ndarray, wanted: np.ndarray) -> Numbers:
     return diversity([found, wanted])
 
 
-SHARPNESS = Measure("sharpness", "sharpness", _compare, unit="of 255", digits=1)
-DIVERSITY = Measure("diversity", "diversity over seeds", _differ, unit="of 255", digits=1)
+SHARPNESS = Measure("sharpness", "sharpness", _compare, higher=None, unit="of 255", digits=1)
+DIVERSITY = Measure("diversity", "diversity over seeds", _differ, higher=None, unit="of 255", digits=1)

@@ -118,7 +118,7 @@ def _processor() -> str:
 def _title(name: str, measure: Measure) -> str:
     kind = f"{name.partition('/')[0]}: " if "/" in name else ""
     unit = f" ({measure.unit})" if measure.unit else ""
-    return f"{kind}{measure.title}{unit} {'↑' if measure.higher else '↓'}"
+    return f"{kind}{measure.title}{unit}{measure.arrow}"
 
 
 def _cell(score: Score | None, measure: Measure, *, interval: bool) -> str:

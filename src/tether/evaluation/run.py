@@ -20,9 +20,10 @@ import numpy as np
 from PIL import Image
 
 from tether.base import Base
+from tether.errors import TetherError
 from tether.evaluation.cases import Case
 from tether.evaluation.drawing import Arm, Artist, seeds_of
-from tether.evaluation.found import measures_of, numbers_of
+from tether.evaluation.found import finder, measures_of, numbers_of
 from tether.evaluation.intervals import Score, ratio_of, score_of, tabulate
 from tether.evaluation.judge import LAYOUT, load_judge
 from tether.evaluation.pictures import DIVERSITY, SHARPNESS, diversity, sharpness
@@ -109,7 +110,12 @@ def evaluate(
         seed: of the first picture of the first case.
         words: further measures of a picture and its prompt, such as `tether.evaluation.clip`.
         on_progress: called with how many pictures there are, and how many there will be.
+
+    Raises:
+        TetherError: when maps of a kind are found in the pictures of some cases and not of others.
     """
+    for kind in kinds:
+        _check_findable(kind, cases)
     result, total, done = Evaluation(cases), len(cases) * len(arms) * images, 0
     numbered = list(enumerate(cases))
     at_once = max(1, artist.batch // images)
@@ -133,6 +139,17 @@ def evaluate(
             other = _agreement(case, case.pixels, exchanged(case.prompt))
             result.add(EXCHANGED, PROMPT, "prompt", k, [other])
     return result
+
+
+def _check_findable(kind: str, cases: Sequence[Case]) -> None:
+    if not any(measure.against == "map" for measure in measures_of(kind)):
+        return
+    found = {finder(kind, case) is not None: case.key for case in cases}
+    if len(found) == 2:
+        raise TetherError(
+            f"{kind} maps are found in pictures for conditions like that of {found[True]}, and not for those like that "
+            f"of {found[False]}: measure the sets one by one"
+        )
 
 
 def _measure(

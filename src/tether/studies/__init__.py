@@ -10,10 +10,10 @@ from __future__ import annotations
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import entry_points
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 from tether.errors import TetherError
+from tether.files.modules import module_of_file
 from tether.studies.study import Study
 
 __all__ = ["OWN", "find_study", "studies"]
@@ -69,16 +69,7 @@ def _of_module(module: str) -> Study:
 
 
 def _of_file(path: Path) -> Study:
-    if not path.is_file():
-        raise TetherError(f"there is no study at {path}")
-    spec = spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise TetherError(f"{path} does not load: {type(error).__name__}: {error}") from None
+    module = module_of_file(path, "study")
     found = getattr(module, "STUDY", None)
     if not isinstance(found, Study):
         raise TetherError(f"{path} has no STUDY: give it one, a tether.studies.study.Study")

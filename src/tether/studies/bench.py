@@ -106,6 +106,10 @@ class Bench:
         if (run / CONFIG).is_file():
             before = TrainConfig.load(run / CONFIG)
             config.check_continues(before)
+            if self._place(config.data, run) != self._place(before.data, before.out):
+                raise TetherError(
+                    f"{run} has a run on {before.data}, and {config.data} is asked for: use another --out"
+                )
             if before.samples_a_step != config.samples_a_step:
                 raise TetherError(
                     f"{run} has a run with batches of {before.samples_a_step}, and {config.samples_a_step} are asked "
@@ -132,6 +136,12 @@ class Bench:
         shutil.copytree(result.control, part)
         part.rename(kept)
         return kept
+
+    @staticmethod
+    def _place(data: str, run: Path) -> str:
+        """A set's name; of data in the study's folder their place in it, as the folder may have moved."""
+        folder = run.parent.parent
+        return str(Path(data).relative_to(folder)) if Path(data).is_relative_to(folder) else data
 
     def _check_weights(self) -> None:
         """Refuses a folder whose runs stand on other weights than are there now; notes them in a new one."""
@@ -217,16 +227,27 @@ class Bench:
         return Outcome.from_json(json.loads(result.read_text())["outcome"]).curve
 
     def cases(self, sets: Sequence[str], kinds: Sequence[str]) -> list[Case]:
-        """Held-out conditions of the budget, shared between some sets; see `tether.evaluation.cases`."""
+        """Held-out conditions of the budget, shared between some sets; see `tether.evaluation.cases`.
+
+        Raises:
+            TetherError: when two are of one subject: intervals take conditions for independent.
+        """
         side = self.artist.base.sample_size
         held_out = [open_held_out(name, side) for name in sets]
-        return held_out_cases(
+        cases = held_out_cases(
             held_out,
             kinds,
             (side, side),
             self.budget.cases,
             on_progress=lambda done, total: self.on_progress("preparing conditions", done, total),
         )
+        subjects = len({case.subject for case in cases})
+        if subjects < len(cases):
+            raise TetherError(
+                f"--cases is {self.budget.cases}, and {len(cases)} held-out conditions of {', '.join(sets)} show "
+                f"{subjects} different things: intervals would be too narrow, so give at most {subjects * len(sets)}"
+            )
+        return cases
 
     def draw(self, cases: Sequence[Case], arm: Arm) -> None:
         """Draws what `measure` measures of an arm, with one image a condition, so that it is there."""

@@ -39,7 +39,7 @@ AIM = 0.07
 """The relative gain that ControlNet++ publishes for canny F1, 6.9%, rounded."""
 NO_WORSE = 0.05
 """Prompt agreement that may be lost for "no worse pictures", and further distance of the sharpness from 1."""
-SHARPNESS_SHARE = Measure(SHARPNESS, "sharpness", digits=2)
+SHARPNESS_SHARE = Measure(SHARPNESS, "sharpness", higher=None, digits=2)
 
 
 def run(bench: Bench) -> Findings:

@@ -45,7 +45,7 @@ USUAL = 5.0
 """The scale of the table, which is the default of `tether generate`."""
 
 
-COLORFULNESS = Measure(CHROMA, "chroma", digits=1)
+COLORFULNESS = Measure(CHROMA, "chroma", higher=None, digits=1)
 
 
 def chroma(image: Image.Image, prompt: str) -> Numbers:

@@ -91,8 +91,7 @@ def _drawn_from(about: Mapping[str, Any]) -> str:
 
 def table(findings: Findings) -> str:
     """The table as Markdown, each score with its interval."""
-    arrows = {name: "↑" if measure.higher else "↓" for name, measure in findings.columns.items()}
-    head = ["", *(f"{name} {arrows[name]}" for name in findings.columns)]
+    head = ["", *(f"{name}{measure.arrow}" for name, measure in findings.columns.items())]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in findings.rows:
         cells = [_cell(row.scores.get(name), measure) for name, measure in findings.columns.items()]

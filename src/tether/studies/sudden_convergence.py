@@ -37,7 +37,7 @@ SMALLER = 4
 """The smaller batches are the budget's divided by this."""
 VALIDATIONS, QUICK_VALIDATIONS = 16, 1
 FIDELITY = Measure("fidelity", "fidelity at the end")
-SHARPNESS = Measure("sharpness", "sharpness", digits=2)
+SHARPNESS = Measure("sharpness", "sharpness", higher=None, digits=2)
 APPEARED = Measure("appeared", "control appeared at step", higher=False, digits=0)
 SAME = Measure("same", "fidelity at equal samples")
 UNJUDGED: tuple[Verdict, str] = ("not judged", "Nothing is judged on a budget this small.")
@@ -124,7 +124,9 @@ def _name(rate: float, batch: int) -> str:
 
 
 def _learned(bench: Bench, rate: float, batch: int, steps: int, seed: int) -> Learned:
-    variant = f"rate-{rate:g}-batch-{batch}"
+    budget = bench.budget
+    # A curve is of one budget: one that went on with another would have points at other distances, or of other images.
+    variant = f"rate-{rate:g}-batch-{batch}-{steps}-steps-{budget.cases}-images-{budget.sampling_steps}-sampling-steps"
     settings: dict[str, Any] = {
         "data": SET,
         "condition": KIND,
@@ -132,8 +134,8 @@ def _learned(bench: Bench, rate: float, batch: int, steps: int, seed: int) -> Le
         "batch_size": batch,
         "ema": 0.0,
         "validation_every": max(1, steps // (QUICK_VALIDATIONS if bench.quick else VALIDATIONS)),
-        "validation_images": bench.budget.cases,
-        "validation_steps": bench.budget.sampling_steps,
+        "validation_images": budget.cases,
+        "validation_steps": budget.sampling_steps,
     }
     bench.train(variant, seed, steps, settings)
     curve = bench.curve(variant, seed)

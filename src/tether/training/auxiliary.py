@@ -22,7 +22,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -31,6 +30,7 @@ from torch import Tensor
 from tether.base import Base
 from tether.control.control import Control
 from tether.errors import TetherError
+from tether.files.modules import module_of_file
 from tether.training.batch import Batch
 from tether.training.config import AuxiliaryLossConfig
 
@@ -119,16 +119,7 @@ def load_auxiliary_loss(reference: str) -> Any:
                     f"unknown auxiliary loss {reference!r} (installed: {known}): give module:name or file.py:name"
                 )
             return found[reference].load()
-        module = _module_of_file(Path(place)) if place.endswith(".py") else import_module(place)
+        module = module_of_file(Path(place), "auxiliary loss") if place.endswith(".py") else import_module(place)
         return getattr(module, name)
     except (ImportError, AttributeError, OSError, SyntaxError) as error:
         raise TetherError(f"cannot load the auxiliary loss {reference}: {error}") from error
-
-
-def _module_of_file(path: Path) -> Any:
-    spec = spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise TetherError(f"cannot load an auxiliary loss from {path}: there is no such file")
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -37,7 +37,8 @@ class Measure:
         title: its name for people.
         compare: the numbers of one pair; left out by measures that are not of a pair, such as prompt agreement.
         pool: the numbers of many pairs -> the score.
-        higher: whether a higher score is better; a perfect score is then 1, and else 0.
+        higher: whether a higher score is better; a perfect score is then 1, and else 0. None where neither is: of
+            sharpness, less is blurred and more is noise.
         unit: of the score, for people.
         digits: after the decimal point, for people.
         against: what `compare` is given: the map that is found in the drawn picture and the condition ("map"); the
@@ -49,7 +50,12 @@ class Measure:
     title: str
     compare: Compare = _not_of_a_pair
     pool: Callable[[Table], float] = mean
-    higher: bool = True
+    higher: bool | None = True
     unit: str = ""
     digits: int = 3
     against: Literal["map", "condition", "image", "hole"] = "map"
+
+    @property
+    def arrow(self) -> str:
+        """Where better is, for heads of tables: " ↑", " ↓" or nothing."""
+        return {True: " ↑", False: " ↓", None: ""}[self.higher]
