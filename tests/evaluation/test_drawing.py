@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from tether.evaluation.drawing import seeds_of
 from tether.images import open_image
 from tether.kinds import annotate
 from tether.sampling import Drawn, Request, Session
+from tether.weights import shipped
 
 SIDE = 64
 
@@ -62,6 +65,20 @@ def test_what_changes_a_picture_changes_its_name(session: Session, case: Case, t
         Artist(session, Request(prompt="", steps=2), tmp_path).picture(case, canny(), 7),
     }
     assert len(paths) == 6
+
+
+def test_settings_of_a_control_that_are_no_weights_change_the_name(case: Case, tmp_path: Path) -> None:
+    folder = shutil.copytree(shipped("control-canny"), tmp_path / "canny")
+    arm = Arm("canny", (Steering(str(folder), "canny"),))
+
+    def name() -> str:
+        return Artist(Session(), TEMPLATE, tmp_path / "out").picture(case, arm, 7).name
+
+    before = name()
+    assert name() == before
+    settings = json.loads((folder / "tether.json").read_text())
+    (folder / "tether.json").write_text(json.dumps(settings | {"sides": "both"}))
+    assert name() != before
 
 
 def test_strength_0_is_drawn_without_the_control_and_is_the_bases_picture(

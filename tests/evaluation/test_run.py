@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tether.errors import TetherError
 from tether.evaluation import Arm, Artist, Case, Evaluation, Steering, evaluate, held_out_cases, open_held_out
 from tether.evaluation.found import finder, numbers_of
 from tether.evaluation.intervals import Score
@@ -135,6 +137,23 @@ def test_classes_that_a_set_brings_are_not_compared_with_areas_in_their_mean_col
     made = Case("a", "", image, {"seg": annotate("seg", image)}, annotated=frozenset({"seg"}))
     assert finder("seg", made) == "annotator"
     assert "miou" in numbers_of("seg", image, made)
+
+
+def test_sets_of_which_only_some_can_be_measured_are_refused_before_drawing(tmp_path: Path) -> None:
+    scene = held_out_cases([open_held_out("scenes", 128)], ["seg"], (128, 128), 1)
+    given = replace(scene[0], key="folder/a", exact=frozenset(), layout="")
+    assert finder("seg", given) is None
+    artist = Artist(Session(), TEMPLATE, tmp_path)
+    with pytest.raises(TetherError, match="not for those like that of folder/a: measure the sets one by one"):
+        evaluate([*scene, given], [Arm(STRENGTH_0)], artist, ["seg"])
+    assert artist.drawn == 0
+
+
+def test_a_measure_without_a_better_direction_has_no_arrow(found: Evaluation) -> None:
+    heads = [row[0] for row in table(found, [arm.name for arm in ARMS])]
+    assert "sharpness (of 255)" in heads
+    assert "canny: edge F1, 2 px ↑" in heads
+    assert report(found, {})["measures"]["sharpness"]["higher_is_better"] is None
 
 
 def test_what_is_inpainted_is_measured_in_the_hole() -> None:

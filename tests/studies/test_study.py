@@ -66,6 +66,33 @@ def test_a_file_that_holds_no_study_is_refused(text: str, message: str, tmp_path
         find_study(str(tmp_path / "mine.py"))
 
 
+def test_a_run_on_other_data_is_refused_and_one_whose_folder_moved_is_not(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bench(out: Path) -> Bench:
+        return Bench(out, QUICK, quick=True, base=str(tiny_folder))
+
+    first = bench(tmp_path / "first")
+    kept = first.train("a", 0, 0, {"data": "circles", "condition": "canny"})
+    assert first.train("a", 0, 0, {"data": "circles", "condition": "canny"}) == kept
+    with pytest.raises(TetherError, match="a-0 was trained on circles, not on scenes: use another --out"):
+        first.train("a", 0, 0, {"data": "scenes", "condition": "canny"})
+    first.train("b", 0, 0, {"data": str(tmp_path / "first" / "data" / "scenes-5"), "condition": "canny"})
+    (tmp_path / "first").rename(tmp_path / "second")
+    inside = {"data": str(tmp_path / "second" / "data" / "scenes-5"), "condition": "canny"}
+    assert bench(tmp_path / "second").train("b", 0, 0, inside).is_dir()
+
+
+def test_conditions_that_show_one_thing_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TetherError, match=r"--cases is 64, .* show 63 different things: .* give at most 63"):
+        Bench(tmp_path, replace(QUICK, cases=64)).cases(["emoji3d"], ["canny"])
+
+
+def test_a_numbered_device_is_refused() -> None:
+    with pytest.raises(TetherError, match="set CUDA_VISIBLE_DEVICES=1 and give --device cuda"):
+        run("guidance", "--device", "cuda:1")
+
+
 def test_a_study_of_dataclasses_with_postponed_annotations_is_read(tmp_path: Path) -> None:
     shutil.copy(Path(data_size.__file__), tmp_path / "mine.py")
     assert find_study(str(tmp_path / "mine.py")).name == "data-size"

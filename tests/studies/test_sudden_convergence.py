@@ -74,3 +74,14 @@ def test_a_curve_that_is_flat_has_no_sharpness(tmp_path: Path, monkeypatch: pyte
     assert [row.name.endswith("batch 16") for row in found.rows if "sharpness" in row.scores] == [True] * 3
     assert "is 1.00 of the whole rise" in found.summary
     assert found.verdict == "holds partly"
+
+
+def test_runs_of_another_budget_are_other_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A curve that went on with another budget had points at other distances, or of other images."""
+    names = []
+    monkeypatch.setattr(Bench, "train", lambda self, variant, *rest: names.append(variant))
+    monkeypatch.setattr(Bench, "curve", lambda self, variant, seed: [])
+    monkeypatch.setattr(sudden_convergence, "_findings", lambda found, judged: found)
+    for budget in (QUICK, replace(QUICK, steps=40), replace(QUICK, cases=5), replace(QUICK, sampling_steps=7)):
+        STUDY.run(Bench(tmp_path, budget, quick=True))
+    assert len(set(names)) == len(names) == 8

@@ -38,7 +38,7 @@ def study(
         int | None, typer.Option(help="Denoising steps of each image.", min=1, show_default=False)
     ] = None,
     base: Annotated[str, typer.Option(help="As in tether generate.")] = "tether",
-    device: Annotated[str, typer.Option(help="Where to train and draw.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Where to train and draw: cpu, cuda, mps.")] = "cpu",
     jobs: Annotated[int, typer.Option(help="Variants and seeds that are trained and drawn at once.", min=1)] = 1,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Its folder; out/study/NAME by default.", show_default=False)
@@ -47,11 +47,17 @@ def study(
     """Re-run an experiment of the paper: trains, draws, measures, and writes table, figures and numbers.
 
     What a folder has is not done again, so a run that was stopped goes on, and one with more seeds, steps or conditions
-    takes it over.
+    takes it over; only sudden-convergence trains anew where steps or conditions differ.
     """
     if listed == (name is not None):
         raise TetherError("give the name of a study, or --list")
     check_model(base, "base")
+    if ":" in device:
+        kind, _, number = device.partition(":")
+        raise TetherError(
+            f"--device is {device}: a study trains on the first {kind} device that it sees, so set "
+            f"{kind.upper()}_VISIBLE_DEVICES={number} and give --device {kind}"
+        )
     from tether.studies import find_study, studies
 
     if name is None:

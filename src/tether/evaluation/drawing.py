@@ -3,9 +3,9 @@
     OUT/canny/scenes-scene-1000003-0-5f2c81d09a6b7e34.png      set, case, seed, digest
     OUT/source/scenes-scene-1000003-90ac8e4b3d7f0d11.png       the held-out picture itself
 
-The digest is of everything that a picture depends on: the request with its condition maps, weights and settings of base and
-controls, the versions of the packages. So settings may change from run to run in one folder, and the pictures at
-strength 0 serve all of them. Each is a PNG that `tether generate --again` repeats.
+The digest is of everything that a picture depends on: the request with its condition maps, base and controls with their
+weights and settings, the versions of the packages. So settings may change from run to run in one folder, and the
+pictures at strength 0 serve all of them. Each is a PNG that `tether generate --again` repeats.
 """
 
 from __future__ import annotations

@@ -107,9 +107,7 @@ class Bench:
             before = TrainConfig.load(run / CONFIG)
             config.check_continues(before)
             if self._place(config.data, run) != self._place(before.data, before.out):
-                raise TetherError(
-                    f"{run} has a run on {before.data}, and {config.data} is asked for: use another --out"
-                )
+                raise TetherError(f"{run} was trained on {before.data}, not on {config.data}: use another --out")
             if before.samples_a_step != config.samples_a_step:
                 raise TetherError(
                     f"{run} has a run with batches of {before.samples_a_step}, and {config.samples_a_step} are asked "

@@ -115,6 +115,7 @@ def run(bench: Bench) -> Findings:
         )
         for arm in ARMS
     ]
+    rows.append(Row(STRENGTH_0, {"F1": score_of_seeds(measures[FIDELITY], found.unsteered)}))
     columns = {
         "parameters, M": PARAMETERS,
         "memory, GB": MEMORY,
@@ -129,7 +130,7 @@ def run(bench: Bench) -> Findings:
     shown = [case.prompt for case in cases[:8]]
     sheet = [(arm, [files[0] for files in found.drawn[arm][0].pictures[arm][:8]]) for arm in ARMS]
     raw = {
-        "fidelity": found.fidelity,
+        "fidelity": found.fidelity | {STRENGTH_0: found.unsteered},
         "prompt": found.prompt,
         "drift": found.drift,
         "ranks of quality": quality,
@@ -289,12 +290,16 @@ def _judged(
         verdict = "holds"
     elif not counted:
         verdict = "not judged"
+    elif better == worse == 0:
+        verdict = "is not shown"
     elif worse >= better:
         verdict = "does not hold at this scale"
     drifts = {
         arm: float(np.mean([[n["value"] for n in case] for seed in of for case in seed]))
         for arm, of in found.drift.items()
     }
+    gains = {arm: difference_of_seeds(measures[FIDELITY], of, found.unsteered) for arm, of in found.fidelity.items()}
+    idle = ", ".join(f"{arm} {signed(gain)}" for arm, gain in gains.items() if gain.low <= 0)
     moved = ", ".join(f"{arm} {value:.1f}" for arm, value in drifts.items() if value)
     return verdict, (
         f"After {bench.budget.steps} steps ControlNet's rank of {len(ARMS)}, by a blind judge (no people were asked), "
@@ -302,7 +307,8 @@ def _judged(
         f"{accuracy['quality']:.0%} and a picture's own lines from others, mirrored and moved ones in "
         f"{accuracy['fidelity']:.0%} of held-out cases; "
         f"ranks of one that is right in less than {TELLING:.0%} are not counted. "
-        f"Drift of the base, of 255: {moved or 'none'}; all others 0, exactly."
+        f"Drift of the base, of 255: {moved or 'none'}; all others 0, exactly. "
+        f"F1 not shown to be above no control's: {idle or 'none'}."
     )
 
 

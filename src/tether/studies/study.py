@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["QUICK", "Budget", "Curve", "Figure", "Findings", "Row", "Study", "Verdict"]
 
-Verdict = Literal["holds", "holds partly", "does not hold at this scale", "not judged"]
+Verdict = Literal["holds", "holds partly", "is not shown", "does not hold at this scale", "not judged"]
+"""A claim is not shown where no interval leaves 0 out, on either side."""
 
 
 @dataclass(frozen=True)
