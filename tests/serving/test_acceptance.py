@@ -6,6 +6,7 @@ import base64
 import io
 import re
 import struct
+import time
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -115,6 +116,21 @@ def test_what_is_kept_is_the_request_with_the_operators_defaults(settings: Setti
 def test_a_refusal_names_the_field(settings: Settings, values: dict[str, Any], field: str | None) -> None:
     error = refused(settings, {"prompt": "x"} | values)
     assert (error.status, error.field) == (422, field)
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"loras": ["a:" + "1" * 1_000_000 + "x"]}, "request"),
+        ({"loras": ["edges:" + "9" * 400]}, "loras.0"),
+        ({"controls": [EDGES | {"strength": "-".join(["1" * 400] * 2) + "@" + "1" * 400}]}, "controls.0.strength"),
+    ],
+)
+def test_a_text_without_end_is_refused_at_once(settings: Settings, values: dict[str, Any], field: str) -> None:
+    started = time.perf_counter()
+    error = refused(settings, {"prompt": "x"} | values)
+    assert (error.status, error.field) == (422, field)
+    assert time.perf_counter() - started < 10
 
 
 @pytest.mark.parametrize(

@@ -74,10 +74,10 @@ def accept(values: dict[str, Any], settings: Settings, catalog: Catalog) -> Acce
     """
     values = {name: value for name, value in values.items() if not (name == "seed" and value is None)}
     _check_sizes(values, settings)
+    _check_lengths(values)  # before any text is searched
     _check_loras(values)
     values = _with_defaults(values, settings)
     images = _decoded(values, settings)
-    _check_lengths(values)
     request = _built(values, images)
     _check_limits(request, settings)
     _check_names(request, catalog)
@@ -178,7 +178,7 @@ def _check_lengths(values: dict[str, Any]) -> None:
     texts = [("request", {name: value for name, value in values.items() if name not in (*LONG, "controls")})]
     texts += [
         (f"controls.{k}", {name: value for name, value in control.items() if name not in LONG})
-        for k, control in enumerate(values["controls"])
+        for k, control in enumerate(values.get("controls", []))
     ]
     for where, rest in texts:
         if len(json.dumps(rest)) > MAX_REST:

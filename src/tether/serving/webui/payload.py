@@ -49,7 +49,7 @@ TAKEN_OF_IMAGES = {
     "init_images", "resize_mode", "denoising_strength", "mask", "mask_blur", "mask_blur_x", "mask_blur_y",
     "inpainting_mask_invert",
 }  # fmt: skip
-_LORA = re.compile(r"<lora:([^:<>]+)(?::(-?\d*\.?\d+))?(?::[^<>]*)?>")
+_LORA = re.compile(r"<lora:([^:<>]+)(?::(-?(?:\d+(?:\.\d+)?|\.\d+)))?(?::[^<>]*)?>")
 
 
 @dataclass
@@ -116,6 +116,9 @@ def wanted(payload: dict[str, Any], options: Options, limits: Limits, *, from_im
         Refused: when a value cannot be right, or asks for what Tether does not do.
     """
     _refuse_what_is_not_done(payload, from_image)
+    for name in ("prompt", "negative_prompt"):
+        if isinstance(payload.get(name), str) and len(payload[name]) > limits.prompt:
+            raise invalid(name, f"{len(payload[name])} characters: the limit is {limits.prompt}")
     if payload.get("clip_skip") is not None:  # what SD.Next calls it
         options = options.with_settings({"CLIP_stop_at_last_layers": payload["clip_skip"]}, "clip_skip")
     options = options.with_settings(payload.get("override_settings") or {}, "override_settings")
