@@ -34,3 +34,9 @@ def test_a_prompt_of_many_digits_is_read_in_no_time() -> None:
     started = time.perf_counter()
     read({"prompt": "<lora:a:" + "1" * 50_000}, limits=Limits(prompt=100_000))
     assert time.perf_counter() - started < 10  # in proportion to the square of its length it takes minutes
+
+
+def test_a_size_above_the_limit_is_refused_before_images_are_fitted_to_it() -> None:
+    values = {"width": 4096, "height": 4096, "init_images": ["no image"]}
+    error = refused({"prompt": "x"} | values, limits=Limits(pixels=512 * 512), from_image=True)
+    assert (error.status, error.field) == (422, "width")

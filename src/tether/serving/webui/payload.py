@@ -123,6 +123,8 @@ def wanted(payload: dict[str, Any], options: Options, limits: Limits, *, from_im
         options = options.with_settings({"CLIP_stop_at_last_layers": payload["clip_skip"]}, "clip_skip")
     options = options.with_settings(payload.get("override_settings") or {}, "override_settings")
     width, height = (int(number(payload, side, SIDE, 8, 4096)) // 8 * 8 for side in ("width", "height"))
+    if width * height > limits.pixels:  # before images are fitted to it
+        raise invalid("width", f"{width}x{height} pixels: the limit is {limits.pixels:,}")
     prompt, loras = _prompt(payload)
     count = int(number(payload, "batch_size", 1, 1, 1000)) * int(number(payload, "n_iter", 1, 1, 1000))
     if count > limits.count:
