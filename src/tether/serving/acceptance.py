@@ -27,7 +27,7 @@ from tether.serving.errors import invalid
 from tether.serving.settings import Settings
 from tether.serving.uploads import image_bytes, read_image
 
-__all__ = ["Accepted", "accept", "check_annotator", "digest_of", "field_of", "stored_request"]
+__all__ = ["Accepted", "accept", "check_annotator", "check_own_size", "digest_of", "field_of", "stored_request"]
 
 NEW_SEEDS = 2**32
 """A random seed is below this, as in other programs."""
@@ -228,6 +228,16 @@ def _check_limits(request: Request, settings: Settings) -> None:
     for name, most in (("count", limits.count), ("steps", limits.steps)):
         if getattr(request, name) > most:
             raise invalid(name, f"{getattr(request, name)}: the limit is {most}")
+
+
+def check_own_size(size: tuple[int, int], most: int) -> None:
+    """Refuses a size that a request did not name, so that it is the base's own.
+
+    Raises:
+        Refused: 422.
+    """
+    if size[0] * size[1] > most:
+        raise invalid("size", f"the base's own {size[0]}x{size[1]} pixels are above the limit of {most:,}: give a size")
 
 
 def _check_names(request: Request, catalog: Catalog) -> None:
