@@ -17,7 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tether.errors import TetherError
 from tether.sampling import ControlRequest, Request
+from tether.sampling.engines import resolved
+from tether.sampling.request import RULES
 from tether.serving import Limits, Models, Settings
 from tether.serving.acceptance import accept, stored_request
 from tether.serving.catalog import Catalog
@@ -214,3 +217,29 @@ def test_any_bytes_of_an_image_changed_give_an_image_or_a_refusal(settings: Sett
                 content[at] = rng.integers(0, 256)
             with suppress(Refused):
                 accepted(settings, {"prompt": "x", "init": base64.b64encode(content).decode()})
+
+
+DRAWN = {"versions": {"torch": "1.0"}, "fingerprints": {"tiny": "1:x"}, "index": 1, "count": 2}
+
+
+def test_a_drawn_request_is_drawn_anew_by_its_rules_and_tells_nothing_of_then(settings: Settings) -> None:
+    for given, rules in (({}, 1), ({"rules": 3}, 3)):
+        request = accepted(settings, {"prompt": "x"} | DRAWN | given)
+        assert (request.versions, request.fingerprints, request.index) == ({}, {}, 0)
+        assert request.rules == rules
+    assert accepted(settings, {"prompt": "x"}).rules == RULES
+
+
+def test_what_a_request_was_drawn_with_is_passed_over(settings_at: Callable[..., Settings], tmp_path: Path) -> None:
+    settings = settings_at(tmp_path, engine="auto")
+    for given in ({"device": "cuda", "engine": "compile"} | DRAWN, {"engine": resolved("auto"), "device": "cpu"}):
+        request = accepted(settings, {"prompt": "x"} | given)
+        assert (request.device, request.engine) == ("cpu", "auto")
+    assert refused(settings, {"prompt": "x", "engine": "compile"}).field == "engine"
+
+
+def test_a_long_name_is_looked_for_in_no_time(settings: Settings) -> None:
+    started = time.perf_counter()
+    with pytest.raises(TetherError, match="no base"):
+        Catalog(settings.models).find("bases", "ab" * 10_000_000)
+    assert time.perf_counter() - started < 1

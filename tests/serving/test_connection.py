@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from threading import Thread
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 from starlette.responses import Response
@@ -15,15 +17,16 @@ from starlette.responses import Response
 from tether.serving import Limits, Settings, create_app
 from tether.serving.run import listening, uvicorn_server
 
+MB = 2**20
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, settings_at: Callable[..., Settings]) -> Iterator[Any]:
     """A server at `port`; it waits half a second for a client, and has routes whose answers are long and late."""
-    settings = settings_at(tmp_path_factory.mktemp("connection") / "data", limits=Limits(idle=0.5))
+    settings = settings_at(tmp_path_factory.mktemp("connection") / "data", limits=Limits(idle=0.5, body=8 * MB))
     app = create_app(settings)
-    app.add_api_route("/long", lambda: Response(bytes(32 * 2**20)))
+    app.add_api_route("/long", lambda: Response(bytes(32 * MB)))
     app.add_api_route("/slow", lambda: time.sleep(2))
     with listening("127.0.0.1", 0) as made:
         server = uvicorn_server(app, settings)
@@ -86,7 +89,7 @@ def test_an_answer_that_is_read_slowly_comes_whole(server: Any) -> None:
         while more := len(connection.recv(2**20)):
             read += more
             time.sleep(0.02)
-        assert read > 32 * 2**20
+        assert read > 32 * MB
 
 
 def test_a_client_may_wait_longer_than_that_for_its_answer(server: Any) -> None:
@@ -94,3 +97,14 @@ def test_a_client_may_wait_longer_than_that_for_its_answer(server: Any) -> None:
         connection.sendall(GET.replace(b"/healthz", b"/slow") + b"\r\n")
         connection.settimeout(10)
         assert b"200 OK" in connection.recv(2**16)
+
+
+@pytest.mark.parametrize(
+    ("path", "length", "status"), [("/v1/jobs", 12 * MB, 413), ("/v1/none", 7 * MB, 404), ("/v1/limits", 7 * MB, 405)]
+)
+def test_who_sends_all_of_a_request_before_the_answer_reads_it(
+    server: Any, path: str, length: int, status: int
+) -> None:
+    with pytest.raises(HTTPError) as caught:
+        urlopen(Request(f"http://127.0.0.1:{server.port}{path}", bytes(length)))
+    assert caught.value.code == status

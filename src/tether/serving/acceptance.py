@@ -21,6 +21,7 @@ from tether.base.prompt_syntax import parse_prompt
 from tether.errors import TetherError
 from tether.kinds import annotatable, kind_of
 from tether.sampling.checks import MAX_SIDE
+from tether.sampling.engines import resolved
 from tether.sampling.request import ControlRequest, Request, parse_lora
 from tether.serving.catalog import Catalog
 from tether.serving.errors import invalid
@@ -33,6 +34,8 @@ NEW_SEEDS = 2**32
 """A random seed is below this, as in other programs."""
 FIXED = ("device", "engine")
 """Fields that the operator decides."""
+OF_DRAWN = ("versions", "fingerprints", "index")
+"""Fields that tell how an image was drawn: of one that is drawn anew they are found anew."""
 LONG = ("prompt", "negative_prompt", "init", "photo", "condition", "mask")
 """Fields with limits of their own."""
 LISTED = ("photo", "condition")
@@ -82,6 +85,11 @@ def accept(values: dict[str, Any], settings: Settings, catalog: Catalog) -> Acce
     _check_limits(request, settings)
     _check_names(request, catalog)
     _check_texts(request)
+    if request.versions:
+        values["rules"] = request.rules  # where it does not say them, that it was drawn does
+    for name in OF_DRAWN:
+        values.pop(name, None)
+    request = request.model_copy(update={"versions": {}, "fingerprints": {}, "index": 0})
     if "seed" not in values:
         values["seed"] = randbelow(NEW_SEEDS)
         request = request.model_copy(update={"seed": values["seed"]})
@@ -129,9 +137,13 @@ def _check_loras(values: dict[str, Any]) -> None:
 
 
 def _with_defaults(values: dict[str, Any], settings: Settings) -> dict[str, Any]:
-    """With the operator's values where the request is silent; a copy down to the controls."""
-    for name in FIXED:
-        if values.get(name) not in (None, getattr(settings, name)):
+    """With the operator's values where the request is silent; a copy down to the controls.
+
+    A request that was drawn (it has versions) says with what: that is passed over.
+    """
+    taken = {"device": (settings.device,), "engine": (settings.engine, resolved(settings.engine, settings.device))}
+    for name in FIXED if not values.get("versions") else ():
+        if values.get(name) not in (None, *taken[name]):
             raise invalid(name, f"this server draws with {getattr(settings, name)}: leave {name} out")
     fixed = {name: getattr(settings, name) for name in FIXED}
     defaults = {"base": settings.base, "dtype": settings.dtype}

@@ -104,7 +104,7 @@ export class Form {
       count: this.count.value, steps: this.steps.value, guidance_scale: this.guidance.value,
       scheduler: $("#scheduler").value, fit: $("#fit").value, base: $("#base").value,
     };
-    const seed = $("#seed").value.replace(/\s/g, "");
+    const seed = $("#seed").value.replace(/\s/g, "").replace(/\b0+(?=\d)/g, ""); // JSON has no 007
     if (seed) request.seed = seed;
     if ($("#sigmas").value) request.sigmas = $("#sigmas").value;
     if ($("#width").value || $("#height").value) request.size = this.#asked();
