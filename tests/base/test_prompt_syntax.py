@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tether.base.prompt_syntax import parse_prompt, parse_weights
+from tether.base.prompt_syntax import PromptSyntax, parse_prompt, parse_weights
 from tether.errors import TetherError
 
 HEAVY, LIGHT = 1.1, 1 / 1.1
@@ -128,3 +128,15 @@ def test_hostile_prompts_take_no_time(prompt: str) -> None:
     started = time.perf_counter()
     parse_weights(prompt)
     assert time.perf_counter() - started < 20  # a parser that reads brackets again for each takes hours
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["[:" + "0" * 40_000, "[" + "|" * 40_000, ":" + "0" * 40_000, "(:" + "0" * 40_000, " " * 40_000],
+    ids=["change", "alternatives", "weight", "simple", "spaces"],
+)
+@pytest.mark.parametrize("syntax", ["nested", "simple"])
+def test_a_prompt_takes_a_time_in_proportion_to_its_length(prompt: str, syntax: PromptSyntax) -> None:
+    started = time.perf_counter()
+    parse_prompt(prompt, syntax)
+    assert time.perf_counter() - started < 10  # in proportion to its square it takes minutes

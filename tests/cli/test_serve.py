@@ -78,6 +78,13 @@ def test_an_open_address_needs_a_long_token(tmp_path: Path, token: str) -> None:
     assert "token" in str(done.exception)
 
 
+def test_a_token_of_the_environment_has_no_space_around_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str | None] = []
+    monkeypatch.setattr("tether.serving.run.serve", lambda settings, *_: seen.append(settings.token))
+    in_process("--data", str(tmp_path), TETHER_TOKEN=" a-token-that-is-long\n")
+    assert seen == ["a-token-that-is-long"]
+
+
 def test_the_token_is_the_one_word_of_its_file(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("a token of words")
     done = in_process("--data", str(tmp_path), "--token-file", str(tmp_path / "token"))

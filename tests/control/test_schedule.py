@@ -157,3 +157,9 @@ def test_every_pair_of_overlapping_parts_is_refused() -> None:
                 parse_strength(text)
         else:
             assert isinstance(parse_strength(text), Schedule)
+
+
+def test_a_strength_of_many_digits_is_refused_at_once() -> None:
+    digits = "1" * 400
+    with pytest.raises(TetherError, match="cannot be read"):  # where digits match in several ways, in 400^4 steps
+        parse_strength(f"{digits}-{digits}@{digits}-{digits}x")

@@ -6,6 +6,7 @@ import base64
 import inspect
 import io
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +228,14 @@ def test_loras() -> None:
     assert parse_lora("style.safetensors") == ("style.safetensors", 1.0)
     assert parse_lora("owner/name:-.5") == ("owner/name", -0.5)
     assert parse_lora("C:/x.safetensors:2") == ("C:/x.safetensors", 2.0)
+    with pytest.raises(TetherError, match="is not a LoRA"):
+        parse_lora("style:" + "9" * 400)
+
+
+def test_a_long_text_is_read_as_a_lora_in_no_time() -> None:
+    started = time.perf_counter()
+    assert parse_lora("a:" + "1" * 50_000 + "x")[1] == 1
+    assert time.perf_counter() - started < 10  # in proportion to the square of its length it takes minutes
 
 
 def test_a_drawn_request_without_rules_was_drawn_by_the_first(tmp_path: Path) -> None:

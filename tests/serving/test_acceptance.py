@@ -6,6 +6,7 @@ import base64
 import io
 import re
 import struct
+import time
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,7 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tether.errors import TetherError
 from tether.sampling import ControlRequest, Request
+from tether.sampling.engines import resolved
+from tether.sampling.request import RULES
 from tether.serving import Limits, Models, Settings
 from tether.serving.acceptance import accept, stored_request
 from tether.serving.catalog import Catalog
@@ -118,6 +122,21 @@ def test_a_refusal_names_the_field(settings: Settings, values: dict[str, Any], f
 
 
 @pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"loras": ["a:" + "1" * 1_000_000 + "x"]}, "request"),
+        ({"loras": ["edges:" + "9" * 400]}, "loras.0"),
+        ({"controls": [EDGES | {"strength": "-".join(["1" * 400] * 2) + "@" + "1" * 400}]}, "controls.0.strength"),
+    ],
+)
+def test_a_text_without_end_is_refused_at_once(settings: Settings, values: dict[str, Any], field: str) -> None:
+    started = time.perf_counter()
+    error = refused(settings, {"prompt": "x"} | values)
+    assert (error.status, error.field) == (422, field)
+    assert time.perf_counter() - started < 10
+
+
+@pytest.mark.parametrize(
     "name", ["/etc/passwd", "../tiny", "owner/name", "http://host/x", "~/x", ".", "", "file.safetensors"]
 )
 @pytest.mark.parametrize("field", ["base", "vae", "controls.0.ref", "loras.0", "embeddings.0"])
@@ -198,3 +217,29 @@ def test_any_bytes_of_an_image_changed_give_an_image_or_a_refusal(settings: Sett
                 content[at] = rng.integers(0, 256)
             with suppress(Refused):
                 accepted(settings, {"prompt": "x", "init": base64.b64encode(content).decode()})
+
+
+DRAWN = {"versions": {"torch": "1.0"}, "fingerprints": {"tiny": "1:x"}, "index": 1, "count": 2}
+
+
+def test_a_drawn_request_is_drawn_anew_by_its_rules_and_tells_nothing_of_then(settings: Settings) -> None:
+    for given, rules in (({}, 1), ({"rules": 3}, 3)):
+        request = accepted(settings, {"prompt": "x"} | DRAWN | given)
+        assert (request.versions, request.fingerprints, request.index) == ({}, {}, 0)
+        assert request.rules == rules
+    assert accepted(settings, {"prompt": "x"}).rules == RULES
+
+
+def test_what_a_request_was_drawn_with_is_passed_over(settings_at: Callable[..., Settings], tmp_path: Path) -> None:
+    settings = settings_at(tmp_path, engine="auto")
+    for given in ({"device": "cuda", "engine": "compile"} | DRAWN, {"engine": resolved("auto"), "device": "cpu"}):
+        request = accepted(settings, {"prompt": "x"} | given)
+        assert (request.device, request.engine) == ("cpu", "auto")
+    assert refused(settings, {"prompt": "x", "engine": "compile"}).field == "engine"
+
+
+def test_a_long_name_is_looked_for_in_no_time(settings: Settings) -> None:
+    started = time.perf_counter()
+    with pytest.raises(TetherError, match="no base"):
+        Catalog(settings.models).find("bases", "ab" * 10_000_000)
+    assert time.perf_counter() - started < 1

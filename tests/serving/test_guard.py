@@ -254,3 +254,18 @@ def test_a_database_that_does_not_answer_is_503_with_a_time_to_come_again(
         assert all(int(answer.headers["retry-after"]) > 0 for answer in asked)
         monkeypatch.undo()
         assert client.get("/v1/jobs/%00").status_code == 404
+
+
+def test_options_are_set_beside_the_event_loop(local: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    beside = []
+
+    def find(what: str, name: str) -> None:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            beside.append(name)
+
+    monkeypatch.setattr(local.app.state.service.catalog, "find", find)  # type: ignore[attr-defined]
+    assert local.post("/sdapi/v1/options", json={"sd_model_checkpoint": "another"}).status_code == 200
+    assert beside == ["another"]
+    local.app.state.webui_options = None  # type: ignore[attr-defined]

@@ -152,12 +152,16 @@ async def stopped(service: Any, *_: Any) -> None:
         service.hub.closed = False
 
 
-def test_a_job_that_waits_is_cancelled_when_its_client_goes(api: openai.OpenAI) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_job_that_waits_is_cancelled_when_its_client_goes(api: openai.OpenAI, stream: bool) -> None:
     root = str(api.base_url).removesuffix("/v1/")
     native = httpx2.Client(base_url=root, headers={"authorization": f"Bearer {TOKEN}"}, timeout=30)
     busy = native.post("/v1/jobs", json={"prompt": "x", "steps": 100, "count": 8}).json()["id"]
-    with pytest.raises(openai.APITimeoutError):
-        api.with_options(timeout=0.5).images.generate(prompt="gone", quality="low")
+    if stream:
+        api.images.generate(prompt="gone", quality="low", stream=True).close()
+    else:
+        with pytest.raises(openai.APITimeoutError):
+            api.with_options(timeout=0.5).images.generate(prompt="gone", quality="low")
     job = next(one for one in native.get("/v1/jobs").json()["jobs"] if one["prompt"] == "gone")
     until = time.monotonic() + 30
     while (state := native.get(f"/v1/jobs/{job['id']}").json()["state"]) == "queued" and time.monotonic() < until:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 from tether.errors import TetherError
 from tether.images import open_image
 from tether.sampling import Session
-from tether.serving import Limits, Models, Settings
+from tether.serving import Limits, Models, Settings, worker
 from tether.serving.errors import Refused
 from tether.serving.service import Service
 from tether.serving.worker import Worker
@@ -342,3 +343,81 @@ def test_what_is_kept_is_looked_at_after_every_job_also_where_as_many_are_kept_a
     monkeypatch.setattr(service._stopped, "wait", wait)
     service._keep_house()
     assert looks == 5
+
+
+def until(holds: Callable[[], Any], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert holds()
+
+
+def test_jobs_wait_for_a_base_that_cannot_be_opened(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, away = Session.open, True
+
+    def sometimes(self: Session, request: Any) -> Any:
+        if away:
+            raise TetherError("the share is not mounted")
+        return opened(self, request)
+
+    monkeypatch.setattr(worker, "RETRY", 0.05)
+    monkeypatch.setattr(Session, "open", sometimes)
+    job, _ = service.submit(dict(SMALL))
+    service.start()
+    until(lambda: service.why_not_ready() == "the base cannot be opened: the share is not mounted")
+    time.sleep(0.2)
+    assert service.job(job.id).state == "queued"
+    away = False
+    assert finished(service, job.id).state == "done"
+    assert service.why_not_ready() is None
+
+
+def test_jobs_wait_for_room_on_a_full_disk(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    save, full = worker.save_png, True
+
+    def sometimes(*arguments: Any) -> None:
+        if full:
+            said = f"{arguments[1]} cannot be written: No space left on device"
+            raise TetherError(said) from OSError(errno.ENOSPC, "No space left on device")
+        save(*arguments)
+
+    monkeypatch.setattr(worker, "RETRY", 0.05)
+    monkeypatch.setattr(worker, "save_png", sometimes)
+    ids = [service.submit(SMALL | {"prompt": prompt})[0].id for prompt in "ab"]
+    service.start()
+    until(lambda: service.why_not_ready() == "images cannot be written: No space left on device")
+    time.sleep(0.2)
+    assert {service.job(id).state for id in ids} <= {"queued", "running"}
+    full = False
+    assert [finished(service, id).state for id in ids] == ["done", "done"]
+    assert service.why_not_ready() is None
+    assert {service.job(id).attempts for id in ids} == {1}
+
+
+def test_a_failure_does_not_tell_where_the_server_keeps_its_jobs(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(image: Any, path: Path, *_: Any) -> None:
+        raise TetherError(f"{path} cannot be written: its text is too long")
+
+    monkeypatch.setattr(worker, "save_png", broken)
+    job, _ = service.submit(dict(SMALL))
+    service.start()
+    found = finished(service, job.id)
+    assert (found.state, found.error) == ("failed", f"jobs/{job.id}/0.png cannot be written: its text is too long")
+
+
+def test_the_limit_of_pixels_holds_for_a_bases_own_size_too(
+    settings_at: Callable[..., Settings], tmp_path: Path
+) -> None:
+    service = Service(settings_at(tmp_path / "data", limits=Limits(pixels=32 * 32)))
+    early, _ = service.submit(dict(SMALL))  # before the base is open
+    service.start()
+    found = finished(service, early.id)
+    assert (found.state, "own 64x64 pixels are above the limit of 1,024" in found.error) == ("failed", True)
+    with pytest.raises(Refused, match="own 64x64 pixels") as caught:
+        service.submit(dict(SMALL))
+    assert caught.value.field == "size"
+    small, _ = service.submit(SMALL | {"size": [32, 32]})
+    assert finished(service, small.id).state == "done"
+    service.stop()

@@ -19,9 +19,12 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from tether.images import open_image
+from tether.images.read import FORMATS, WEB_FORMATS
 from tether.serving import Settings, create_app
+from tether.serving.structure import FORMATS as CLIENT_FORMATS
 from tether.serving.structure import MAX_BLOCKS, MAX_CHUNKS, MAX_SCANS, MAX_SEGMENTS, check_structure
-from tether.serving.uploads import MAX_VALUES
+from tether.serving.uploads import MAX_VALUES, read_image
 
 from .conftest import HERE, as_base64, png
 
@@ -74,6 +77,17 @@ def gif_with(extensions: bytes) -> bytes:
     whole = saved(Image.new("L", (8, 8)), "GIF")
     at = 13 + (3 << (whole[10] & 7) + 1)
     return whole[:at] + extensions + whole[at:]
+
+
+def avif_and_tga(width: int, height: int) -> bytes:
+    """An AVIF of 16x16 pixels whose first box is long enough to be the header of a TGA of another size."""
+    whole = saved(Image.new("RGB", (16, 16), (255, 0, 0)), "AVIF")
+    old, new = int.from_bytes(whole[:4], "big"), 0x0A00  # 0x0A is the type of an RGB TGA with runs
+    kinds = bytes([24, 0x20]) + b"..avifmif1miaf"  # 24 bits, the first row on top
+    box = struct.pack(">I", new) + b"ftypavif" + struct.pack("<HH", width, height) + kinds
+    content = struct.pack(">I", whole.find(b"mdat") + 4)  # where its pixels begin
+    moved = struct.pack(">I", whole.find(b"mdat") + 4 + new - old)
+    return box.ljust(new, b"\0") + whole[old:].replace(content, moved)
 
 
 def tiff_of_pixels(side: int) -> bytes:
@@ -210,3 +224,19 @@ def test_the_limits_of_parts_are_those_of_the_files_that_are_refused() -> None:
     for content in at_most:
         check_structure(content, "image")
         Image.open(io.BytesIO(content)).load()
+
+
+def test_the_formats_of_clients_are_tried_first_wherever_a_file_is_read() -> None:
+    """What is kept of a request is read again where it is drawn."""
+    assert FORMATS[: len(WEB_FORMATS)] == WEB_FORMATS == CLIENT_FORMATS
+    assert FORMATS[-1] == "TGA"
+
+
+@pytest.mark.skipif("AVIF" not in FORMATS, reason="this Pillow reads no AVIF")
+def test_an_image_is_decoded_as_the_format_whose_size_was_looked_at() -> None:
+    """A TGA has no beginning of its own: a file can be an AVIF of few pixels, and a TGA of many."""
+    content = avif_and_tga(9000, 9000)
+    with Image.open(io.BytesIO(content), formats=["TGA"]) as image:
+        assert image.size == (9000, 9000)
+    assert read_image(content, "init", 1000).size == (16, 16)
+    assert open_image(io.BytesIO(content)).size == (16, 16)

@@ -24,11 +24,13 @@ __all__ = ["Piece", "PromptSyntax", "parse_prompt", "parse_weights"]
 
 PromptSyntax = Literal["nested", "simple", "plain"]
 
-SIMPLE = re.compile(r"(?<!\\)\(([^()]*):\s*([0-9]*\.?[0-9]+)\s*\)")
-MARK = re.compile(r"\\[()\[\]\\]|[(\[\])]|:\s*(?P<weight>[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))\s*\)")
-BREAK = re.compile(r"\s*\bBREAK\b\s*")
+SIMPLE = re.compile(r"(?<!\\)\(([^()]*):\s*([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s*\)")
+MARK = re.compile(r"\\[()\[\]\\]|[(\[\])]|:\s*(?P<weight>[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))\s*\)")
+BREAK = re.compile(r"(?:(?<!\s)\s+)?\bBREAK\b\s*")
 ADAPTER = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>")
-CHANGING = re.compile(r"(?<!\\)\[[^\[\]]*(?::\s*[0-9]*\.?[0-9]+\s*|\|[^\[\]]*)(?<!\\)\]")
+CHANGING = re.compile(r"(?<!\\)\[(?:[^\[\]|]*\|[^\[\]]*|[^\[\]]*:\s*(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s*)(?<!\\)\]")
+"""Prompts come over networks too: each pattern takes a time in proportion to the text, because it can read a text in
+one way alone."""
 BRACKET_WEIGHT = 1.1
 MAX_WEIGHT = 100.0
 

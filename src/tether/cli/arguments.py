@@ -23,7 +23,7 @@ __all__ = [
     "refuse_other_bytes",
 ]
 
-NUMBER = r"\d*\.?\d+"
+NUMBER = r"(?:\d+(?:\.\d+)?|\.\d+)"
 WINDOW = rf"(?P<start>{NUMBER})-(?P<end>{NUMBER})"
 STEERING = re.compile(rf"(?P<image>.+?)(?:@{WINDOW}|:(?P<strength>{SCHEDULE_PATTERN}))?")
 

@@ -160,7 +160,7 @@ def _need(extra: str, what: str, *modules: str) -> None:
 def _token(file: Path | None) -> str | None:
     """The token of a file, or of the environment; None for neither."""
     if file is None:
-        return os.environ.get(TOKEN) or None
+        return os.environ.get(TOKEN, "").strip() or None
     check_input(file, "a file with the token alone")
     try:
         lines = file.read_text().split()

@@ -19,7 +19,8 @@ from tether.errors import TetherError
 
 __all__ = ["SCHEDULE_PATTERN", "Part", "Schedule", "parse_strength", "with_window"]
 
-_NUMBER = r"\d*\.?\d+"
+_NUMBER = r"(?:\d+(?:\.\d+)?|\.\d+)"
+"""Digits match in one way alone: two would multiply with each number of a part that does not match."""
 _VALUE = rf"{_NUMBER}(?:-{_NUMBER})?"
 _PART = rf"{_VALUE}@{_NUMBER}-{_NUMBER}"
 SCHEDULE_PATTERN = rf"{_PART}(?:,{_PART})*|{_VALUE}"

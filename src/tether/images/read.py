@@ -14,7 +14,7 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Literal
@@ -25,7 +25,9 @@ from PIL import Image, ImageCms, features
 from tether.errors import TetherError
 
 __all__ = [
+    "FORMATS",
     "MAX_TEXT",
+    "WEB_FORMATS",
     "Background",
     "image_size",
     "is_transparent",
@@ -37,7 +39,11 @@ __all__ = [
 ]
 
 _AVIF = ("AVIF",) if "avif" in features.modules and features.check("avif") else ()
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", *_AVIF)
+WEB_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", *_AVIF)
+"""What browsers show, all decoded by C libraries."""
+FORMATS = (*WEB_FORMATS, "BMP", "DIB", "TIFF", "PPM", "TGA")
+"""In the order in which they are tried: first those of the web, so that a file that is one of them is read as that
+wherever it is read; last TGA, which has no beginning of its own, so that a file of another format may also be one."""
 Background = Literal["white", "black"]
 MAX_TEXT = 64 * 2**20
 """Bytes of text in a PNG; Pillow opens none with more."""
@@ -72,6 +78,7 @@ def open_image(
     background: Background | None = None,
     whole: Callable[[Image.Image], bool] = _never,
     deep: bool = False,
+    formats: Sequence[str] = FORMATS,
 ) -> Image.Image:
     """Reads an image, upright: 8-bit RGB, or RGBA if anything in it is transparent.
 
@@ -84,6 +91,7 @@ def open_image(
             condition maps.
         whole: of the decoded image, whether it keeps its size, however large; by default none does.
         deep: whether an opaque gray of 16 bits stays one, of mode "I;16".
+        formats: names of Pillow's that it may have.
 
     Raises:
         TetherError: in one line, for a file that is missing, empty, damaged, of an unsupported format, or larger than
@@ -92,9 +100,9 @@ def open_image(
     name = str(source) if isinstance(source, (str, Path)) else "the image"
     if isinstance(source, (str, Path)):
         _check_file(Path(source))
-    with _one_line_errors(name, source), warnings.catch_warnings():
+    with _one_line_errors(name, source, formats), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about odd metadata, and about sizes that are allowed here
-        with Image.open(source, formats=FORMATS) as image:
+        with Image.open(source, formats=formats) as image:
             if image.width * image.height > MAX_PIXELS:
                 size = f"{image.width}x{image.height} pixels"
                 raise TetherError(f"{name} has {size}: the limit is {MAX_PIXELS // 10**6} million")
@@ -128,7 +136,7 @@ def _check_file(path: Path) -> None:
 
 
 @contextmanager
-def _one_line_errors(name: str, source: Path | str | IO[bytes]) -> Iterator[None]:
+def _one_line_errors(name: str, source: Path | str | IO[bytes], formats: Sequence[str]) -> Iterator[None]:
     """Turns what Pillow raises for a bad file into a `TetherError` of one line."""
     try:
         yield
@@ -137,7 +145,7 @@ def _one_line_errors(name: str, source: Path | str | IO[bytes]) -> Iterator[None
     except Image.UnidentifiedImageError:
         if _starts_like_an_image(source):
             raise TetherError(f"{name} is damaged or cut off") from None
-        raise TetherError(f"{name} is not a supported image format: use {', '.join(FORMATS)}") from None
+        raise TetherError(f"{name} is not a supported image format: use {', '.join(formats)}") from None
     except PermissionError:
         raise TetherError(f"{name} cannot be read: check its permissions") from None
     except _DAMAGED as error:

@@ -8,6 +8,7 @@ image to be run again.
 from __future__ import annotations
 
 import json
+import math
 import re
 from difflib import get_close_matches
 from pathlib import Path
@@ -398,9 +399,10 @@ def parse_lora(text: str) -> tuple[str, float]:
     """Reads REF[:STRENGTH], for example style.safetensors:0.8.
 
     Raises:
-        TetherError: when the text has another form.
+        TetherError: when the text has another form, or the strength is not finite.
     """
-    match = re.fullmatch(r"(.+?)(?::(-?\d*\.?\d+))?", text)
-    if match is None:
-        raise TetherError(f"{text!r} is not a LoRA: write REF[:STRENGTH], for example style.safetensors:0.8")
-    return match[1], float(match[2] or 1)
+    match = re.fullmatch(r"(.+?)(?::(-?(?:\d+(?:\.\d+)?|\.\d+)))?", text)
+    strength = 1.0 if match is None else float(match[2] or 1)
+    if match is None or not math.isfinite(strength):
+        raise TetherError(f"{text[:80]!r} is not a LoRA: write REF[:STRENGTH], for example style.safetensors:0.8")
+    return match[1], strength

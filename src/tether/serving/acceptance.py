@@ -21,18 +21,21 @@ from tether.base.prompt_syntax import parse_prompt
 from tether.errors import TetherError
 from tether.kinds import annotatable, kind_of
 from tether.sampling.checks import MAX_SIDE
+from tether.sampling.engines import resolved
 from tether.sampling.request import ControlRequest, Request, parse_lora
 from tether.serving.catalog import Catalog
 from tether.serving.errors import invalid
 from tether.serving.settings import Settings
 from tether.serving.uploads import image_bytes, read_image
 
-__all__ = ["Accepted", "accept", "check_annotator", "digest_of", "field_of", "stored_request"]
+__all__ = ["Accepted", "accept", "check_annotator", "check_own_size", "digest_of", "field_of", "stored_request"]
 
 NEW_SEEDS = 2**32
 """A random seed is below this, as in other programs."""
 FIXED = ("device", "engine")
 """Fields that the operator decides."""
+OF_DRAWN = ("versions", "fingerprints", "index")
+"""Fields that tell how an image was drawn: of one that is drawn anew they are found anew."""
 LONG = ("prompt", "negative_prompt", "init", "photo", "condition", "mask")
 """Fields with limits of their own."""
 LISTED = ("photo", "condition")
@@ -74,14 +77,19 @@ def accept(values: dict[str, Any], settings: Settings, catalog: Catalog) -> Acce
     """
     values = {name: value for name, value in values.items() if not (name == "seed" and value is None)}
     _check_sizes(values, settings)
+    _check_lengths(values)  # before any text is searched
     _check_loras(values)
     values = _with_defaults(values, settings)
     images = _decoded(values, settings)
-    _check_lengths(values)
     request = _built(values, images)
     _check_limits(request, settings)
     _check_names(request, catalog)
     _check_texts(request)
+    if request.versions:
+        values["rules"] = request.rules  # where it does not say them, that it was drawn does
+    for name in OF_DRAWN:
+        values.pop(name, None)
+    request = request.model_copy(update={"versions": {}, "fingerprints": {}, "index": 0})
     if "seed" not in values:
         values["seed"] = randbelow(NEW_SEEDS)
         request = request.model_copy(update={"seed": values["seed"]})
@@ -129,9 +137,13 @@ def _check_loras(values: dict[str, Any]) -> None:
 
 
 def _with_defaults(values: dict[str, Any], settings: Settings) -> dict[str, Any]:
-    """With the operator's values where the request is silent; a copy down to the controls."""
-    for name in FIXED:
-        if values.get(name) not in (None, getattr(settings, name)):
+    """With the operator's values where the request is silent; a copy down to the controls.
+
+    A request that was drawn (it has versions) says with what: that is passed over.
+    """
+    taken = {"device": (settings.device,), "engine": (settings.engine, resolved(settings.engine, settings.device))}
+    for name in FIXED if not values.get("versions") else ():
+        if values.get(name) not in (None, *taken[name]):
             raise invalid(name, f"this server draws with {getattr(settings, name)}: leave {name} out")
     fixed = {name: getattr(settings, name) for name in FIXED}
     defaults = {"base": settings.base, "dtype": settings.dtype}
@@ -178,7 +190,7 @@ def _check_lengths(values: dict[str, Any]) -> None:
     texts = [("request", {name: value for name, value in values.items() if name not in (*LONG, "controls")})]
     texts += [
         (f"controls.{k}", {name: value for name, value in control.items() if name not in LONG})
-        for k, control in enumerate(values["controls"])
+        for k, control in enumerate(values.get("controls", []))
     ]
     for where, rest in texts:
         if len(json.dumps(rest)) > MAX_REST:
@@ -228,6 +240,16 @@ def _check_limits(request: Request, settings: Settings) -> None:
     for name, most in (("count", limits.count), ("steps", limits.steps)):
         if getattr(request, name) > most:
             raise invalid(name, f"{getattr(request, name)}: the limit is {most}")
+
+
+def check_own_size(size: tuple[int, int], most: int) -> None:
+    """Refuses a size that a request did not name, so that it is the base's own.
+
+    Raises:
+        Refused: 422.
+    """
+    if size[0] * size[1] > most:
+        raise invalid("size", f"the base's own {size[0]}x{size[1]} pixels are above the limit of {most:,}: give a size")
 
 
 def _check_names(request: Request, catalog: Catalog) -> None:

@@ -84,7 +84,7 @@ class Catalog:
         """
         entries = self.entries(what)
         if name not in entries:
-            close = get_close_matches(name, entries, n=1)
+            close = get_close_matches(name[:80], entries, n=1)
             instead = f"did you mean {close[0]}?" if close else f"there are {', '.join(entries) or 'none'}"
             raise TetherError(f"no {NOUNS[what]} {name[:80]!r} here: {instead}")
         return entries[name]

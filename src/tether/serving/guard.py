@@ -81,11 +81,14 @@ class Guard:
                 await send({"type": "websocket.close", "code": 1008})
             return
         started, has_begun = time.perf_counter(), False
+        body = _Body(receive, self)
 
         async def answer(message: Message) -> None:
             nonlocal has_begun
             if message["type"] == "http.response.start":
                 has_begun = True
+                if message["status"] >= 400:
+                    await body.drop(Headers(scope=scope))
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
@@ -96,7 +99,6 @@ class Guard:
         if refusal is not None:
             await error_response(refusal)(scope, receive, answer)
             return
-        body = _Body(receive, self)
         scope[RELEASE] = body.release
         try:
             await self._app(scope, body, answer)
@@ -165,6 +167,18 @@ class _Body:
             self._guard._count(self, len(message.get("body", b"")))
             self._complete = not message.get("more_body", False)
         return message
+
+    async def drop(self, headers: Headers) -> None:
+        """Receives what is left of a request that is refused, at most twice what a request may have: many clients read
+        no answer before they have sent all, and break off with the connection."""
+        if self._complete or "expect" in headers or not {"content-length", "transfer-encoding"} & set(headers):
+            return  # a client that asks whether to send has not begun
+        limits, dropped = self._guard._settings.limits, 0
+        with anyio.move_on_after(limits.idle):
+            while not self._complete and dropped < 2 * limits.body:
+                message = await self._receive()
+                dropped += len(message.get("body", b""))
+                self._complete = not message.get("more_body", False)
 
     def release(self) -> None:
         """What was received counts no more."""

@@ -13,6 +13,7 @@ import re
 from collections.abc import AsyncIterator
 from typing import Any
 
+import anyio
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from PIL import Image, ImageChops
@@ -260,8 +261,8 @@ def _as(image: Image.Image, how: dict[str, Any]) -> str:
 
 
 async def _events(service: Service, job: Job, how: dict[str, Any], kind: str) -> AsyncIterator[bytes]:
-    """Partial images, spread over the steps, then the image."""
-    sent = 0
+    """Partial images, spread over the steps, then the image. A client that goes while its job waits cancels it."""
+    sent, left = 0, True
     common = {"created_at": int(job.created), "size": "auto", "background": "opaque"}
     common |= {"output_format": how["format"], "quality": how["quality"]}
     try:
@@ -275,8 +276,20 @@ async def _events(service: Service, job: Job, how: dict[str, Any], kind: str) ->
                     seen = _as(image.convert("RGB").resize((8 * image.width, 8 * image.height)), how)
                 yield _event(f"{kind}.partial_image", common | {"b64_json": seen, "partial_image_index": sent})
                 sent += 1
+        left = False
     except Refused as error:
+        left = False
         yield _event("error", {"error": {"code": error.code, "message": error.message}})
+    finally:
+        if left:
+            with anyio.CancelScope(shield=True):
+                await run_in_threadpool(_cancel_if_queued, service, job.id)
+
+
+def _cancel_if_queued(service: Service, id: str) -> None:
+    found = service.store.get(id)
+    if found is not None and found.state == "queued" and not service.draining:
+        service.cancel(id)
 
 
 def _is_due(live: Live, sent: int, wanted: int) -> bool:

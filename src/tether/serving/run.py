@@ -13,6 +13,7 @@ import uvicorn
 from tether.errors import TetherError
 from tether.sampling import Request, Session
 from tether.serving.app import create_app
+from tether.serving.connection import protocol_with
 from tether.serving.log import set_up
 from tether.serving.service import Drawing, Service
 from tether.serving.settings import Settings
@@ -76,6 +77,7 @@ def uvicorn_server(app: Any, settings: Settings) -> uvicorn.Server:
     return _Server(
         uvicorn.Config(
             app,
+            http=protocol_with(settings.limits.idle),
             log_config=None,
             access_log=False,
             server_header=False,

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tether.errors import TetherError
 from tether.files.lock import locked
 from tether.sampling.together import alike
-from tether.serving.acceptance import accept, digest_of
+from tether.serving.acceptance import accept, check_own_size, digest_of
 from tether.serving.catalog import Catalog
 from tether.serving.errors import Refused, busy, invalid, not_found
 from tether.serving.folders import DATABASE, JobFolders
@@ -175,6 +175,8 @@ class Service:
         self.check_room()
         accepted = accept(values, self.settings, self.catalog)
         id, request = uuid4().hex, accepted.request
+        if request.size is None and request.base == self.settings.base and self.worker.size is not None:
+            check_own_size(self.worker.size, self.settings.limits.pixels)
         new = NewJob(
             id, request.prompt[:SHOWN], request.count, alike(request), key=key, digest=digest, size=len(accepted.text)
         )

@@ -44,7 +44,7 @@ class Limits(Frozen):
         adapters: LoRA files, and embeddings, of a request.
         prompt: characters of a prompt.
         listeners: open streams of events.
-        idle: seconds that a client may be silent in the middle of a request, or not read what is sent to it.
+        idle: seconds that a client may be silent before its request is whole, or not read what is sent to it.
     """
 
     queue: int = Field(default=64, ge=1)

@@ -8,14 +8,13 @@ scans of a progressive JPEG that each go over all pixels again and say nothing n
 
 from __future__ import annotations
 
-from PIL import features
-
+from tether.images.read import WEB_FORMATS
 from tether.serving.errors import invalid
 
 __all__ = ["FORMATS", "MAX_BLOCKS", "MAX_CHUNKS", "MAX_SCANS", "MAX_SEGMENTS", "check_structure"]
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", *(("AVIF",) if "avif" in features.modules and features.check("avif") else ()))
-"""What browsers show, all decoded by C libraries. Of TIFF, BMP and PPM, Pillow decodes a part in Python, so that few
+FORMATS = WEB_FORMATS
+"""What clients may send. Of TIFF, BMP and PPM, Pillow decodes a part in Python, so that few
 bytes cost seconds."""
 MAX_CHUNKS = 30_000
 """Of a PNG: its pixels are in chunks of some kilobytes, usually of 8 or 32."""

@@ -153,9 +153,10 @@ def read_image(content: bytes, field: str, most: int) -> Image.Image:
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
-        if width * height > most:
-            raise too_large(f"the image has {width}x{height} pixels: the limit is {most:,}", field)
-        return open_image(io.BytesIO(content))
+        _check_pixels(width, height, most, field)
+        read = open_image(io.BytesIO(content), formats=FORMATS)
+        _check_pixels(read.width, read.height, most, field)
+        return read
     except Refused:
         raise
     except Image.DecompressionBombError:
@@ -167,6 +168,11 @@ def read_image(content: bytes, field: str, most: int) -> Image.Image:
     except Exception as error:  # whatever Pillow raises for a broken header
         line = (str(error).splitlines() or [""])[0][:120]
         raise invalid(field, f"the image is damaged: {line or type(error).__name__}") from None
+
+
+def _check_pixels(width: int, height: int, most: int, field: str) -> None:
+    if width * height > most:
+        raise too_large(f"the image has {width}x{height} pixels: the limit is {most:,}", field)
 
 
 def png_text(content: bytes, key: str) -> str | None:

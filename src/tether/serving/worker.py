@@ -24,7 +24,7 @@ from tether.errors import TetherError, is_out_of_memory
 from tether.images import save_png
 from tether.sampling import Cancelled, Drawn, Request, Session, Step
 from tether.sampling.preview import LatentPreview
-from tether.serving.acceptance import stored_request
+from tether.serving.acceptance import check_own_size, stored_request
 from tether.serving.catalog import Catalog
 from tether.serving.folders import JobFolders
 from tether.serving.hub import Hub, Live
@@ -39,7 +39,13 @@ IDLE = 1.0
 """Seconds after which an idle worker looks into the store, even if no one woke it."""
 SHARED_IDLE = 0.25
 """The same where other processes put jobs into the store, which wakes no one here."""
+RETRY = 30.0
+"""Seconds after which an operator may have mended what drawing needs: the default base, room on the disk."""
 OUT_OF_MEMORY = "out of memory: ask for a smaller size or count"
+
+
+class _NotWritten(Exception):
+    """The disk is full or not writable: no fault of the job that was drawn."""
 
 
 class Worker(Thread):
@@ -76,6 +82,7 @@ class Worker(Thread):
         self._previews: tuple[ReferenceType[Base], LatentPreview] | None = None
         self._idle = IDLE if settings.database is None else SHARED_IDLE
         self._work, self._closing, self._abort = Event(), Event(), Event()
+        self._unwritten = ""  # why the last images could not be written
         self._unsettled: list[str] = []  # jobs that run by the database, which did not answer when they ended
 
     def wake(self) -> None:
@@ -97,7 +104,9 @@ class Worker(Thread):
             return f"the base cannot be opened: {self.failure}"
         if not self.ready:
             return "the base is being opened"
-        return None if self.is_alive() else "the drawing thread has ended"
+        if not self.is_alive():
+            return "the drawing thread has ended"
+        return f"images cannot be written: {self._unwritten}" if self._unwritten else None
 
     @property
     def seconds_a_job(self) -> float:
@@ -111,6 +120,8 @@ class Worker(Thread):
         self._open_default()
         if self.failure and self._settings.database is not None:
             return  # others can draw the jobs, which would fail here
+        while self.failure and not self._closing.wait(RETRY):  # they stay in the queue
+            self._open_default()
         while not self._closing.is_set():
             try:
                 if self._unsettled:
@@ -122,6 +133,9 @@ class Worker(Thread):
                 else:
                     self._work.wait(self._idle)
                     self._work.clear()
+            except _NotWritten as error:  # the jobs stay in the store
+                log("disk", level=ERROR, error=error)
+                self._closing.wait(RETRY)
             except Exception as error:  # the store is locked or the disk is full: the jobs stay in it
                 log("worker", level=ERROR, error=error)
                 self._closing.wait(IDLE)
@@ -137,7 +151,7 @@ class Worker(Thread):
             self.failure = self._line(error)
             log("not_ready", level=ERROR, error=error)
             return
-        self.size, self.ready = (side, side), True
+        self.size, self.failure, self.ready = (side, side), "", True
         log("ready", base=settings.base)
 
     def _draw(self, jobs: Sequence[Job]) -> None:
@@ -171,7 +185,7 @@ class Worker(Thread):
                 jobs = self._draw_together(jobs)
             except Cancelled:
                 jobs = [] if self._abort.is_set() else jobs
-            except SQLAlchemyError:
+            except (SQLAlchemyError, _NotWritten):
                 raise
             except Exception as error:  # one of them, or their number: alone, each gets its own answer
                 log("batch", level=WARNING, error=error, jobs=[job.id for job in jobs])
@@ -187,7 +201,7 @@ class Worker(Thread):
         Returns:
             The jobs that are still to be drawn alone.
         """
-        requests = [self._session.prepare(stored_request(self._folders.request(job.id))) for job in jobs]
+        requests = [self._prepared(job) for job in jobs]
         drawn = self._session.draw_together(
             requests,
             on_step=self._listener(jobs, requests),
@@ -206,13 +220,14 @@ class Worker(Thread):
         self._write(job, request, drawn)
 
     def _guarded(self, jobs: Sequence[Job], draw: Callable[[], None]) -> None:
-        """Runs `draw`; what it raises is the end of its jobs. What the database raises is not: they are drawn again."""
+        """Runs `draw`; what it raises is the end of its jobs. What the database or the disk does is not: they are
+        drawn again."""
         try:
             draw()
         except Cancelled:
             if not self._abort.is_set():
                 self._end(jobs, "cancelled")
-        except SQLAlchemyError:
+        except (SQLAlchemyError, _NotWritten):
             raise
         except Exception as error:
             line = self._line(error)
@@ -221,14 +236,23 @@ class Worker(Thread):
             self._end(jobs, "failed", line)
 
     def _draw_one(self, job: Job) -> None:
-        request = stored_request(self._folders.request(job.id))
-        request = self._session.prepare(request)
+        request = self._prepared(job)
         drawn = self._session.draw(
             request,
             on_step=self._listener([job], [request]),
             cancel=lambda: self._abort.is_set() or self._hub.is_cancelled(job.id),
         )
         self._write(job, request, drawn)
+
+    def _prepared(self, job: Job) -> Request:
+        """The request of a job, ready to be drawn.
+
+        Raises:
+            TetherError: when it cannot be drawn, or its base's own size has too many pixels.
+        """
+        request = self._session.prepare(stored_request(self._folders.request(job.id)))
+        check_own_size(request.size or (0, 0), self._settings.limits.pixels)
+        return request
 
     def _listener(self, jobs: Sequence[Job], requests: Sequence[Request]) -> Callable[[Step], None]:
         """Reports the steps of a batch to those who follow its jobs."""
@@ -264,10 +288,18 @@ class Worker(Thread):
     def _write(self, job: Job, request: Request, drawn: Sequence[Drawn]) -> None:
         """Writes the images of a job, then ends it."""
         maps = [image for control in request.controls for image in control.conditions]
-        for index, image in enumerate(maps):
-            save_png(image, self._folders.map(job.id, index))
-        for index, one in enumerate(drawn):
-            save_png(one.image, self._folders.image(job.id, index), one.metadata)
+        try:
+            for index, image in enumerate(maps):
+                save_png(image, self._folders.map(job.id, index))
+            for index, one in enumerate(drawn):
+                save_png(one.image, self._folders.image(job.id, index), one.metadata)
+        except TetherError as error:
+            cause = error.__cause__
+            if not isinstance(cause, OSError) or cause.errno is None:  # of the image itself
+                raise
+            self._unwritten = cause.strerror
+            raise _NotWritten(str(error)) from cause
+        self._unwritten = ""
         self._metrics.images.inc(len(drawn))
         size = self._folders.size(job.id)
         self._end([job], "done", images=len(drawn), maps=len(maps), size=size)
@@ -290,7 +322,8 @@ class Worker(Thread):
         if is_out_of_memory(error):
             return OUT_OF_MEMORY
         if isinstance(error, TetherError):
-            return self._catalog.without_paths(str(error).splitlines()[0])
+            line = str(error).splitlines()[0].replace(str(self._folders.root), "jobs")
+            return self._catalog.without_paths(line)
         return f"internal error ({type(error).__name__}): see the server's log"
 
 

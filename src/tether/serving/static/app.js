@@ -10,6 +10,8 @@ import { Result } from "./result.js";
 const LISTS = ["defaults", "limits", "kinds", "controls", "weightings", "samplers", "bases", "examples"];
 const DRAFT = "tether-draft";
 const TRIES = 60; // four a second, while the base is opened
+const AGAIN = 2000; // milliseconds after which a server that was not ready is asked again
+const NOT_READY = "Not ready: ";
 const REST = 500; // milliseconds after a job in which a second click is not a second job
 
 onUnauthorized((refused) => {
@@ -44,9 +46,25 @@ async function catalogOf() {
     await new Promise((done) => setTimeout(done, 250));
     catalog.defaults = await get("/v1/defaults");
   }
-  if (!catalog.defaults.size) problem({ message: `Not ready: ${await (await fetch("/readyz")).text()}` });
   $("#placeholder").textContent = "Draw on the canvas, describe it, and press Draw.";
   return catalog;
+}
+
+/** Says why the base is not open, and tells the form when it is. What else is said there stays. */
+async function awaitBase(form) {
+  while (!form.catalog.defaults.size) {
+    const said = $("#problem").textContent;
+    try {
+      const ready = await fetch("/readyz");
+      if (!ready.ok && (!said || said.startsWith(NOT_READY))) problem({ message: NOT_READY + (await ready.text()) });
+      await new Promise((done) => setTimeout(done, AGAIN));
+      const defaults = await get("/v1/defaults");
+      if (defaults.size) form.opened(defaults);
+    } catch {
+      await new Promise((done) => setTimeout(done, AGAIN)); // the server is away
+    }
+  }
+  if ($("#problem").textContent.startsWith(NOT_READY)) $("#problem").textContent = "";
 }
 
 function showExamples(examples, form) {
@@ -162,6 +180,7 @@ async function begin() {
   showExamples(form.catalog.examples, form);
   takeFiles(form);
   keepDraft(form);
+  awaitBase(form);
   $("#request").addEventListener("submit", (event) => {
     event.preventDefault();
     draw(form, result);

@@ -104,11 +104,12 @@ export class Form {
       count: this.count.value, steps: this.steps.value, guidance_scale: this.guidance.value,
       scheduler: $("#scheduler").value, fit: $("#fit").value, base: $("#base").value,
     };
-    const seed = $("#seed").value.replace(/\s/g, "");
+    const seed = $("#seed").value.replace(/\s/g, "").replace(/\b0+(?=\d)/g, ""); // JSON has no 007
     if (seed) request.seed = seed;
     if ($("#sigmas").value) request.sigmas = $("#sigmas").value;
     if ($("#width").value || $("#height").value) request.size = this.#asked();
     if (this.init.value) Object.assign(request, this.#start());
+    if (request.mask) request.size ??= this.size; // of the mask: another base may have another size of its own
     return request;
   }
 
@@ -163,11 +164,20 @@ export class Form {
   }
 
   #fillSize(size) {
+    ["#width", "#height"].forEach((id, k) => ($(id).value = size ? size[k] : ""));
+    this.#placeSize();
+  }
+
+  #placeSize() {
     const own = this.catalog.defaults.size;
-    ["#width", "#height"].forEach((id, k) => {
-      $(id).value = size ? size[k] : "";
-      $(id).placeholder = own ? own[k] : "own";
-    });
+    ["#width", "#height"].forEach((id, k) => ($(id).placeholder = own ? own[k] : "own"));
+  }
+
+  /** The base is open: its own size is known. */
+  opened(defaults) {
+    this.catalog.defaults = defaults;
+    this.#placeSize();
+    this.#resized();
   }
 
   #fillStart({ init, mask }) {

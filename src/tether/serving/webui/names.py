@@ -70,7 +70,7 @@ def choice(value: Any, options: tuple[tuple[str, Any], ...], field: str) -> Any:
             if name.casefold() == wanted:
                 return option
         value = OLD_RESIZE_NAMES.get(wanted, value)
-        value = int(value) if isinstance(value, str) and value.isdecimal() else value
+        value = int(value) if isinstance(value, str) and re.fullmatch(r"\d{1,4}", value) else value
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(options):
         return options[value][1]
     names = ", ".join(name for name, _ in options)

@@ -13,7 +13,7 @@ from tether.serving.errors import invalid
 from tether.serving.settings import Limits
 from tether.serving.uploads import image_bytes, read_image
 from tether.serving.webui.names import RESIZE_MODES, choice, plain_name, sampler_values
-from tether.serving.webui.units import as_png, control_of, number
+from tether.serving.webui.units import as_png, control_of, number, whole
 
 __all__ = ["SETTINGS", "Options", "Wanted", "wanted"]
 
@@ -27,7 +27,7 @@ OFF = {
     "s_min_uncond": (0,), "script_name": ("", "None"), "script_args": ([],), "refiner_checkpoint": ("", "None"),
     "firstpass_image": ("",), "infotext": ("",), "comments": ({},), "disable_extra_networks": (False,),
     "include_init_images": (False,), "inpaint_full_res": (False, 0), "inpainting_fill": (1,),
-    "initial_noise_multiplier": (1,), "mask_round": (True,), "latent_mask": ("",),
+    "initial_noise_multiplier": (1,), "mask_round": (True, False), "latent_mask": ("",),
 }  # fmt: skip
 """What Tether does not do: key -> the values that ask for nothing of it, besides null."""
 OF_MASKS = ("inpaint_full_res", "inpainting_fill", "mask_round")
@@ -49,7 +49,7 @@ TAKEN_OF_IMAGES = {
     "init_images", "resize_mode", "denoising_strength", "mask", "mask_blur", "mask_blur_x", "mask_blur_y",
     "inpainting_mask_invert",
 }  # fmt: skip
-_LORA = re.compile(r"<lora:([^:<>]+)(?::(-?\d*\.?\d+))?(?::[^<>]*)?>")
+_LORA = re.compile(r"<lora:([^:<>]+)(?::(-?(?:\d+(?:\.\d+)?|\.\d+)))?(?::[^<>]*)?>")
 
 
 @dataclass
@@ -84,7 +84,7 @@ class Options:
             named = plain_name(str(settings["sd_vae"]))
             vae = None if named.casefold() in ("", "automatic", "none") else named
         if settings.get("CLIP_stop_at_last_layers") is not None:
-            clip_skip = int(number(settings, "CLIP_stop_at_last_layers", 1, 1, 11, where)) - 1
+            clip_skip = whole(settings, "CLIP_stop_at_last_layers", 1, 1, 11, where) - 1
         return Options(base, vae, clip_skip)
 
 
@@ -116,15 +116,20 @@ def wanted(payload: dict[str, Any], options: Options, limits: Limits, *, from_im
         Refused: when a value cannot be right, or asks for what Tether does not do.
     """
     _refuse_what_is_not_done(payload, from_image)
+    for name in ("prompt", "negative_prompt"):
+        if isinstance(payload.get(name), str) and len(payload[name]) > limits.prompt:
+            raise invalid(name, f"{len(payload[name])} characters: the limit is {limits.prompt}")
     if payload.get("clip_skip") is not None:  # what SD.Next calls it
         options = options.with_settings({"CLIP_stop_at_last_layers": payload["clip_skip"]}, "clip_skip")
     options = options.with_settings(payload.get("override_settings") or {}, "override_settings")
-    width, height = (int(number(payload, side, SIDE, 8, 4096)) // 8 * 8 for side in ("width", "height"))
+    width, height = (whole(payload, side, SIDE, 8, 4096) // 8 * 8 for side in ("width", "height"))
+    if width * height > limits.pixels:  # before images are fitted to it
+        raise invalid("width", f"{width}x{height} pixels: the limit is {limits.pixels:,}")
     prompt, loras = _prompt(payload)
-    count = int(number(payload, "batch_size", 1, 1, 1000)) * int(number(payload, "n_iter", 1, 1, 1000))
+    count = whole(payload, "batch_size", 1, 1, 1000) * whole(payload, "n_iter", 1, 1, 1000)
     if count > limits.count:
         raise invalid("batch_size", f"batch_size x n_iter is {count}: the limit is {limits.count}")
-    seed = number(payload, "seed", -1, -1, 2**64 - 1)
+    seed = whole(payload, "seed", -1, -1, 2**64 - 1)
     values: dict[str, Any] = {
         "prompt": prompt,
         "negative_prompt": str(payload.get("negative_prompt") or ""),
@@ -132,7 +137,7 @@ def wanted(payload: dict[str, Any], options: Options, limits: Limits, *, from_im
         "steps": payload.get("steps") if payload.get("steps") is not None else STEPS,
         "guidance_scale": number(payload, "cfg_scale", GUIDANCE, 0, 1000),
         "size": [width, height],
-        "seed": None if seed < 0 else int(seed),
+        "seed": None if seed < 0 else seed,
         "clip_skip": options.clip_skip,
         **({} if options.base is None else {"base": options.base}),
         **({} if options.vae is None else {"vae": options.vae}),

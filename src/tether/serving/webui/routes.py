@@ -200,7 +200,13 @@ def get_options(request: Request) -> dict[str, Any]:
 @router.post("/sdapi/v1/options", openapi_extra=body_of(OPTIONS), responses=READ)
 async def set_options(request: Request) -> dict[str, Any]:
     """Sets the base, the autoencoder or the layers of the text encoder for the requests that name none."""
-    values, now = await read_values(request), get_options(request)
+    values = await read_values(request)
+    await run_in_threadpool(_set_options, request, values)
+    return {}
+
+
+def _set_options(request: Request, values: dict[str, Any]) -> None:
+    now = get_options(request)
     # Clients change one of the settings that they were told, and send all of them.
     changes = {name: value for name, value in values.items() if name not in now or now[name] != value}
     changed = _options(request).with_settings(changes, "options")
@@ -210,7 +216,6 @@ async def set_options(request: Request) -> dict[str, Any]:
     if changed.vae is not None:
         _known(catalog.find, "vaes", changed.vae, "sd_vae")
     request.app.state.webui_options = changed
-    return {}
 
 
 def _known(find: Any, what: str, name: str, field: str) -> None:

@@ -18,7 +18,7 @@ from tether.serving.settings import Limits
 from tether.serving.uploads import image_bytes, read_image
 from tether.serving.webui.names import CONTROL_MODES, RESIZE_MODES, Module, choice, find_module, plain_name
 
-__all__ = ["as_png", "control_of", "detected", "number"]
+__all__ = ["as_png", "control_of", "detected", "number", "whole"]
 
 OLD_NAMES = {
     "input_image": "image",
@@ -168,6 +168,18 @@ def number(values: dict[str, Any], name: str, default: float, least: float, most
         where = f"{field}.{name}".strip(".")
         raise invalid(where, f"{str(value)[:40]!r}: expected a number from {least:g} to {most:g}")
     return value
+
+
+def whole(values: dict[str, Any], name: str, default: int, least: int, most: int, field: str = "") -> int:
+    """The same of a whole number, which may be written 2.0.
+
+    Raises:
+        Refused: 422.
+    """
+    value = number(values, name, default, least, most, field)
+    if value != int(value):
+        raise invalid(f"{field}.{name}".strip("."), f"{value}: expected a whole number from {least} to {most}")
+    return int(value)
 
 
 def _or(value: Any, default: Any) -> Any:
