@@ -51,10 +51,14 @@ def test_the_page_says_that_the_base_is_not_open_and_hears_when_it_is(tiny: str,
         answer = route.fetch()
         route.fulfill(response=answer, json=answer.json() | ({} if is_open else {"size": None}))
 
+    def readiness(route: Any) -> None:
+        route.fulfill(status=200 if is_open else 503, body="ready" if is_open else "the base is being opened")
+
     page.route("**/v1/defaults", defaults)
+    page.route("**/readyz", readiness)
     page.reload()
     page.wait_for_selector("body[data-ready]")
-    page.locator("#problem", has_text="Not ready").wait_for()
+    page.locator("#problem", has_text="Not ready: the base is being opened").wait_for()
     assert page.locator("#width").get_attribute("placeholder") == "own"
     is_open = True
     page.locator("#width[placeholder='64']").wait_for()
