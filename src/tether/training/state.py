@@ -169,8 +169,8 @@ def _load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors:
             inner = inner.setdefault(part, {})
         inner[last] = value
     whole["state"] = state
-    # Parameters that never had a gradient have no state: those of a union's kinds that were not shown yet. PyTorch gives
-    # them one, of a step without gradients, with which they would not learn as they would have.
+    # Parameters that never had a gradient have no state: those of a union's kinds that were not shown yet. PyTorch
+    # gives them one, of a step without gradients, with which they would not learn as they would have.
     set_optimizer_state_dict(model, optimizer, whole, options=StateDictOptions(full_state_dict=True, strict=False))
     for name, parameter in model.named_parameters():
         if name.removeprefix("module.") not in state:  # DDP's prefix
