@@ -48,8 +48,11 @@ def overflowing(base: Base, coder: str) -> None:
         first.bias *= 2.0**15
 
 
+@pytest.mark.parametrize("training", [False, True], ids=["alone", "in training's autocast"])
 @pytest.mark.parametrize("coder", ["decoder", "encoder"])
-def test_a_float16_autoencoder_that_overflows_computes_again_in_float32(coder: str, tiny_base: Base) -> None:
+def test_a_float16_autoencoder_that_overflows_computes_again_in_float32(
+    coder: str, training: bool, tiny_base: Base
+) -> None:
     overflowing(tiny_base, coder)
     pixels, latents = torch.rand(1, 3, 64, 64) * 2 - 1, torch.randn(1, 4, 8, 8)
 
@@ -58,7 +61,8 @@ def test_a_float16_autoencoder_that_overflows_computes_again_in_float32(coder: s
 
     tiny_base.vae.to(torch.float16)
     weights = {name: tensor.clone() for name, tensor in tiny_base.vae.state_dict().items()}
-    found = call(tiny_base)
+    with torch.autocast("cpu", torch.float16, enabled=training):
+        found = call(tiny_base)
     assert tiny_base.vae.dtype == torch.float16
     assert all(torch.equal(tensor, weights[name]) for name, tensor in tiny_base.vae.state_dict().items())
     tiny_base.vae.to(torch.float32)

@@ -14,6 +14,7 @@ from tether.errors import TetherError
 from tether.training import auxiliary
 from tether.training.auxiliary import load_auxiliary_loss, make_auxiliary_losses
 from tether.training.config import AuxiliaryLossConfig
+from tether.training.divergence import Diverged
 from tether.training.trainer import Trainer
 
 PLUGIN = """
@@ -99,11 +100,16 @@ def test_wrong_options_and_a_loss_given_twice_are_refused(tiny: ModuleType, plug
         make_auxiliary_losses([AuxiliaryLossConfig(loss=plugin)] * 2, control, base)
 
 
-def test_an_auxiliary_loss_that_is_not_finite_stops_before_it_is_saved(tiny: ModuleType, tmp_path: Path) -> None:
+@pytest.mark.parametrize("clip", [1.0, 0.0])
+def test_an_auxiliary_loss_that_is_not_finite_is_named_before_anything_changes(
+    tiny: ModuleType, tmp_path: Path, clip: float
+) -> None:
     made = tmp_path / "broken.py"
     made.write_text(
         "def broken(control, base):\n    return lambda batch: control.controlnet_mid_block.bias.sum() * float('nan')\n"
     )
-    trainer = tiny.make_trainer(tmp_path / "run", auxiliary_losses=[{"loss": f"{made}:broken"}])
-    with pytest.raises(TetherError, match="step 1: the loss is finite, its gradient is not"):
+    losses = [{"loss": f"{made}:broken"}]
+    trainer = tiny.make_trainer(tmp_path / "run", max_grad_norm=clip, auxiliary_losses=losses)
+    with pytest.raises(Diverged, match=r"step 1: the auxiliary loss broken is not finite; .* a new run without it"):
         trainer.fit()
+    assert not bool(trainer.control.controlnet_mid_block.bias.any())

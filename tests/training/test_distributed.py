@@ -85,6 +85,16 @@ def test_two_processes_at_half_the_batch_have_the_losses_of_one(
         torch.testing.assert_close(theirs[name], ours[name], rtol=1e-3, atol=1e-4)
 
 
+def test_two_processes_train_a_union_though_each_sees_some_of_its_kinds_only(server: Any, tmp_path: Path) -> None:
+    """Of four kinds a process sees one or two a step, and no step has all."""
+    union = {"condition": ["canny", "depth", "seg", "normal"], "steps": 6, "ema": 0.9}
+    assert server.start(tmp_path / "one", batch_size=2, **union).wait() == 0
+    run_two(server, tmp_path / "two", batch_size=1, **union)
+    losses = [json.loads((tmp_path / name / "losses.json").read_text()) for name in ("one", "two")]
+    assert len(losses[0]) == 6
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
 def test_a_run_of_two_processes_goes_on_with_one(server: Any, tmp_path: Path) -> None:
     assert server.start(tmp_path / "one", steps=8, batch_size=4).wait() == 0
     run_two(server, tmp_path / "moved", steps=4, batch_size=2)

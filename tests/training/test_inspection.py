@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tether.base import Base, ControlNet
@@ -87,6 +89,28 @@ def test_notes_and_conditions_are_told_before_the_first_stage(tiny_folder: Path,
     plan = dry_run(settings)
     assert plan.data is not None
     assert (plan.data.samples, plan.data.conditions) == (24, "exact (circles)")
+
+
+def test_a_packed_file_is_looked_at_before_anything_is_loaded(
+    tiny_folder: Path, tiny_base: Base, tmp_path: Path
+) -> None:
+    file = tmp_path / "packed.npz"
+    settings = config(tmp_path, tiny_folder, file, validation_every=0)
+    with pytest.raises(TetherError, match=r"cannot read the packed latents .*packed\.npz"):
+        dry_run(settings)
+    np.savez(file, counts=np.array(json.dumps({"red": 6, "blue": 4})))  # nothing else is read
+    assert inspect_data(settings, tiny_base).samples == 10
+    for changes, message in (
+        ({"validation_every": 5}, "without validation images: set validation_every=0"),
+        ({"shares": {"red": 1}}, "shares are given for red; .* has red, blue"),
+    ):
+        with pytest.raises(TetherError, match=message):
+            dry_run(settings.model_copy(update=changes))
+    file.write_bytes(file.read_bytes()[:-30])
+    with pytest.raises(TetherError, match="cannot read the packed latents"):
+        inspect_data(settings, tiny_base)
+    with pytest.raises(TetherError, match=r"shares are for a packed latents file \(.npz\), not for circles"):
+        dry_run(config(tmp_path, tiny_folder, Path("circles"), shares={"red": 1}))
 
 
 def test_a_control_for_inpainting_is_validated_with_its_holes(tiny_folder: Path, tmp_path: Path) -> None:

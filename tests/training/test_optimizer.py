@@ -47,3 +47,18 @@ def test_learning_rates_warm_up_and_fall_to_the_floor(
     assert [learning_rate(config, step) for step in range(5)] == pytest.approx(
         [expected[0], 1.0, *expected[1:4]], rel=1e-5
     )
+
+
+def test_adafactor_moves_weights_that_begin_at_0_as_far_as_adamw_does(tiny: ModuleType, tmp_path: Path) -> None:
+    """A zero convolution under a steady gradient: both move it by about the learning rate a step."""
+    moved = {}
+    for name in ("adafactor", "adamw"):
+        zero = torch.nn.Parameter(torch.zeros(8, 8, 1, 1))
+        gradient = 1e-3 * torch.randn(zero.shape, generator=torch.Generator().manual_seed(0))
+        optimizer = make_optimizer(tiny.make_config(tmp_path, optimizer=name), torch.nn.ParameterList([zero]))
+        for _ in range(100):
+            zero.grad = gradient.clone()
+            optimizer.step()
+        moved[name] = zero.detach().square().mean().sqrt().item()
+    assert moved["adamw"] == pytest.approx(100 * 1e-3, rel=0.05)
+    assert 0.3 < moved["adafactor"] / moved["adamw"] < 3

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import ImageOps
 
 from tether.base import Base, load_base
+from tether.datasets import source as datasets_source
+from tether.datasets import twins
 from tether.datasets.build import build_dataset
 from tether.datasets.latents import views
 from tether.errors import TetherError
@@ -112,3 +115,25 @@ def test_repeated_files_and_unusable_samples_are_told(tiny_folder: Path, tiny_ba
         (data / f"{k}.txt").write_text(" ")
     with pytest.raises(TetherError, match=r"has no usable sample .*9 empty caption"):
         inspect_data(settings, tiny_base)
+
+
+@pytest.mark.parametrize("condition", ["canny", ["canny", "tile"]], ids=str)
+def test_a_resumed_run_reads_files_only_for_what_it_shows(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, condition: Any
+) -> None:
+    data = photos(tmp_path / "photos", 6, 80, "bmp")  # all of the same size
+    shutil.copy(data / "0.bmp", data / "5.bmp")
+    settings = config(tmp_path, tiny_folder, data, **SHARED, steps=1, workers=0, condition=condition)
+    compared: list[int] = []
+    plain = twins._hash
+    monkeypatch.setattr(twins, "_hash", lambda source, index: compared.append(index) or plain(source, index))
+    train(settings)
+    assert sorted(compared) == sorted([*range(6)] * 2)  # when it is looked at, and when it is opened
+    compared.clear()
+    hashed: list[Path] = []
+    whole = datasets_source.hash_file
+    monkeypatch.setattr(datasets_source, "hash_file", lambda path: hashed.append(path) or whole(path))
+    told: list[str] = []
+    train(settings.model_copy(update={"steps": 2}), on_note=told.append)
+    assert "1 left out: samples whose files are the same as others'" in told
+    assert compared == hashed == []

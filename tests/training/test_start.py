@@ -19,13 +19,31 @@ from tether.training.start import open_start
 from .small import config
 
 
-def test_a_base_for_inpainting_is_not_trained_on(tiny_folder: Path, circles: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fresh", [True, False], ids=["fresh", "from a control"])
+def test_a_base_for_inpainting_is_not_trained_on(tiny_folder: Path, circles: Path, tmp_path: Path, fresh: bool) -> None:
     folder = tmp_path / "inpainting"
     shutil.copytree(tiny_folder, folder)
     plain = UNet2DConditionModel.from_pretrained(tiny_folder / "unet")
     UNet2DConditionModel.from_config({**plain.config, "in_channels": 9}).save_pretrained(folder / "unet")
+    ControlNet.from_unet(plain).save(tmp_path / "control")
+    start = {} if fresh else {"start_from": str(tmp_path / "control")}
     with pytest.raises(TetherError, match="is for inpainting"):
-        train(config(tmp_path, folder, circles, validation_every=0))
+        train(config(tmp_path, folder, circles, validation_every=0, **start))
+
+
+def test_only_middle_starts_from_controls_without_learned_skips_alone(tiny_folder: Path, tmp_path: Path) -> None:
+    """What it would train and draw without the skips, others would load with them."""
+    unet = UNet2DConditionModel.from_pretrained(tiny_folder / "unet")
+    control = ControlNet.from_unet(unet)
+    torch.nn.init.ones_(control.controlnet_mid_block.weight)
+    control.save(tmp_path / "middle")
+    torch.nn.init.ones_(control.controlnet_down_blocks[-1].bias)
+    control.save(tmp_path / "whole")
+    settings = {"only_middle": True, "start_from": str(tmp_path / "middle")}
+    _, started = open_start(config(tmp_path, tiny_folder, tmp_path, **settings))
+    assert bool(started.controlnet_mid_block.weight.all())
+    with pytest.raises(TetherError, match="only_middle trains without the skip connections, but"):
+        open_start(config(tmp_path, tiny_folder, tmp_path, **settings | {"start_from": str(tmp_path / "whole")}))
 
 
 def test_a_new_run_begins_from_a_checkpoint_of_another(tiny_folder: Path, circles: Path, tmp_path: Path) -> None:

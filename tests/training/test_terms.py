@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import ModuleType
 
@@ -34,3 +35,15 @@ def test_another_base_or_other_data_under_the_same_name_are_refused(tiny: Module
     with pytest.raises(TetherError, match="another data"):
         trainer(base="a", data="c").fit()
     assert trainer(base="a", data="b").fit().step == 2
+
+
+def test_an_adafactor_run_of_relative_steps_does_not_go_on_with_absolute_ones(tiny: ModuleType, tmp_path: Path) -> None:
+    trainer = tiny.make_trainer(tmp_path, steps=2, optimizer="adafactor")
+    terms = trainer.terms.to_json()
+    trainer.terms.check_continues(json.loads(json.dumps(terms)))
+    earlier = {name: value for name, value in terms.items() if name != "adafactor_steps"}
+    with pytest.raises(TetherError, match="a run of an earlier version, whose adafactor hardly moved"):
+        trainer.terms.check_continues(earlier)
+    tiny.make_trainer(tmp_path, steps=2).terms.check_continues(
+        earlier | {"settings": terms["settings"] | {"optimizer": "adamw"}}
+    )

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.tracking import TensorBoardTracker
 
 from tether.errors import TetherError
 from tether.files.hashing import hash_modules
@@ -90,6 +91,21 @@ def test_a_checkpoint_is_due_by_the_clock_too(tiny: ModuleType, tmp_path: Path) 
     trainer = tiny.make_trainer(tmp_path, steps=5, checkpoint_every=100, keep_checkpoints=9, checkpoint_minutes=1e-9)
     trainer.fit()
     assert [int(path.name[5:]) for path in list_checkpoints(trainer.checkpoints)] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("fails", ["store_init_configuration", "log", "finish"])
+def test_a_tracker_that_cannot_write_is_warned_of_and_the_run_goes_on(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fails: str
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(TensorBoardTracker, fails, full)
+    trainer = tiny.make_trainer(tmp_path, steps=3, validation_every=1, checkpoint_every=3, trackers=("tensorboard",))
+    trainer.validator = lambda step, control: Validation(step, 0.5, 0.5)
+    assert trainer.fit().reason == "finished"
+    assert len(list_checkpoints(trainer.checkpoints)) == 1
+    assert caplog.text.count("the trackers cannot write ([Errno 28] No space left on device)") == 1
 
 
 def test_convergence_tags_a_checkpoint_and_stops_where_asked(tiny: ModuleType, tmp_path: Path) -> None:

@@ -57,6 +57,28 @@ def test_the_sheets_have_conditions_originals_and_a_row_for_each_step_so_far(
         assert len(list((tmp_path / name).glob("*.png"))) == 3
 
 
+def test_a_sheet_of_many_validations_has_the_first_the_last_and_some_between(
+    tiny_base: Base, control: ControlNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows are drawn by their step: no network is run."""
+
+    def rows(sheet: Image.Image) -> list[int]:
+        return [sheet.getpixel((110, top + 32))[0] for top in range(2 * 66, sheet.height, 66)]  # type: ignore[index]
+
+    monkeypatch.setattr("tether.training.validation._ROWS", 4)
+    validator = ImageValidator(tiny_base, samples(1), None, tmp_path, steps=1)
+    for step in range(10):
+        shade = Image.new("RGB", SIZE, (step, 0, 0))
+        monkeypatch.setattr(validator, "_draw", lambda *_, shade=shade: [shade])
+        validator(step, control)
+        with Image.open(tmp_path / "with-prompt.png") as sheet:
+            assert len(rows(sheet)) == min(4, step + 1)
+            assert (rows(sheet)[0], rows(sheet)[-1]) == (0, step)
+    with Image.open(tmp_path / "with-prompt.png") as sheet:
+        assert rows(sheet) == [0, 3, 6, 9]
+    assert len(list((tmp_path / "with-prompt").glob("*.png"))) == 10
+
+
 def test_without_a_metric_images_are_drawn_and_fidelity_is_none(
     tiny_base: Base, control: ControlNet, tmp_path: Path
 ) -> None:
@@ -95,6 +117,24 @@ def test_images_that_are_drawn_together_are_those_of_their_own_prompts_seeds_and
             assert isinstance(alone, Image.Image)
             assert found.size == sample.condition.size
             assert np.abs(np.asarray(found, np.int16) - np.asarray(alone, np.int16)).max() <= 2
+
+
+@pytest.mark.parametrize(
+    "caption", ["a girl, <lora:style:0.8>", "a cat [sitting|standing]", "a photo [2019:03]", "an (apple:1.3)"]
+)
+def test_captions_are_read_as_in_training_and_not_as_prompts(
+    tiny_base: Base, control: ControlNet, tmp_path: Path, caption: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[torch.Tensor] = []
+    draw = Pipeline.draw
+    monkeypatch.setattr(
+        Pipeline,
+        "draw",
+        lambda *of, guidance, **how: encoded.append(guidance.conditional.tokens) or draw(*of, guidance=guidance, **how),
+    )
+    sample = ValidationSample(caption, Image.new("RGB", SIZE, "gray"))
+    ImageValidator(tiny_base, [sample], None, tmp_path, steps=1)(0, control)
+    assert torch.equal(encoded[0], tiny_base.encode_prompts([caption], syntax="plain").tokens)
 
 
 def test_a_control_that_has_learned_nothing_is_not_run_and_the_images_are_the_same(

@@ -12,6 +12,7 @@ import os
 import sys
 import traceback
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,10 +20,11 @@ from typing import Any
 import torch
 from accelerate import DistributedType, PartialState
 
-from tether.control import Conditioning
+from tether.control import Conditioning, UnionControlNet
 from tether.training.batch import Batch
 from tether.training.config import TrainConfig
 from tether.training.events import Outcome
+from tether.training.rota import Rota
 from tether.training.trainer import Trainer
 
 
@@ -68,8 +70,17 @@ def make_config(out: Path, **settings: Any) -> TrainConfig:
 
 
 def make_trainer(out: Path, **settings: Any) -> Trainer:
-    base = make_base()
-    return Trainer(base, make_control(base), batches, make_config(out, **settings))
+    """A trainer of a ControlNet, or of a union of the kinds that `condition` lists, whose samples take turns."""
+    base, config = make_base(), make_config(out, **settings)
+    if not config.trains_union:
+        return Trainer(base, make_control(base), batches, config)
+    torch.manual_seed(1)
+    union, rota = UnionControlNet.from_base(base, kinds=config.kinds), Rota(config.turns, config.seed)
+
+    def turns(samples: range) -> Batch:
+        return replace(batches(samples), kinds=[rota(number).kind for number in samples])
+
+    return Trainer(base, union, turns, config)
 
 
 def train(out: Path, **settings: Any) -> tuple[Trainer, Outcome, list[float]]:

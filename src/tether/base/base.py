@@ -204,11 +204,12 @@ class Base:
         hook = getattr(self.vae, "_hf_hook", None)
         if hook is not None:  # of `reduce_memory`; diffusers calls it too, unless it was imported without accelerate
             hook.pre_forward(self.vae)
-        found = call(self.vae, inputs.to(self.device, _dtype_of(self.vae)))
-        if _dtype_of(self.vae) != torch.float16 or found.isfinite().all() or not inputs.isfinite().all():
-            return found
-        cast_quietly(self.vae, torch.float32)
-        try:
-            return call(self.vae, inputs.to(self.device, torch.float32))
-        finally:
-            cast_quietly(self.vae, torch.float16)
+        with torch.autocast(self.device.type, enabled=False):  # training's would compute in float16 here too
+            found = call(self.vae, inputs.to(self.device, _dtype_of(self.vae)))
+            if _dtype_of(self.vae) != torch.float16 or found.isfinite().all() or not inputs.isfinite().all():
+                return found
+            cast_quietly(self.vae, torch.float32)
+            try:
+                return call(self.vae, inputs.to(self.device, torch.float32))
+            finally:
+                cast_quietly(self.vae, torch.float16)

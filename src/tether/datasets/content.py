@@ -2,21 +2,27 @@
 
     OUT/.source.json        {"stamp": ..., "content": ...}
 
+    OUT/.repeated.json      {KEY: [number, ...]}
+
 `content` is a SHA-256 of the files' bytes: it is the same wherever they lie. Reading all of them takes long, so it is
-computed again only when the stamp (their names, sizes and times of change) has changed.
+computed again only when the stamp (their names, sizes and times of change) has changed. So it is with the samples whose
+files are the same as others'; KEY is a digest of the stamp and of the samples that were looked at.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tether.datasets.manifest import digest, read_json, write_json
 from tether.datasets.source import Source
+from tether.datasets.twins import repeated_files
 from tether.files.atomic import make_folder
 
-__all__ = ["STAMP", "known_content"]
+__all__ = ["STAMP", "known_content", "known_repeated"]
 
 STAMP = ".source.json"
+REPEATED = ".repeated.json"
 
 
 def known_content(source: Source, out: Path) -> str | None:
@@ -36,6 +42,29 @@ def known_content(source: Source, out: Path) -> str | None:
     make_folder(out)
     write_json(out / STAMP, {"stamp": stamp, "content": content})
     return content
+
+
+def known_repeated(source: Source, samples: Sequence[int], out: Path, *, keep: bool = True) -> set[int]:
+    """`repeated_files`, without reading files that have not changed since it was kept.
+
+    Args:
+        source: the source.
+        samples: those that are looked at.
+        out: the folder of the run, where what was found is kept.
+        keep: whether it is kept there.
+    """
+    states = [_state(path) for path in source.files()]
+    if not states:
+        return repeated_files(source, samples)
+    key, kept = digest([states, source.fingerprint(), list(samples)]), read_json(out / REPEATED)
+    kept = kept if isinstance(kept, dict) else {}
+    if isinstance(kept.get(key), list):
+        return set(kept[key])
+    found = repeated_files(source, samples)
+    if keep:
+        make_folder(out)
+        write_json(out / REPEATED, kept | {key: sorted(found)})
+    return found
 
 
 def _state(path: Path) -> list[object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from tether.base import Base
+from tether.base.prompt_syntax import PromptSyntax
 from tether.control.conditioning import Conditioning
 from tether.errors import TetherError
 from tether.sampling.guidance import Guidance
@@ -13,13 +14,14 @@ from tether.sampling.request import Request
 __all__ = ["guidance_of"]
 
 
-def guidance_of(request: Request, base: Base, size: tuple[int, int]) -> Guidance:
+def guidance_of(request: Request, base: Base, size: tuple[int, int], *, syntax: PromptSyntax | None = None) -> Guidance:
     """Encodes a request's prompts, the same for every image of its batch.
 
     Args:
         request: prompts, `guidance_scale`, `clip_skip`, `count` and `rules` matter.
         base: encodes the text.
         size: width and height of the images in pixels, for bases that are conditioned on it (SDXL).
+        syntax: how prompts are read; by default as the request's rules say.
 
     Raises:
         TetherError: when a prompt cannot be read, `clip_skip` leaves no layer, or the base's text encoder does not give
@@ -29,7 +31,8 @@ def guidance_of(request: Request, base: Base, size: tuple[int, int]) -> Guidance
     guided = request.guidance_scale > 1 or (request.rules > 1 and request.guidance_scale != 1)
     guided = guided and not distilled
     texts = [request.negative_prompt, request.prompt] if guided else [request.prompt]
-    encoded = base.encode_prompts(texts, request.clip_skip, syntax="nested" if request.rules > 1 else "simple")
+    syntax = syntax or ("nested" if request.rules > 1 else "simple")
+    encoded = base.encode_prompts(texts, request.clip_skip, syntax=syntax)
     rows = [encoded.row(k, request.count) for k in range(len(texts))]
     if guided and not request.negative_prompt and base.zero_empty_negative:
         rows[0] = rows[0].zeros()

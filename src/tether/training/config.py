@@ -146,7 +146,11 @@ class TrainConfig(BaseModel):
     start_base: str | None = Field(
         None, description="the base that `start_from` was trained on, if not `base`: the control is moved to `base`"
     )
-    only_middle: bool = Field(False, description="control the middle block only (`only_mid_control`; ControlNet only)")
+    only_middle: bool = Field(
+        False,
+        description="control the middle block only (`only_mid_control`; ControlNet only), from a control that has not "
+        "learned to control the skip connections",
+    )
     unlock_decoder: bool = Field(False, description="train the base's decoder too (`sd_locked=False`)")
 
     # Steps and memory.

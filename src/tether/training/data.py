@@ -21,12 +21,12 @@ from torch import Tensor
 from tether.base import Base
 from tether.control.conditioning import Conditioning
 from tether.datasets.build import build_dataset
-from tether.datasets.latents.cache import plan_cache
+from tether.datasets.latents.cache import CachePlan, plan_cache
 from tether.datasets.latents.encode import as_prompts
 from tether.datasets.latents.ondemand import OnDemandSamples, encoders_of
 from tether.datasets.latents.resolution import Resolution, Size
 from tether.datasets.latents.samples import CachedSamples, Samples
-from tether.datasets.latents.views import DatasetView, SourceView, View
+from tether.datasets.latents.views import DatasetView, View
 from tether.datasets.manifest import digest
 from tether.errors import TetherError
 from tether.images import from_pixels
@@ -41,6 +41,7 @@ from tether.training.rota import Rota
 from tether.training.source import (
     gone_view,
     is_read_on_demand,
+    kind_view,
     open_run_source,
     preparation_of,
     resolution_of,
@@ -49,7 +50,7 @@ from tether.training.source import (
 )
 from tether.training.validation import ValidationSample
 
-__all__ = ["CachedBatches", "Data", "KindBatches", "open_data", "validation_subset"]
+__all__ = ["CachedBatches", "Data", "KindBatches", "encodes_on_demand", "open_data", "validation_subset"]
 
 _PROMPTS, _POSTERIOR = 1, 6  # streams of random numbers; others are in `batch`, `order`, `packed` and `rota`
 
@@ -173,8 +174,6 @@ def open_data(config: TrainConfig, base: Base, on_stage: OnStage | None = None) 
     if is_packed(config.data):
         return _open_packed(config, base)
     resolution = resolution_of(config, base)
-    if config.shares is not None:
-        raise TetherError(f"shares are for a packed latents file (.npz), not for {config.data}")
     if config.trains_union:
         return _open_kinds(config, base, on_stage)
     with PartialState().main_process_first():
@@ -226,7 +225,7 @@ def _open_kinds(config: TrainConfig, base: Base, on_stage: OnStage | None) -> Da
     usable: dict[str, Sequence[int]] = {}
     contents, encoders = [], encoders_of(base)
     for place, kind in enumerate(config.kinds):
-        view = SourceView(source, preparation_of(config, base, kind), config.mirror, identity)
+        view = kind_view(config, source, preparation_of(config, base, kind), identity)
         samples_of[kind] = OnDemandSamples(
             view,
             encoders,
@@ -235,6 +234,7 @@ def _open_kinds(config: TrainConfig, base: Base, on_stage: OnStage | None) -> Da
             crops=config.crops,
             seed=config.seed,
             moments=config.latents == "sample",
+            reserve=_reserve(base),
         )
         images = len(range(place, config.validation_images, len(config.kinds)))
         usable[kind], held_back[kind] = view.usable, _held_back(config, len(view), images)
@@ -263,22 +263,27 @@ def _samples(config: TrainConfig, base: Base, resolution: Resolution, on_stage: 
     out, moments = config.cache or config.out / "cache", config.latents == "sample"
     view = _unbuilt(config, base)
     if view is None:
-        plan = plan_cache(
-            _built(config, base, on_stage),
-            base,
-            out,
-            resolution=resolution,
-            crops=config.crops,
-            flips=config.mirror,
-            moments=moments,
-        )
+        plan = _plan(config, base, _built(config, base, on_stage))
         view, cache = DatasetView(plan), plan.finished()
         if cache is not None:
             return CachedSamples(cache, config.seed), view.content
     samples = OnDemandSamples(
-        view, encoders_of(base), out, resolution=resolution, crops=config.crops, seed=config.seed, moments=moments
+        view,
+        encoders_of(base),
+        out,
+        resolution=resolution,
+        crops=config.crops,
+        seed=config.seed,
+        moments=moments,
+        reserve=_reserve(base),
     )
     return samples, view.content
+
+
+def _reserve(base: Base) -> int:
+    """Bytes of the disk that caches leave to checkpoints: two of a control as large as the denoiser, with its average
+    and two states of an optimizer, in float32."""
+    return 2 * 4 * 4 * sum(parameter.numel() for parameter in base.unet.parameters())
 
 
 def _unbuilt(config: TrainConfig, base: Base) -> View | None:
@@ -292,10 +297,31 @@ def _unbuilt(config: TrainConfig, base: Base) -> View | None:
     return source_view(config, base, source) if is_read_on_demand(config, source) else None
 
 
+def encodes_on_demand(config: TrainConfig, base: Base) -> bool:
+    """Whether a run keeps encoders of its own: if its data are not packed, and no earlier run finished their cache."""
+    if is_packed(config.data):
+        return False
+    built = None if config.trains_union else find_built(config, base)
+    if built is None:
+        return True
+    return _plan(config, base, built).finished() is None
+
+
+def _plan(config: TrainConfig, base: Base, built: Path) -> CachePlan:
+    """What a whole cache of a built data set contains."""
+    return plan_cache(
+        built,
+        base,
+        config.cache or config.out / "cache",
+        resolution=resolution_of(config, base),
+        crops=config.crops,
+        flips=config.mirror,
+        moments=config.latents == "sample",
+    )
+
+
 def _open_packed(config: TrainConfig, base: Base) -> Data:
     """A packed latents file, all of which is trained on."""
-    if config.validation_every:
-        raise TetherError(f"{config.data} is a packed latents file, without validation images: set validation_every=0")
     batches = PackedBatches(
         Path(config.data),
         base,

@@ -51,7 +51,12 @@ class LossLimit:
         return None
 
 
-def diverged(what: str, losses: Tensor, names: list[str], checkpoints: Sequence[Path]) -> Diverged:
+_ADVICE = "inspect these samples, or start a new run with a lower learning rate"
+
+
+def diverged(
+    what: str, losses: Tensor, names: list[str], checkpoints: Sequence[Path], advice: str = _ADVICE
+) -> Diverged:
     """The error for a step, the same on every process; all of them must call this.
 
     Args:
@@ -59,6 +64,7 @@ def diverged(what: str, losses: Tensor, names: list[str], checkpoints: Sequence[
         losses: of this process's samples, `(B,)`.
         names: of those samples.
         checkpoints: the existing ones, the latest last.
+        advice: what to do.
     """
     gathered = gather_object(list(zip(names, losses.tolist(), strict=True)))
     badness = {name: value if math.isfinite(value) else math.inf for name, value in gathered}
@@ -66,7 +72,7 @@ def diverged(what: str, losses: Tensor, names: list[str], checkpoints: Sequence[
     bad = [name for name in worst if badness[name] == math.inf] or worst
     kept = checkpoints[-1] if checkpoints else None
     return Diverged(
-        f"{what}; samples: {', '.join(bad[:8])}. The last good checkpoint is {kept or 'none'}: inspect these samples, "
-        "or start a new run with a lower learning rate" + (f" from it (--set start_from={kept})" if kept else ""),
+        f"{what}; samples: {', '.join(bad[:8])}. The last good checkpoint is {kept or 'none'}: {advice}"
+        + (f" from it (--set start_from={kept})" if kept else ""),
         bad,
     )

@@ -16,6 +16,7 @@ from tether.base import Base
 from tether.control.control import Control
 from tether.datasets.build import describe_conditions
 from tether.datasets.check import open_dataset
+from tether.datasets.content import known_repeated
 from tether.datasets.latents.resolution import Resolution, Size
 from tether.datasets.latents.views import GoneView
 from tether.datasets.manifest import Manifest, read_manifest
@@ -23,10 +24,9 @@ from tether.datasets.prepare import Preparation, check_sample
 from tether.datasets.shards import TarReader
 from tether.datasets.source import Rejected, Sample, Source, image_data_size
 from tether.datasets.sources.open import BUILTIN
-from tether.datasets.twins import repeated_files
 from tether.errors import TetherError
 from tether.training.config import TrainConfig
-from tether.training.packed import is_packed
+from tether.training.packed import check_shares, is_packed, read_counts
 from tether.training.source import gone_view, is_read_on_demand, open_run_source, preparation_of, resolution_of
 
 __all__ = ["Inspection", "check_channels", "find_built", "inspect_data"]
@@ -65,7 +65,9 @@ def inspect_data(config: TrainConfig, base: Base) -> Inspection:
         TetherError: when there are no such data, they are of another kind or size, or there are too few of them.
     """
     if is_packed(config.data):
-        return Inspection(0, "exact (packed latents)")
+        return _of_packed(config)
+    if config.shares is not None:
+        raise TetherError(f"shares are for a packed latents file (.npz), not for {config.data}")
     folder = find_built(config, base)
     if folder is None:
         gone = gone_view(config, base)
@@ -129,6 +131,15 @@ def check_channels(control: Control) -> None:
         )
 
 
+def _of_packed(config: TrainConfig) -> Inspection:
+    """Of a packed latents file; its small array of counts is read, and nothing else."""
+    if config.validation_every:
+        raise TetherError(f"{config.data} is a packed latents file, without validation images: set validation_every=0")
+    counts = read_counts(Path(config.data))
+    check_shares(Path(config.data), counts, config.shares or counts)
+    return Inspection(sum(counts.values()), "exact (packed latents)")
+
+
 def _of_gone(config: TrainConfig, view: GoneView) -> Inspection:
     note = f"{config.data} is gone: the run goes on with the samples that it has shown before"
     return Inspection(len(view), "as before", (note,))
@@ -137,7 +148,8 @@ def _of_gone(config: TrainConfig, view: GoneView) -> Inspection:
 def _of_source(config: TrainConfig, base: Base) -> Inspection:
     source, resolution = open_run_source(config, base), resolution_of(config, base)
     usable = min((source.usable(kind) for kind in config.kinds), key=len)
-    repeated = len(repeated_files(source, usable)) if is_read_on_demand(config, source) else 0
+    on_demand = is_read_on_demand(config, source)
+    repeated = len(known_repeated(source, usable, config.out, keep=False)) if on_demand else 0
     count = len(usable) - repeated
     conditions = ", ".join(dict.fromkeys(_conditions(source, kind) for kind in config.kinds))
     _check_count(config, count)

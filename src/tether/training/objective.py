@@ -25,7 +25,14 @@ from tether.training.auxiliary import AuxiliaryLoss, Watching
 from tether.training.batch import Batch, Randomness
 from tether.training.performance.locked import locked_convolutions, uncopied_weights
 
-__all__ = ["DECODER_PARTS", "ControlObjective", "diffusion_loss", "drop_prompts", "silence_skips"]
+__all__ = [
+    "DECODER_PARTS",
+    "ControlObjective",
+    "check_skips_are_silent",
+    "diffusion_loss",
+    "drop_prompts",
+    "silence_skips",
+]
 
 DECODER_PARTS = ("up_blocks", "conv_norm_out", "conv_out")
 """The modules of a U-Net that come after its middle: what `unlock_decoder` trains."""
@@ -253,6 +260,20 @@ def silence_skips(control: Control) -> None:
     zeros.requires_grad_(False)
     for zero in zeros:
         zero.register_forward_hook(_silent)
+
+
+def check_skips_are_silent(control: Control) -> None:
+    """Checks that a control gives skip connections no signal by its weights, so that it is saved as it was trained.
+
+    Raises:
+        TetherError: when it does: it has learned with them.
+    """
+    zeros = getattr(control, _SKIP_ZEROS, None)
+    if zeros is not None and any(bool(tensor.any()) for tensor in zeros.parameters()):
+        raise TetherError(
+            "only_middle trains without the skip connections, but the control that training starts from controls them: "
+            "leave only_middle out, or start from a control that was trained with it"
+        )
 
 
 def _silent(module: nn.Module, inputs: object, output: Tensor) -> Tensor:

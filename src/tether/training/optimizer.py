@@ -4,7 +4,8 @@
     g'  = g min(1, G / ||g||)                                               clipping to the norm G
 
 AdamW (arXiv:1711.05101) is PyTorch's fused one, which divides each gradient by a scale while reading it: clipping costs
-no pass of its own.
+no pass of its own. Adafactor (arXiv:1804.04235) takes steps of the learning rate's size, as AdamW does, not steps
+relative to the parameters (α = max(1, RMS(θ)) η): what begins at 0 learns too.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimiz
     if config.optimizer == "muon":
         return make_muon(model, rate, betas=config.betas, weight_decay=decay)
     if config.optimizer == "adafactor":
-        return torch.optim.Adafactor(parameters, rate, weight_decay=decay)
+        # PyTorch's default scales each step by the parameter's size: zero convolutions would hardly move.
+        return torch.optim.Adafactor(parameters, rate, eps=(None, 1.0), weight_decay=decay)
     if config.optimizer == "adamw8bit":
         try:
             from bitsandbytes.optim import AdamW8bit  # type: ignore[import-not-found]

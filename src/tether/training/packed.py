@@ -22,6 +22,7 @@ from itertools import count
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ from tether.training.batch import Batch, Randomness, batch_generator, sample_gen
 from tether.training.packed_kinds import PackedConditions
 from tether.training.rota import Rota
 
-__all__ = ["PackedBatches", "is_packed"]
+__all__ = ["PackedBatches", "check_shares", "is_packed", "read_counts"]
 
 _DRAWS = 3  # stream of random numbers; 0 is the noise's, 1 the prompts', 2 the order's
 
@@ -52,6 +53,29 @@ class _Draw(NamedTuple):
 def is_packed(data: str) -> bool:
     """Whether the setting `data` names a packed latents file."""
     return data.endswith(".npz")
+
+
+def read_counts(path: Path) -> dict[str, int]:
+    """The groups of a packed latents file, and how many rows each has; no other array is read.
+
+    Raises:
+        TetherError: when the file cannot be read.
+    """
+    try:
+        with np.load(path) as file:
+            return json.loads(str(file["counts"]))
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise _unreadable(path, error) from error
+
+
+def check_shares(path: Path, counts: Mapping[str, int], shares: Mapping[str, float]) -> None:
+    """Raises a TetherError when shares are not those of a file's groups."""
+    if shares.keys() != counts.keys():
+        raise TetherError(f"shares are given for {', '.join(shares)}; {path} has {', '.join(counts)}")
+
+
+def _unreadable(path: Path, error: Exception) -> TetherError:
+    return TetherError(f"cannot read the packed latents {path}: {str(error).splitlines()[0]}")
 
 
 class PackedBatches:
@@ -100,8 +124,8 @@ class PackedBatches:
                 self.captions: list[list[str]] = json.loads(str(file["captions"]))
                 self.counts: dict[str, int] = json.loads(str(file["counts"]))
             self.content = hash_file(path)
-        except (OSError, ValueError, KeyError) as error:
-            raise TetherError(f"cannot read the packed latents {path}: {str(error).splitlines()[0]}") from error
+        except (OSError, ValueError, KeyError, BadZipFile) as error:
+            raise _unreadable(path, error) from error
         if tell_kinds and self.conditions is None:
             raise TetherError(f"{path} has conditions of one kind: several kinds need a file with images")
         self.rota = rota
@@ -110,15 +134,12 @@ class PackedBatches:
             raise TetherError(f"{path} is damaged: latents, edges or images, captions and counts differ in length")
         if len({len(row) for row in self.captions}) > 1:
             raise TetherError(f"{path} is damaged: samples have different numbers of captions")
-        self.shares = self._check_shares(path, shares or self.counts)
-        self._lock = Lock()  # a tokenizer serves one thread at a time
-
-    def _check_shares(self, path: Path, shares: Mapping[str, float]) -> dict[str, float]:
-        if shares.keys() != self.counts.keys():
-            raise TetherError(f"shares are given for {', '.join(shares)}; {path} has {', '.join(self.counts)}")
+        shares = shares or self.counts
+        check_shares(path, self.counts, shares)
         total = sum(shares.values())
         # Shares that add up to 1, but for rounding, are taken as they are.
-        return {group: share if abs(total - 1) < 1e-9 else share / total for group, share in shares.items()}
+        self.shares = {group: share if abs(total - 1) < 1e-9 else share / total for group, share in shares.items()}
+        self._lock = Lock()  # a tokenizer serves one thread at a time
 
     def __call__(self, numbers: range) -> Batch:
         """The samples with these numbers."""

@@ -4,7 +4,8 @@
 
 Gradients are counted as all of them, or as the largest one if they are used one by one (`backward_and_step`). The
 activations are what the backward pass keeps, counted during one real forward pass of the run's size on random numbers;
-the time is that of one whole update, without validation.
+the time is that of one whole update, without validation. `tether.training.run.dry_run` adds the encoders of a run that
+encodes its samples when they are shown.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from tether.training.performance.precision import attention_kernel, autocast, re
 from tether.training.source import resolution_of
 from tether.training.trainer import make_objective, set_gradient_checkpointing
 
-__all__ = ["Plan", "measure"]
+__all__ = ["Plan", "measure", "size_of"]
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,8 @@ def measure(
     trained = sum(sizes)
     states = [value for values in optimizer.state.values() for value in values.values() if isinstance(value, Tensor)]
     memory = {
-        "base": sum(_bytes(module) for module in base.modules()),
-        "control": _bytes(control),
+        "base": sum(size_of(module) for module in base.modules()),
+        "control": size_of(control),
         "gradients": 4 * (max(sizes) if streams else trained),
         "optimizer": sum(state.numel() * state.element_size() for state in states),
         "average": 4 * trained if config.ema else 0,
@@ -169,6 +170,7 @@ def _random_batch(base: Base, control: Control, config: TrainConfig) -> Batch:
     )
 
 
-def _bytes(module: nn.Module) -> int:
+def size_of(module: nn.Module) -> int:
+    """Bytes of a network's parameters and buffers, without those on "meta"."""
     tensors = [tensor for tensor in (*module.parameters(), *module.buffers()) if not tensor.is_meta]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import LoggerType
+from accelerate.utils import DistributedDataParallelKwargs, LoggerType
 
 from tether.errors import TetherError
 from tether.training.config import TrainConfig
@@ -29,11 +29,14 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     Raises:
         TetherError: for an unknown tracker.
     """
+    # A process whose samples show some of a union's kinds has no gradients of the others: DDP must look for them.
+    find = DistributedDataParallelKwargs(find_unused_parameters=config.trains_union)
     return Accelerator(
         cpu=config.device == "cpu",
         mixed_precision="no",
         log_with=installed_trackers(config.trackers) or None,
         project_dir=config.out / "logs",
+        kwargs_handlers=[find],
     )
 
 

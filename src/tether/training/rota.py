@@ -2,8 +2,9 @@
 
 The kinds take turns in blocks: of K listed kinds, samples bK to bK + K - 1 show each of them once, in an order that is
 random for each block b. A kind that is listed twice is shown twice in a block. So the kind of sample n is a function of
-the run's seed and n, each batch of K samples or more has every kind, and the samples of one kind can be counted without
-looking at those before.
+the run's seed and n, and the samples of one kind can be counted without looking at those before. Steps of a multiple of
+K samples have every kind, as have those of 2K - 1 samples or more; others may lack one, and so may what one process or
+one forward pass sees of a step.
 """
 
 from __future__ import annotations

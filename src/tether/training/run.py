@@ -38,12 +38,12 @@ from tether.files.writing import check_may_replace
 from tether.training.auxiliary import use_autoencoder
 from tether.training.checkpoints import list_checkpoints
 from tether.training.config import CONFIG, TrainConfig
-from tether.training.data import Data, OnStage, open_data
+from tether.training.data import Data, OnStage, encodes_on_demand, open_data
 from tether.training.events import Outcome, Progress
 from tether.training.inspection import check_channels, inspect_data
 from tether.training.lock import locked
 from tether.training.performance.precision import resolve_precision
-from tether.training.plan import Plan, measure
+from tether.training.plan import Plan, measure, size_of
 from tether.training.start import open_start
 from tether.training.trainer import Trainer
 from tether.training.validation import ImageValidator
@@ -156,8 +156,12 @@ def dry_run(config: TrainConfig) -> Plan:
     base, control = open_start(config)
     check_channels(control)
     found = inspect_data(config, base)
+    # Encoders that work while training stay in float32, beside the base.
+    encoders = sum(size_of(module) for module in (base.vae, *base.text.networks))
+    encoders = encoders if encodes_on_demand(config, base) else 0
     prepare_base(base, config)
-    return replace(measure(base, control, config), data=found)
+    plan = measure(base, control, config)
+    return replace(plan, data=found, memory=plan.memory | {"encoders": encoders})
 
 
 def prepare_base(

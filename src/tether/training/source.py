@@ -2,6 +2,7 @@
 
     OUT/source.json     content of the source, its number of samples, and how they are prepared
     OUT/.source.json    see `tether.datasets.content`
+    OUT/.repeated.json  see there
 
 A source is identified by the bytes of its files, which are read once for that. The samples that a run has shown are
 kept in its cache. So it goes on if the source is gone, until it needs one that it has never shown.
@@ -12,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tether.base import Base
-from tether.datasets.content import known_content
+from tether.datasets.content import known_content, known_repeated
 from tether.datasets.latents.resolution import Resolution
 from tether.datasets.latents.views import GoneView, SourceView, View
 from tether.datasets.manifest import PARTS, digest, read_json, read_manifest, write_json
@@ -26,6 +27,7 @@ from tether.training.config import TrainConfig
 __all__ = [
     "gone_view",
     "is_read_on_demand",
+    "kind_view",
     "open_run_source",
     "preparation_of",
     "resolution_of",
@@ -91,7 +93,7 @@ def source_view(config: TrainConfig, base: Base, source: Source) -> View:
     """
     how = preparation_of(config, base)
     identity = source_identity(config, source)
-    view = SourceView(source, how, config.mirror, identity)
+    view = kind_view(config, source, how, identity)
     if identity is None:
         return view
     record = {"content": view.content, "samples": len(view), "how": _how(how, config)}
@@ -103,6 +105,12 @@ def source_view(config: TrainConfig, base: Base, source: Source) -> View:
         )
     write_json(config.out / RECORD, record)
     return view
+
+
+def kind_view(config: TrainConfig, source: Source, how: Preparation, identity: str | None) -> SourceView:
+    """The samples of a source that is read on demand, for one kind of condition; `identity` as of `source_identity`."""
+    repeated = known_repeated(source, source.usable(how.condition), config.out)
+    return SourceView(source, how, config.mirror, identity, repeated)
 
 
 def gone_view(config: TrainConfig, base: Base) -> GoneView | None:

@@ -16,6 +16,7 @@ from tether.errors import TetherError
 from tether.files.materialize import check_fits_network
 from tether.training.checkpoints import list_checkpoints, read_checkpoint
 from tether.training.config import TrainConfig
+from tether.training.objective import check_skips_are_silent
 
 __all__ = ["open_start"]
 
@@ -28,6 +29,8 @@ def open_start(config: TrainConfig) -> tuple[Base, Control]:
     """
     device = PartialState(cpu=config.device == "cpu").device or torch.device("cpu")
     base = load_base(config.base, device=device)
+    if base.denoiser.spec.input_channels != base.denoiser.spec.latent_channels:
+        raise TetherError(f"base {base.name} is for inpainting, its input has mask channels: train on a plain base")
     try:
         control = _first_control(config, base, device)
     except TetherError:
@@ -36,14 +39,14 @@ def open_start(config: TrainConfig) -> tuple[Base, Control]:
         # What a run started from may be deleted: its own checkpoints hold everything, and must fit.
         control = _fresh_control(config, base)
     control.kind = None if config.trains_union else config.turns[0]
+    if config.only_middle:
+        check_skips_are_silent(control)
     return base, control
 
 
 def _first_control(config: TrainConfig, base: Base, device: torch.device) -> Control:
     """What training starts from when there is no checkpoint yet."""
     if config.start_from is None:
-        if base.denoiser.spec.input_channels != base.denoiser.spec.latent_channels:
-            raise TetherError(f"base {base.name} is for inpainting, its input has mask channels: train on a plain base")
         return _fresh_control(config, base)
     if (Path(config.start_from) / "manifest.json").is_file():
         control = _of_checkpoint(Path(config.start_from), base, config)

@@ -169,7 +169,12 @@ def _load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors:
             inner = inner.setdefault(part, {})
         inner[last] = value
     whole["state"] = state
-    set_optimizer_state_dict(model, optimizer, whole, options=everywhere)
+    # Parameters that never had a gradient have no state: those of a union's kinds that were not shown yet. PyTorch
+    # gives them one, of a step without gradients, with which they would not learn as they would have.
+    set_optimizer_state_dict(model, optimizer, whole, options=StateDictOptions(full_state_dict=True, strict=False))
+    for name, parameter in model.named_parameters():
+        if name.removeprefix("module.") not in state:  # DDP's prefix
+            optimizer.state.pop(parameter, None)
     # A fused optimizer walks over memory: its states must have the parameter's layout (channels last, say).
     for parameter, values in optimizer.state.items():
         for key, value in values.items():

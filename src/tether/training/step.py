@@ -140,6 +140,7 @@ class Step:
                 objective = self._objective(each, extra)
                 if streams:
                     self._check_loss(each.mean().item(), each.detach(), names)
+                    self._check_further({name: value.item() for name, value in extra.items()}, each.detach(), names)
                     norm = self._stream(objective)
                     self._check_norm(norm, each.detach(), names)
                 else:
@@ -150,15 +151,17 @@ class Step:
             further.append(torch.stack(values) if values else each.new_zeros(0))
         shared = self._gather(torch.cat(losses), torch.stack(further).mean(dim=0), flags)
         loss = shared[:, : len(names)].mean().item()
+        means = shared[:, len(names) : len(names) + len(self.auxiliary)].mean(dim=0).tolist()
+        auxiliary = dict(zip(self.auxiliary, means, strict=True))
         if not streams:
             self._check_loss(loss, torch.cat(losses), names)
+            self._check_further(auxiliary, torch.cat(losses), names)
             norm = self._update(torch.cat(losses), names)
         if state.average is not None:
             state.average.update(state.step)
         state.step, state.samples = state.step + 1, state.samples + self.samples
-        means = shared[:, len(names) : len(names) + len(self.auxiliary)].mean(dim=0).tolist()
         raised = shared[:, len(names) + len(self.auxiliary) :].any(dim=0).tolist()
-        return StepResult(loss, norm, dict(zip(self.auxiliary, means, strict=True)), tuple(raised))
+        return StepResult(loss, norm, auxiliary, tuple(raised))
 
     def _forward(
         self, feed: Prefetch, samples: range, following: list[range]
@@ -221,6 +224,17 @@ class Step:
         if problem:
             raise self._diverged(problem, losses, names)
 
+    def _check_further(self, auxiliary: Mapping[str, float], losses: Tensor, names: list[str]) -> None:
+        """Raises `Diverged` for an auxiliary loss that is not finite, before the weights are changed."""
+        for name, value in auxiliary.items():
+            if not math.isfinite(value):
+                raise self._diverged(
+                    f"the auxiliary loss {name} is not finite",
+                    losses,
+                    names,
+                    "see what it computes of these samples, or start a new run without it in auxiliary_losses",
+                )
+
     def _check_norm(self, norm: float, losses: Tensor, names: list[str]) -> None:
         """Raises `Diverged` for gradients that are not finite, before anything is saved; a scaler skips those itself.
 
@@ -231,6 +245,6 @@ class Step:
         if vanished or (not math.isfinite(norm) and not scaler.is_enabled()):
             raise self._diverged("the loss is finite, its gradient is not", losses, names)
 
-    def _diverged(self, problem: str, losses: Tensor, names: list[str]) -> Diverged:
+    def _diverged(self, problem: str, losses: Tensor, names: list[str], *advice: str) -> Diverged:
         kept = list_checkpoints(Path(self.config.out) / "checkpoints")
-        return diverged(f"step {self.state.step + 1}: {problem}", losses, names, kept)
+        return diverged(f"step {self.state.step + 1}: {problem}", losses, names, kept, *advice)

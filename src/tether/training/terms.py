@@ -11,6 +11,8 @@ from tether.training.config import TrainConfig
 
 __all__ = ["RunTerms"]
 
+_ADAFACTOR = "adafactor_steps"  # "absolute"; runs of earlier versions, whose steps were relative, have no such entry
+
 
 @dataclass(frozen=True)
 class RunTerms:
@@ -37,16 +39,23 @@ class RunTerms:
             "global_batch": self.global_batch,
             "identity": dict(self.identity),
             "settings": self.config.model_dump(mode="json"),
+            **({_ADAFACTOR: "absolute"} if self.config.optimizer == "adafactor" else {}),
         }
 
     def check_continues(self, found: Mapping[str, Any]) -> None:
         """Checks that a checkpoint with these terms is of this run.
 
         Raises:
-            TetherError: when it has other settings, another base, other data, or another number of samples per step.
+            TetherError: when it has other settings, another base, other data, or another number of samples per step, or
+                is of an earlier version whose optimizer took other steps.
         """
         out, batch = self.config.out, found["global_batch"]
         self.config.check_continues(TrainConfig.of(found["settings"]))
+        if self.config.optimizer == "adafactor" and found.get(_ADAFACTOR) != "absolute":
+            raise TetherError(
+                f"{out} holds a run of an earlier version, whose adafactor hardly moved weights that begin at 0: begin "
+                "another run, in another folder"
+            )
         for what, mine in self.identity.items():
             if found.get("identity", {}).get(what, mine) != mine:
                 raise TetherError(f"{out} holds a run with another {what} of the same name: use another folder")

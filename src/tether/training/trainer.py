@@ -154,7 +154,9 @@ class Trainer:
         if self.accelerator.is_main_process:  # now that nothing forbids it
             self.config.save(self.config.out / CONFIG)
         before = self.objective.locked_fingerprint()
-        self.accelerator.init_trackers("tether", {key: str(value) for key, value in self.config.model_dump().items()})
+        with self._tracking():
+            settings = {key: str(value) for key, value in self.config.model_dump().items()}
+            self.accelerator.init_trackers("tether", settings)
         feed = Prefetch(self.batches, self.config.workers)
         try:
             with (
@@ -167,8 +169,9 @@ class Trainer:
         finally:
             feed.close()
             # The processes are not taken apart yet: the result is still to be gathered.
-            for tracker in self.accelerator.trackers:
-                tracker.finish()
+            with self._tracking():
+                for tracker in self.accelerator.trackers:
+                    tracker.finish()
             self.accelerator.trackers = []
         after = self.objective.locked_fingerprint()
         if after != before:
@@ -215,7 +218,8 @@ class Trainer:
         state.curve.append(seen)
         if seen.fidelity is None or seen.without_prompt is None:
             return ""
-        self.accelerator.log({"fidelity": seen.fidelity, "without_prompt": seen.without_prompt}, step=state.step)
+        with self._tracking():
+            self.accelerator.log({"fidelity": seen.fidelity, "without_prompt": seen.without_prompt}, step=state.step)
         return self._judge()
 
     def _judge(self) -> str:
@@ -235,7 +239,8 @@ class Trainer:
     def _report(self, done: StepResult, rate: float, speed: float) -> None:
         state, config = self.state, self.config
         values = {"loss": done.loss, "learning_rate": rate, "gradient_norm": done.gradient_norm}
-        self.accelerator.log(values | dict(done.auxiliary), step=state.step)
+        with self._tracking():
+            self.accelerator.log(values | dict(done.auxiliary), step=state.step)
         if self.on_progress is not None and self.accelerator.is_main_process:
             self.on_progress(
                 Progress(
@@ -251,6 +256,15 @@ class Trainer:
                     done.auxiliary,
                 )
             )
+
+    @contextmanager
+    def _tracking(self) -> Iterator[None]:
+        """Inside, trackers may fail to write: the run then goes on without them."""
+        try:
+            yield
+        except OSError as error:
+            logger.warning("the trackers cannot write (%s): nothing is logged to them from here on", error)
+            self.accelerator.trackers = []
 
     @contextmanager
     def _gradient_checkpointing(self) -> Iterator[None]:

@@ -2,7 +2,8 @@
 
 Each validation draws every validation sample twice, with its prompt and without one (the condition alone then says what
 to draw), measures the condition fidelity, and adds a row to two contact sheets. Seeds, prompts and conditions never
-change, so whatever changes from row to row is the control.
+change, so whatever changes from row to row is the control. A sheet has the first row, the last one, and at most 58
+between them, so that it stays small and quickly written; the rows' files have all.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ __all__ = ["ImageValidator", "ValidationSample"]
 
 _TOGETHER = 8
 """Images of one batch. A single one leaves much of a processor idle; this many take less memory than training one."""
+_ROWS = 60
+"""Rows of a sheet. Of more, this many are in it, evenly spaced; the others' files stay."""
 _THUMBNAIL = 128
 _LABEL = 96
 _ROW = re.compile(r"step-(\d{8})")
@@ -97,7 +100,8 @@ class ImageValidator:
     def _draw(self, pipes: Mapping[str | None, Pipeline], prompted: bool) -> list[Image.Image]:
         """All samples, with their prompts or without."""
         requests = [self._request(index, prompted) for index in range(len(self.samples))]
-        guidances = [guidance_of(request, self.base, request.size or (0, 0)) for request in requests]
+        # Captions are no prompts: as in training, parentheses and brackets in them are text.
+        guidances = [guidance_of(each, self.base, each.size or (0, 0), syntax="plain") for each in requests]
         drawn: list[Image.Image] = []
         while (start := len(drawn)) < len(requests):
             batch = range(start, start + self._fitting(start, guidances))
@@ -153,7 +157,9 @@ class ImageValidator:
         originals = [sample.image for sample in self.samples if sample.image is not None]
         if len(originals) == len(self.samples):
             strips.append(_strip(originals, "original"))
-        for row in sorted(row for row in found if row <= step):
+        rows_so_far = sorted(row for row in found if row <= step)
+        shown = np.linspace(0, len(rows_so_far) - 1, min(_ROWS, len(rows_so_far))).round().astype(int)
+        for row in (rows_so_far[place] for place in shown):
             with Image.open(found[row]) as strip:
                 strips.append(strip.convert("RGB"))
         whole = Image.new("RGB", (max(s.width for s in strips), sum(s.height for s in strips)), "white")
@@ -186,4 +192,4 @@ def _strip(images: Sequence[Image.Image], label: str) -> Image.Image:
 
 def _write(path: Path, image: Image.Image) -> None:
     with atomic_write(path) as part:
-        image.save(part, "PNG")
+        image.save(part, "PNG", compress_level=1)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -12,12 +14,13 @@ from PIL import Image
 
 from tether.base import Base
 from tether.base.base import cast_quietly
+from tether.datasets.latents import views
 from tether.datasets.latents.cache import plan_cache
 from tether.datasets.latents.ondemand import OnDemandSamples, encoders_of
 from tether.datasets.latents.resolution import Resolution
 from tether.datasets.latents.samples import CachedSamples
 from tether.datasets.latents.views import DatasetView, SourceView
-from tether.datasets.prepare import Preparation
+from tether.datasets.prepare import Preparation, Prepared
 from tether.datasets.source import Rejected, Sample, Source
 from tether.datasets.sources import open_source
 from tether.errors import TetherError
@@ -139,6 +142,30 @@ def test_a_sample_that_is_held_back_later_is_not_trained_on_from_the_cache(tiny_
     assert torch.equal(after[1]["latents"], before[0]["latents"])
     again = opened_with(set())
     assert all(same(again.sample(index), one) for index, one in enumerate(before))
+
+
+@pytest.mark.parametrize(("maker", "together"), [({}, 2), ({"detector": "hash"}, 1)], ids=str)
+def test_threads_prepare_samples_at_once_but_not_with_a_network_of_the_users(
+    maker: dict[str, str], together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside, most, enough = 0, 0, Event()
+
+    def prepare(source: Source, how: Preparation, number: int) -> Prepared:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        if most == 2:
+            enough.set()
+        enough.wait(0.5)
+        inside -= 1
+        return Prepared(str(number), b"", "png", b"", "words", "")
+
+    monkeypatch.setattr(views, "prepare_sample", prepare)
+    monkeypatch.setattr(Preparation, "maker", lambda *_: maker)
+    view = SourceView(Odd(), Preparation("canny", size=72))
+    with ThreadPoolExecutor(2) as pool:
+        assert [one.content for one in pool.map(view.stored, range(2))] == ["", ""]
+    assert most == together
 
 
 def test_scenes_without_a_mannequin_are_no_samples_of_poses() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -111,3 +112,18 @@ def test_a_disk_that_takes_nothing_stops_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path / "file" / "below")
     store.put("a", {"x": torch.ones(1)})
     assert store.get("a") is None
+
+
+def test_a_reserve_of_the_disk_is_left_free_and_what_is_kept_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    free = 3000
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+    store = Store(tmp_path, reserve=2000)
+    store.put("a", {"x": torch.ones(1)})
+    free = 2000
+    store.put("b", {"x": torch.ones(1)})
+    store.put("c", {"x": torch.ones(1)})
+    assert store.get("a") is not None
+    assert store.get("b") is store.get("c") is None
+    assert caplog.text.count("what is encoded from now on is not kept") == 1

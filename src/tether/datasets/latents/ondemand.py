@@ -60,6 +60,7 @@ class OnDemandSamples(Samples):
         crops: crops of each sample, k.
         seed: as for `Samples`.
         moments: whether latents come with the variance of their posterior.
+        reserve: bytes of the disk that the cache leaves free.
 
     Raises:
         TetherError: for a resolution that does not fit the base.
@@ -75,13 +76,14 @@ class OnDemandSamples(Samples):
         crops: int = 4,
         seed: int = 0,
         moments: bool = False,
+        reserve: int = 0,
     ) -> None:
         super().__init__(seed)
         self.view, self.encoders, self.crops, self.moments = view, encoders, crops, moments
         self.resolution = resolution or Resolution.of(encoders)
         key: list[object] = [FORMAT, view.content, hash_vae(encoders), hash_text_encoders(encoders)]
         key += [self.resolution.described, crops, *(["moments"] if moments else [])]
-        self.store = Store(Path(out) / f"crops-{digest(key)[:16]}")
+        self.store = Store(Path(out) / f"crops-{digest(key)[:16]}", reserve)
         self._sizes = self._choose_sizes()
         self._about: dict[int, About] = {}
         self._encoding = Lock()  # a tokenizer serves one thread at a time

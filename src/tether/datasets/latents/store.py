@@ -4,7 +4,7 @@
 
 A process appends to a file of its own, so any number of processes may share a folder, and each finds what the others
 put there meanwhile, within a second. A record that a killed process left incomplete ends its file. What cannot be
-written is only computed again.
+written is only computed again. A reserve of the disk is left to others: a run must be able to write its checkpoints.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import hashlib
 import logging
 import os
 import secrets
+import shutil
 import struct
 import zlib
 from pathlib import Path
@@ -32,10 +33,15 @@ _SECONDS = 1.0
 
 
 class Store:
-    """Tensors by name, in a folder. Threads may share it."""
+    """Tensors by name, in a folder. Threads may share it.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+        folder: the folder.
+        reserve: bytes of its disk that are left free.
+    """
+
+    def __init__(self, folder: Path, reserve: int = 0) -> None:
+        self.folder, self.reserve = folder, reserve
         self._places: dict[bytes, tuple[Path, int]] = {}
         self._scanned: dict[Path, int] = {}
         self._sizes: dict[Path, int] = {}
@@ -77,6 +83,9 @@ class Store:
                 return
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
+                free = shutil.disk_usage(self.folder).free
+                if free < self.reserve + len(data):
+                    raise OSError(f"{free / 1e9:.1f} GB are free, and {self.reserve / 1e9:.1f} GB are for checkpoints")
                 with self._own.open("ab") as file:
                     start = file.tell()
                     file.write(_HEADER.pack(key, len(data), zlib.crc32(data)) + data)

@@ -30,6 +30,8 @@ _KEPT_SAMPLES = 32
 """So many prepared samples are kept in memory."""
 _TRIED = 256
 """Samples that are tried in a row until one can be used."""
+_LOCKS = 64
+"""Samples of numbers that differ modulo this one are prepared at the same time."""
 
 
 class About(NamedTuple):
@@ -117,20 +119,27 @@ class SourceView(View):
         mirror: as for `may_flip`.
         identity: what tells its content from that of others; by default its fingerprint. If it is given, prepared
             samples are kept.
+        repeated: the samples whose files are the same as an earlier one's; by default they are looked for.
     """
 
     def __init__(
-        self, source: Source, how: Preparation, mirror: bool | None = None, identity: str | None = None
+        self,
+        source: Source,
+        how: Preparation,
+        mirror: bool | None = None,
+        identity: str | None = None,
+        repeated: Collection[int] | None = None,
     ) -> None:
         self.source, self.how, self.mirror, self.kind = source, how, mirror, how.condition
         usable = source.usable(how.condition)
-        repeated = repeated_files(source, usable)
+        repeated = repeated_files(source, usable) if repeated is None else repeated
         self.usable = [index for index in usable if index not in repeated] if repeated else usable
-        content = [source.layout, identity or source.fingerprint(), repr(how), mirror]
-        self.content = digest([*content, maker] if (maker := how.maker(source)) else content)
+        content, maker = [source.layout, identity or source.fingerprint(), repr(how), mirror], how.maker(source)
+        self.content = digest([*content, maker] if maker else content)
         self.keeps = identity is not None
         self._told: set[int] = set()
-        self._lock = Lock()
+        # So that no sample is prepared twice at once. A network of the user's own may not bear several threads.
+        self._locks = [Lock() for _ in range(1 if "detector" in maker else _LOCKS)]
         self._prepared = lru_cache(maxsize=_KEPT_SAMPLES)(self._prepare)
 
     def __len__(self) -> int:
@@ -153,7 +162,7 @@ class SourceView(View):
         return Stored(found.image, found.condition, found.content)
 
     def _found(self, index: int) -> tuple[int, Prepared]:
-        with self._lock:
+        with self._locks[index % len(self._locks)]:
             return self._prepared(index)
 
     def _prepare(self, index: int) -> tuple[int, Prepared]:
