@@ -102,7 +102,7 @@ def open_image(
         _check_file(Path(source))
     with _one_line_errors(name, source, formats), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about odd metadata, and about sizes that are allowed here
-        with Image.open(source, formats=formats) as image:
+        with Image.open(source, formats=tuple(formats)) as image:
             if image.width * image.height > MAX_PIXELS:
                 size = f"{image.width}x{image.height} pixels"
                 raise TetherError(f"{name} has {size}: the limit is {MAX_PIXELS // 10**6} million")

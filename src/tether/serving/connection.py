@@ -29,6 +29,9 @@ class _Watched(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     """Looks at its connection every `seconds`: what is as it was then has stopped."""
 
     seconds: float
+    loop: Any  # of both of uvicorn's classes
+    transport: Any
+    cycle: Any
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
