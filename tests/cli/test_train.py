@@ -29,7 +29,7 @@ def test_a_dry_run_prints_what_the_run_would_take_and_writes_nothing(
     printed = run("--dry-run", "--base", str(tiny_folder), "--steps", "30", "--batch-size", "2", *flags).stdout
     assert "steps               30 (120 samples)" in printed
     sizes = {name: float(size) for name, size in re.findall(r"^  (\w+) +([0-9.]+) GB$", printed, re.MULTILINE)}
-    assert set(sizes) == {"base", "control", "gradients", "optimizer", "average", "activations"}
+    assert set(sizes) == {"base", "control", "gradients", "optimizer", "average", "activations", "encoders"}
     total = re.search(r"memory, estimated +([0-9.]+) GB", printed)
     assert total is not None
     assert float(total[1]) == pytest.approx(sum(sizes.values()), abs=0.05)

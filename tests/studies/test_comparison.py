@@ -27,6 +27,7 @@ def test_without_their_control_all_but_the_unlocked_are_the_base_exactly(
     found = json.loads(Path("out/findings.json").read_text())
     assert found["verdict"] == "not judged"
     scores = {row["name"]: row["scores"] for row in found["rows"]}
+    assert set(scores.pop("strength 0")) == {"F1"}
     assert set(scores) == set(ARMS)
     for name, of in scores.items():
         drift = of["drift"]

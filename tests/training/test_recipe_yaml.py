@@ -55,6 +55,7 @@ def test_the_command_takes_the_recorded_steps(name: str, tmp_path: Path, monkeyp
     if name == "fresh-float32" and torch.backends.cpu.get_cpu_capability() != "AVX512":
         pytest.skip("recorded with AVX-512: a fresh control's steps, orthogonalized in bfloat16, part from others'")
     monkeypatch.chdir(ROOT)  # the YAML names recipes/grounding.py
+    monkeypatch.setattr("tether.training.muon.has_bf16", lambda: True)  # recorded with PyTorch's Muon
     recorded, out = RECORDED[name], tmp_path / "run"
     count = len(recorded["steps"])
     options = f"--data {GOLDEN / 'recipe-latents.npz'} --out {out} --steps {count} --batch-size 4".split()
