@@ -133,9 +133,9 @@ def check_channels(control: Control) -> None:
 
 def _of_packed(config: TrainConfig) -> Inspection:
     """Of a packed latents file; its small array of counts is read, and nothing else."""
+    counts = read_counts(Path(config.data))
     if config.validation_every:
         raise TetherError(f"{config.data} is a packed latents file, without validation images: set validation_every=0")
-    counts = read_counts(Path(config.data))
     check_shares(Path(config.data), counts, config.shares or counts)
     return Inspection(sum(counts.values()), "exact (packed latents)")
 
