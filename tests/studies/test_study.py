@@ -86,6 +86,8 @@ def test_a_run_on_other_data_is_refused_and_one_whose_folder_moved_is_not(
 def test_conditions_that_show_one_thing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TetherError, match=r"--cases is 64, .* show 63 different things: .* give at most 63"):
         Bench(tmp_path, replace(QUICK, cases=64)).cases(["emoji3d"], ["canny"])
+    with pytest.raises(TetherError, match=r"show 127 different things: .* give at most 126"):
+        Bench(tmp_path, replace(QUICK, cases=128)).cases(["emoji3d", "scenes"], ["canny"])
 
 
 def test_a_numbered_device_is_refused() -> None:

@@ -8,7 +8,7 @@ from glob import glob
 from pathlib import Path
 from typing import Any, Literal
 
-from tether.control.schedule import SCHEDULE_PATTERN, Schedule, parse_strength, with_window
+from tether.control.schedule import NUMBER, SCHEDULE_PATTERN, Schedule, parse_strength, with_window
 from tether.errors import TetherError
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
     "refuse_other_bytes",
 ]
 
-NUMBER = r"(?:\d+(?:\.\d+)?|\.\d+)"
 WINDOW = rf"(?P<start>{NUMBER})-(?P<end>{NUMBER})"
 STEERING = re.compile(rf"(?P<image>.+?)(?:@{WINDOW}|:(?P<strength>{SCHEDULE_PATTERN}))?")
 

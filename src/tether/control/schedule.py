@@ -17,15 +17,16 @@ from itertools import pairwise
 
 from tether.errors import TetherError
 
-__all__ = ["SCHEDULE_PATTERN", "Part", "Schedule", "parse_strength", "with_window"]
+__all__ = ["NUMBER", "SCHEDULE_PATTERN", "Part", "Schedule", "parse_strength", "with_window"]
 
-_NUMBER = r"(?:\d+(?:\.\d+)?|\.\d+)"
-"""Digits match in one way alone: two would multiply with each number of a part that does not match."""
-_VALUE = rf"{_NUMBER}(?:-{_NUMBER})?"
-_PART = rf"{_VALUE}@{_NUMBER}-{_NUMBER}"
+NUMBER = r"(?:\d+(?:\.\d+)?|\.\d+)"
+"""A regular expression of a number without a sign. Digits match in one way alone: two would multiply with each number
+of a part that does not match."""
+_VALUE = rf"{NUMBER}(?:-{NUMBER})?"
+_PART = rf"{_VALUE}@{NUMBER}-{NUMBER}"
 SCHEDULE_PATTERN = rf"{_PART}(?:,{_PART})*|{_VALUE}"
 """A regular expression of the texts of strengths, without spaces."""
-_READ = re.compile(rf"(?P<first>{_NUMBER})(?:-(?P<last>{_NUMBER}))?(?:@(?P<start>{_NUMBER})-(?P<end>{_NUMBER}))?")
+_READ = re.compile(rf"(?P<first>{NUMBER})(?:-(?P<last>{NUMBER}))?(?:@(?P<start>{NUMBER})-(?P<end>{NUMBER}))?")
 _LONGEST = 2000
 """Characters: requests come from files and over networks too."""
 _FORM = "write a number, or parts such as 0.2@0-0.3,0.6@0.3-1 or 0.2-0.8@0-0.5"

@@ -28,7 +28,7 @@ from pydantic import (
 )
 
 from tether.control import Injection
-from tether.control.schedule import Schedule
+from tether.control.schedule import NUMBER, Schedule
 from tether.errors import TetherError
 from tether.images import read_metadata
 from tether.sampling.combine import Combine
@@ -401,7 +401,7 @@ def parse_lora(text: str) -> tuple[str, float]:
     Raises:
         TetherError: when the text has another form, or the strength is not finite.
     """
-    match = re.fullmatch(r"(.+?)(?::(-?(?:\d+(?:\.\d+)?|\.\d+)))?", text)
+    match = re.fullmatch(rf"(.+?)(?::(-?{NUMBER}))?", text)
     strength = 1.0 if match is None else float(match[2] or 1)
     if match is None or not math.isfinite(strength):
         raise TetherError(f"{text[:80]!r} is not a LoRA: write REF[:STRENGTH], for example style.safetensors:0.8")

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -239,11 +240,12 @@ class Bench:
             self.budget.cases,
             on_progress=lambda done, total: self.on_progress("preparing conditions", done, total),
         )
-        subjects = len({case.subject for case in cases})
-        if subjects < len(cases):
+        subjects = {case.subject for case in cases}
+        if len(subjects) < len(cases):
+            fewest = min(Counter(subject.partition("/")[0] for subject in subjects).values())  # of a set
             raise TetherError(
                 f"--cases is {self.budget.cases}, and {len(cases)} held-out conditions of {', '.join(sets)} show "
-                f"{subjects} different things: intervals would be too narrow, so give at most {subjects * len(sets)}"
+                f"{len(subjects)} different things: intervals would be too narrow, so give at most {fewest * len(sets)}"
             )
         return cases
 

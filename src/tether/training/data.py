@@ -24,7 +24,7 @@ from tether.datasets.build import build_dataset
 from tether.datasets.latents.cache import CachePlan, plan_cache
 from tether.datasets.latents.encode import as_prompts
 from tether.datasets.latents.ondemand import OnDemandSamples, encoders_of
-from tether.datasets.latents.resolution import Resolution, Size
+from tether.datasets.latents.resolution import Size
 from tether.datasets.latents.samples import CachedSamples, Samples
 from tether.datasets.latents.views import DatasetView, View
 from tether.datasets.manifest import digest
@@ -173,11 +173,10 @@ def open_data(config: TrainConfig, base: Base, on_stage: OnStage | None = None) 
     """
     if is_packed(config.data):
         return _open_packed(config, base)
-    resolution = resolution_of(config, base)
     if config.trains_union:
         return _open_kinds(config, base, on_stage)
     with PartialState().main_process_first():
-        samples, content = _samples(config, base, resolution, on_stage)
+        samples, content = _samples(config, base, on_stage)
     batches, held_back = _batches(config, samples, config.validation_images)
     shown = []
     for number, index in enumerate(held_back, 1):
@@ -226,16 +225,7 @@ def _open_kinds(config: TrainConfig, base: Base, on_stage: OnStage | None) -> Da
     contents, encoders = [], encoders_of(base)
     for place, kind in enumerate(config.kinds):
         view = kind_view(config, source, preparation_of(config, base, kind), identity)
-        samples_of[kind] = OnDemandSamples(
-            view,
-            encoders,
-            config.cache or config.out / "cache",
-            resolution=resolution_of(config, base),
-            crops=config.crops,
-            seed=config.seed,
-            moments=config.latents == "sample",
-            reserve=_reserve(base),
-        )
+        samples_of[kind] = _on_demand(config, base, view, encoders)
         images = len(range(place, config.validation_images, len(config.kinds)))
         usable[kind], held_back[kind] = view.usable, _held_back(config, len(view), images)
         contents.append(view.content)
@@ -255,35 +245,33 @@ def _open_kinds(config: TrainConfig, base: Base, on_stage: OnStage | None) -> Da
     return Data(KindBatches(found, Rota(config.turns, config.seed), config.prompt_dropout), shown, digest(contents))
 
 
-def _samples(config: TrainConfig, base: Base, resolution: Resolution, on_stage: OnStage | None) -> tuple[Samples, str]:
+def _samples(config: TrainConfig, base: Base, on_stage: OnStage | None) -> tuple[Samples, str]:
     """The samples, and a hash of what determines them: of the data and the encoders.
 
     A cache that an earlier run has finished is used; else crops are encoded when they are needed.
     """
-    out, moments = config.cache or config.out / "cache", config.latents == "sample"
     view = _unbuilt(config, base)
     if view is None:
         plan = _plan(config, base, _built(config, base, on_stage))
         view, cache = DatasetView(plan), plan.finished()
         if cache is not None:
             return CachedSamples(cache, config.seed), view.content
-    samples = OnDemandSamples(
+    return _on_demand(config, base, view, encoders_of(base)), view.content
+
+
+def _on_demand(config: TrainConfig, base: Base, view: View, encoders: Base) -> OnDemandSamples:
+    """Samples that are encoded when they are shown. Their cache leaves room on its disk for two checkpoints of a
+    control as large as the denoiser, with its average and two states of an optimizer, in float32."""
+    return OnDemandSamples(
         view,
-        encoders_of(base),
-        out,
-        resolution=resolution,
+        encoders,
+        config.cache or config.out / "cache",
+        resolution=resolution_of(config, base),
         crops=config.crops,
         seed=config.seed,
-        moments=moments,
-        reserve=_reserve(base),
+        moments=config.latents == "sample",
+        reserve=2 * 4 * 4 * sum(parameter.numel() for parameter in base.unet.parameters()),
     )
-    return samples, view.content
-
-
-def _reserve(base: Base) -> int:
-    """Bytes of the disk that caches leave to checkpoints: two of a control as large as the denoiser, with its average
-    and two states of an optimizer, in float32."""
-    return 2 * 4 * 4 * sum(parameter.numel() for parameter in base.unet.parameters())
 
 
 def _unbuilt(config: TrainConfig, base: Base) -> View | None:

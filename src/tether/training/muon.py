@@ -73,10 +73,10 @@ class MuonAndAdamW(torch.optim.Optimizer):
         for matrix, parameter in zip(matrices, parameters, strict=True):
             assert parameter.grad is not None
             matrix.grad = _matrix(parameter.grad)
-        slow_bf16 = not matrices[0].is_cuda and not has_bf16()
-        if slow_bf16 or matrices[0].is_cuda:
+        on_gpu = matrices[0].is_cuda
+        if on_gpu or not has_bf16():
             momenta = [self._momentum(*pair) for pair in zip(parameters, matrices, strict=True)]
-            dtype = torch.float32 if slow_bf16 else torch.bfloat16
+            dtype = torch.bfloat16 if on_gpu else torch.float32
             step_together(matrices, momenta, group["lr"], group["weight_decay"], dtype)
         else:
             inner = torch.optim.Muon(

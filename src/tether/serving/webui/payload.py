@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image, ImageChops, ImageFilter
 
+from tether.control.schedule import NUMBER
 from tether.images import fit, to_mask, to_rgb
 from tether.serving.errors import invalid
 from tether.serving.settings import Limits
@@ -49,7 +50,7 @@ TAKEN_OF_IMAGES = {
     "init_images", "resize_mode", "denoising_strength", "mask", "mask_blur", "mask_blur_x", "mask_blur_y",
     "inpainting_mask_invert",
 }  # fmt: skip
-_LORA = re.compile(r"<lora:([^:<>]+)(?::(-?(?:\d+(?:\.\d+)?|\.\d+)))?(?::[^<>]*)?>")
+_LORA = re.compile(rf"<lora:([^:<>]+)(?::(-?{NUMBER}))?(?::[^<>]*)?>")
 
 
 @dataclass
